@@ -28,6 +28,7 @@ ALLOWED = {
     "serve/status": FOUNDATIONS,
     "serve/l7": FOUNDATIONS,
     "serve/dns": FOUNDATIONS,
+    "publish": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables", "compile/identities"],
     "engine": None,   # all but capi and sandbox
     "sandbox": FOUNDATIONS + ["sources/config", "sources/etcd", "datapath", "serve/status"],
     "capi": None,
