@@ -1,0 +1,36 @@
+# Thin front for newcomers; CMake presets do the work. See README.md.
+.DEFAULT_GOAL := help
+BUILD := build/release
+JOBS ?= $(shell nproc)
+
+.PHONY: help deps build demo test bench format lint install clean
+
+help: ## this text
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+deps: ## install the Debian packages that are missing
+	@scripts/install-deps
+
+build: deps ## build the release preset into build/release
+	@scripts/build release $(JOBS)
+
+demo: build ## two clusters, one global service, failover; ETCD=real runs etcd processes
+	@scripts/demo $(BUILD)/bin $(or $(ETCD),embedded)
+
+test: deps ## build and run every test: release, then the sanitizer presets
+	@scripts/test $(JOBS)
+
+bench: build ## benchmarks beside their peers; JSON in build/bench
+	@scripts/bench $(BUILD)/bin
+
+format: ## clang-format over our sources
+	@git ls-files '*.cpp' '*.hpp' '*.c' '*.h' | xargs clang-format -i
+
+lint: deps ## include direction, formatting, clang-tidy on changed files
+	@scripts/lint
+
+install: build ## install into DESTDIR/PREFIX (default /usr/local)
+	@cmake --install $(BUILD) --prefix $(or $(PREFIX),/usr/local)
+
+clean: ## remove build/
+	@rm -rf build
