@@ -25,7 +25,10 @@ target_compile_options(mesh_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wconversion;-Wshadow;-Wnon-virtual-dtor;-Woverloaded-virtual>)
 target_compile_definitions(mesh_options INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_HAS_STD_INVOKE_RESULT)
 target_include_directories(mesh_options INTERFACE
-  ${PROJECT_SOURCE_DIR}/libmesh/src ${PROJECT_SOURCE_DIR}/libmesh/include)
+  ${PROJECT_SOURCE_DIR}/libmesh/src ${PROJECT_SOURCE_DIR}/libmesh/include
+  ${PROJECT_BINARY_DIR}/include)
+configure_file(${PROJECT_SOURCE_DIR}/libmesh/include/mesh/version.hpp.in
+  ${PROJECT_BINARY_DIR}/include/mesh/version.hpp @ONLY)
 
 if(MESH_SANITIZE)
   target_compile_options(mesh_options INTERFACE -fsanitize=${MESH_SANITIZE} -fno-omit-frame-pointer

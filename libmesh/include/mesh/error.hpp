@@ -5,6 +5,7 @@
 
 #include <boost/system/result.hpp>
 #include <cstdint>
+#include <mesh/export.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -75,7 +76,8 @@ class [[nodiscard]] Error {
 };
 
 /// Called by boost::system::result when value() is used on an error: a programming error.
-[[noreturn]] void throw_exception_from_error(const Error& error, const boost::source_location& where);
+[[noreturn]] MESH_API void throw_exception_from_error(const Error& error,
+                                                      const boost::source_location& where);
 
 /// A value or an Error. Test with has_value() or bool; never call value() unchecked.
 /// Differs from boost::system::result in being nodiscard.

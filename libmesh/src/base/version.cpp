@@ -1,0 +1,7 @@
+#include <mesh/version.hpp>
+
+namespace mesh {
+
+const char* version() noexcept { return MESH_VERSION; }
+
+}  // namespace mesh
