@@ -22,8 +22,8 @@ struct HttpReply {
 /// @param max_body_bytes a larger answer is an error
 /// @return the reply, whatever its status
 /// @errors kNotFound: no such socket file; kUnavailable: nobody listens or the connection broke;
-///   kTimeout; kCapacity: answer too large; kCorrupt: not HTTP; kPermission: no right to the socket;
-///   kInvalidArgument: bad target or a path too long for a socket
+///   kTimeout; kCapacity: answer too large; kCorrupt: not HTTP; kPermission: no right to the
+///   socket; kInvalidArgument: bad target or a path too long for a socket
 /// @thread any thread; blocks it
 [[nodiscard]] Result<HttpReply> http_get(const std::filesystem::path& unix_socket,
                                          std::string_view target, std::chrono::milliseconds timeout,

@@ -47,11 +47,12 @@ struct StatusServerOptions {
     std::filesystem::path unix_socket;
     /// 0600 or, for a group of operators, 0660.
     std::uint32_t unix_socket_mode = 0600;
-    /// Listen on 127.0.0.1 as well; 0 = a port of the kernel's choice, see StatusServer::tcp_port().
+    /// Listen on 127.0.0.1 as well; 0 = a port of the kernel's choice, see
+    /// StatusServer::tcp_port().
     std::optional<std::uint16_t> tcp_port;
-    std::size_t max_connections = 64;          ///< further ones are closed at once
-    std::size_t max_header_bytes = 8 * 1024;   ///< more is answered with 431
-    std::size_t max_body_bytes = 64 * 1024;    ///< of a request; more is answered with 413
+    std::size_t max_connections = 64;                   ///< further ones are closed at once
+    std::size_t max_header_bytes = 8 * 1024;            ///< more is answered with 431
+    std::size_t max_body_bytes = 64 * 1024;             ///< of a request; more is answered with 413
     std::chrono::milliseconds request_timeout{10'000};  ///< first byte to last byte of a request
     std::chrono::milliseconds idle_timeout{60'000};     ///< between requests of one connection
     std::chrono::milliseconds write_timeout{30'000};    ///< for sending one response
