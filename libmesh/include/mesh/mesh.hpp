@@ -1,0 +1,146 @@
+// mesh::Mesh: one node's view of the whole mesh. It follows the own cluster and every configured
+// remote, merges their services, writes the datapath, and answers what it knows. mesh-agent is a
+// thin program around it; an embedder links it instead.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mesh/error.hpp>
+#include <mesh/export.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mesh {
+
+/// How loud a log line is.
+enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
+
+/// Takes one finished log line. Called on the mesh's own thread; must not block or throw.
+using LogCallback =
+    std::function<void(LogSeverity severity, std::string_view subsystem, std::string_view text)>;
+
+/// Where rows go.
+struct DatapathOptions {
+    enum class Kind : std::uint8_t {
+        kMemory,  ///< kept in memory only: needs no privileges
+        kBpf,     ///< BPF maps and programs of the kernel: needs root
+    };
+    Kind kind = Kind::kMemory;
+    /// cgroup v2 folder whose processes get service load balancing (kBpf).
+    std::string cgroup;
+    /// bpffs folder for this node's pins; a restarted agent adopts what is there (kBpf).
+    std::string pin_directory;
+    /// Folders of named network namespaces (as ip-netns keeps them), whose connected sockets are
+    /// ended when their backend goes; entries are matched by `netns_prefix`.
+    std::string netns_directory = "/run/netns";
+    std::string netns_prefix;
+    /// Whether to install a route to each other node's pod CIDRs (native routing on a shared L2).
+    bool native_routes = false;
+};
+
+/// What a remote may publish at most; entries beyond are refused one by one. 0 = no limit.
+struct RemoteLimits {
+    std::uint64_t services = 0;
+    std::uint64_t backends = 0;
+    std::uint64_t ips = 0;
+    std::uint64_t cidrs = 0;
+    std::uint64_t identities = 0;
+    std::uint64_t value_bytes = 1U << 20;  ///< bytes of one value
+    std::uint64_t events_per_second = 0;
+};
+
+struct MeshOptions {
+    std::string cluster_name;        ///< spec wire.md §17
+    std::uint32_t cluster_id = 0;    ///< 1..max_connected_clusters
+    std::uint32_t max_connected_clusters = 255;  ///< 255 or 511, equal in all clusters
+    std::string node_name;           ///< this node, as its cluster publishes it
+    std::string etcd_config;         ///< etcd client YAML of the own cluster
+    std::string clustermesh_config;  ///< folder of remotes, one file each; empty = none
+    DatapathOptions datapath;
+    RemoteLimits remote_limits;
+    /// Services of a remote that has been out of reach for so long are drained; zero = never.
+    std::chrono::seconds remote_cache_ttl{0};
+    /// Refuse a remote's ips outside the CIDRs that its nodes announce (Cilium checks none).
+    bool check_remote_cidrs = false;
+    /// How long to wait for the remotes' services before kernel state that nobody confirmed goes.
+    std::chrono::seconds sync_timeout{60};
+    LogCallback log;
+};
+
+/// A backend of a service as this node sees it.
+struct BackendView {
+    std::string address;   ///< IP text
+    std::uint16_t port = 0;
+    std::string cluster;
+    std::string state;     ///< "active", "terminating", "quarantined", "maintenance"
+    std::uint32_t weight = 0;
+    bool selected = false; ///< whether new connections may go there
+    std::string reason;    ///< why, or why not
+};
+
+struct FrontendView {
+    std::string address;   ///< IP text
+    std::uint16_t port = 0;
+    std::string protocol;  ///< "TCP", "UDP", "SCTP"
+    std::string port_name;
+    std::vector<BackendView> backends;
+};
+
+struct ServiceView {
+    std::string namespace_;
+    std::string name;
+    bool global = false;
+    bool shared = false;
+    std::string affinity;  ///< "none", "local", "remote"
+    std::vector<FrontendView> frontends;
+};
+
+/// The mesh as one node sees it.
+/// @thread every member function may be called from any thread
+class MESH_API Mesh {
+  public:
+    /// Checks the options and starts to follow the own cluster and the remotes on a thread of its
+    /// own. Returns at once; nothing needs to be reachable yet.
+    /// @errors kInvalidArgument names the option; kPermission without the rights for kBpf;
+    ///         kUnavailable when the kernel refuses a program or map
+    [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
+
+    /// Stops and joins the thread. The kernel keeps serving what was written last; a later open()
+    /// with the same pin_directory adopts it.
+    ~Mesh();
+    Mesh(const Mesh&) = delete;
+    Mesh& operator=(const Mesh&) = delete;
+
+    /// True once the own cluster and every configured remote are ready.
+    [[nodiscard]] bool ready() const;
+    /// Waits for ready().
+    /// @return false when `timeout` passed first
+    [[nodiscard]] bool wait_ready(std::chrono::milliseconds timeout) const;
+
+    /// All services of the own cluster, with the backends of every cluster, by namespace and name.
+    [[nodiscard]] std::vector<ServiceView> services() const;
+    /// One service, or nullopt.
+    [[nodiscard]] std::optional<ServiceView> service(std::string_view namespace_,
+                                                     std::string_view name) const;
+
+    /// The status document that `meshctl status -o json` shows: own cluster, remotes with their
+    /// state, freshness, counts and refusals, datapath. JSON text.
+    [[nodiscard]] std::string status_json() const;
+    /// The documents of services() and service() as JSON text.
+    [[nodiscard]] std::string services_json() const;
+    [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
+                                                          std::string_view name) const;
+    /// Metrics in Prometheus' text format.
+    [[nodiscard]] std::string metrics_text() const;
+
+  private:
+    struct Impl;
+    explicit Mesh(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mesh
