@@ -23,15 +23,14 @@ class Field {
     Field(std::string_view file, std::string path, YAML::Node node)
         : file_(file), path_(std::move(path)), node_(std::move(node)) {}
 
-    [[nodiscard]] bool present() const {
-        return node_.IsDefined() && !node_.IsNull();
-    }
+    [[nodiscard]] bool present() const { return node_.IsDefined() && !node_.IsNull(); }
     [[nodiscard]] const YAML::Node& node() const { return node_; }
     [[nodiscard]] Field child(const char* name) const {
         // operator[] on a const node: an absent key must not be created.
         const YAML::Node& constant = node_;
         return {file_, path_.empty() ? name : path_ + "." + name,
-                constant.IsMap() ? constant[name] : YAML::Node(YAML::NodeType::Undefined)};
+                constant.IsDefined() && constant.IsMap() ? constant[name]
+                                                         : YAML::Node(YAML::NodeType::Undefined)};
     }
     [[nodiscard]] Field item(std::size_t index) const {
         const YAML::Node& constant = node_;
@@ -42,8 +41,10 @@ class Field {
     }
     [[nodiscard]] Error fail(std::string_view expected) const {
         const YAML::Mark mark = node_.IsDefined() ? node_.Mark() : YAML::Mark::null_mark();
-        if (mark.is_null()) return invalid_argument(fmt::format("{}: {}: {}", file_, path_, expected));
-        return invalid_argument(fmt::format("{}:{}: {}: {}", file_, mark.line + 1, path_, expected));
+        if (mark.is_null())
+            return invalid_argument(fmt::format("{}: {}: {}", file_, path_, expected));
+        return invalid_argument(
+            fmt::format("{}:{}: {}: {}", file_, mark.line + 1, path_, expected));
     }
 
     [[nodiscard]] Result<void> read(std::string& out) const {
@@ -133,7 +134,8 @@ bool is_host_and_port(std::string_view text) {
     const auto colon = text.rfind(':');
     if (colon == std::string_view::npos || colon == 0) return false;
     std::uint64_t port = 0;
-    if (!Field::parse_number(text.substr(colon + 1), port) || port == 0 || port > 65535) return false;
+    if (!Field::parse_number(text.substr(colon + 1), port) || port == 0 || port > 65535)
+        return false;
     const auto host = text.substr(0, colon);
     if (host.front() == '[') return host.size() > 2 && host.back() == ']';
     return host.find_first_of("/ \t@?#:[]") == std::string_view::npos;
@@ -265,16 +267,18 @@ Result<void> read_policy(const Field& mesh, RemotePolicy& policy) {
     return {};
 }
 
-Result<YAML::Node> load(std::string_view text, std::string_view file) {
+/// By an out parameter, since a YAML::Node can be made from anything, also from an Error.
+Result<void> load(std::string_view text, std::string_view file, YAML::Node& root) {
     try {
-        YAML::Node root = YAML::Load(std::string(text));
-        if (!root.IsMap()) {
-            return invalid_argument(fmt::format("{}:1: expected YAML fields, such as endpoints:", file));
-        }
-        return root;
+        root = YAML::Load(std::string(text));
     } catch (const YAML::Exception& e) {
         return invalid_argument(fmt::format("{}:{}: not YAML: {}", file, e.mark.line + 1, e.msg));
     }
+    if (!root.IsMap()) {
+        return invalid_argument(
+            fmt::format("{}:1: expected YAML fields, such as endpoints:", file));
+    }
+    return {};
 }
 
 }  // namespace
@@ -284,7 +288,8 @@ bool EtcdClientConfig::tls() const {
 }
 
 Result<EtcdClientConfig> parse_etcd_yaml(std::string_view text, std::string_view file) {
-    MESH_TRY(const YAML::Node root, load(text, file));
+    YAML::Node root;
+    MESH_CHECK(load(text, file, root));
     EtcdClientConfig config;
     MESH_CHECK(read_client(Field(file, "", root), file, config));
     return config;
@@ -292,7 +297,8 @@ Result<EtcdClientConfig> parse_etcd_yaml(std::string_view text, std::string_view
 
 Result<RemoteConfig> parse_remote_yaml(std::string_view text, std::string_view file,
                                        std::string_view cluster) {
-    MESH_TRY(const YAML::Node root, load(text, file));
+    YAML::Node root;
+    MESH_CHECK(load(text, file, root));
     const Field top(file, "", root);
     RemoteConfig config;
     config.cluster = cluster;
@@ -310,26 +316,29 @@ Result<EtcdClientConfig> read_etcd_yaml(const std::string& path) {
 std::string sha256_hex(std::string_view bytes) {
     std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
     unsigned int length = 0;
-    if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) != 1) {
+    if (EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) !=
+        1) {
         throw std::bad_alloc();  // the only way that hashing bytes in memory can fail
     }
     std::string hex;
-    for (unsigned int i = 0; i < length; ++i) fmt::format_to(std::back_inserter(hex), "{:02x}", digest[i]);
+    for (unsigned int i = 0; i < length; ++i)
+        fmt::format_to(std::back_inserter(hex), "{:02x}", digest[i]);
     return hex;
 }
 
 Result<void> check_cluster_name(std::string_view name) {
     const auto lower = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
-    const bool shape = !name.empty() && name.size() <= 32 && lower(name.front()) &&
-                       lower(name.back()) &&
-                       std::all_of(name.begin(), name.end(),
-                                   [&](char c) { return lower(c) || c == '-'; });
+    const bool shape =
+        !name.empty() && name.size() <= 32 && lower(name.front()) && lower(name.back()) &&
+        std::all_of(name.begin(), name.end(), [&](char c) { return lower(c) || c == '-'; });
     if (!shape) {
         return invalid_argument(fmt::format(
-            "cluster name \"{}\": expected 1 to 32 of a-z, 0-9 and '-', first and last no '-'", name));
+            "cluster name \"{}\": expected 1 to 32 of a-z, 0-9 and '-', first and last no '-'",
+            name));
     }
     if (name == "default") {
-        return invalid_argument("cluster name \"default\": expected another name, this one means none");
+        return invalid_argument(
+            "cluster name \"default\": expected another name, this one means none");
     }
     return {};
 }

@@ -1,7 +1,8 @@
 // The etcd client's YAML file, by which Cilium names a remote cluster (spec protocol.md §2), and by
-// which our daemons are told their own etcd (--etcd-config). The file's `mesh:` section, which other
-// readers ignore, holds what libmesh alone can do per remote: ages, limits, the owner check of ips.
-// Called by remotes_directory and by the daemons' flag handling. A parse has no side effects.
+// which our daemons are told their own etcd (--etcd-config). The file's `mesh:` section, which
+// other readers ignore, holds what libmesh alone can do per remote: ages, limits, the owner check
+// of ips. Called by remotes_directory and by the daemons' flag handling. A parse has no side
+// effects.
 #pragma once
 
 #include <cstdint>
@@ -35,12 +36,12 @@ struct EtcdClientConfig {
 struct RemoteLimits {
     std::uint64_t services = 50'000;
     std::uint64_t backends_per_service = 10'000;
-    std::uint64_t backends = 1'000'000;        ///< of all services together
+    std::uint64_t backends = 1'000'000;  ///< of all services together
     std::uint64_t ips = 1'000'000;
     std::uint64_t identities = 65'536;
     std::uint64_t nodes = 10'000;
     std::uint64_t cidrs_per_node = 256;
-    std::uint64_t cidrs = 100'000;             ///< of all nodes together, and ip prefix entries
+    std::uint64_t cidrs = 100'000;  ///< of all nodes together, and ip prefix entries
     std::uint64_t service_exports = 50'000;
     std::uint64_t value_bytes = 1'572'864;     ///< etcd's own request limit
     std::uint64_t events_per_second = 50'000;  ///< of watches; lists are bounded by the counts
@@ -54,7 +55,7 @@ enum class StaleScope : std::uint8_t { kServices, kAll };
 struct RemotePolicy {
     std::optional<Duration> max_stale_age;  ///< nullopt = what is known stays for ever
     StaleScope stale_scope = StaleScope::kServices;
-    bool refuse_foreign_ips = false;        ///< refuse ips outside the CIDRs its nodes announce
+    bool refuse_foreign_ips = false;  ///< refuse ips outside the CIDRs its nodes announce
     RemoteLimits limits;
     friend bool operator==(const RemotePolicy&, const RemotePolicy&) = default;
 };
@@ -72,7 +73,8 @@ struct RemoteConfig {
 /// @param file the path, for error texts and to resolve relative paths of TLS files against
 /// @errors kInvalidArgument: "<file>:<line>: <field>: what was expected"
 /// @source spec protocol.md §2; go.etcd.io/etcd clientv3's YAML field names
-[[nodiscard]] Result<EtcdClientConfig> parse_etcd_yaml(std::string_view text, std::string_view file);
+[[nodiscard]] Result<EtcdClientConfig> parse_etcd_yaml(std::string_view text,
+                                                       std::string_view file);
 
 /// The same with the `mesh:` section; cluster and content_hash are filled in.
 /// @param cluster the remote's name (its file's name)

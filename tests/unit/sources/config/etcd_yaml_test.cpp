@@ -25,8 +25,8 @@ TEST(EtcdYaml, ReadsWhatTheChartWrites) {
         "some-later-field: [1, 2]\n",
         "/var/lib/cilium/clustermesh/ape");
     ASSERT_TRUE(config) << config.error().message();
-    EXPECT_EQ(config->endpoints,
-              (std::vector<std::string>{"https://ape.mesh.cilium.io:2379", "https://[fd00::1]:32379"}));
+    EXPECT_EQ(config->endpoints, (std::vector<std::string>{"https://ape.mesh.cilium.io:2379",
+                                                           "https://[fd00::1]:32379"}));
     EXPECT_EQ(config->trusted_ca_file, "/var/lib/cilium/clustermesh/common-etcd-client-ca.crt");
     EXPECT_EQ(config->key_file, "/var/lib/cilium/clustermesh/common-etcd-client.key");
     EXPECT_TRUE(config->tls());
@@ -56,20 +56,24 @@ TEST(EtcdYaml, NamesFileLineAndField) {
         {"endpoints: [https://a:1]\ninsecure-transport: maybe",
          "dir/c1:2: insecure-transport: expected true or false"},
         {"endpoints: [https://a:1]\ncert-file: x", "dir/c1: key-file: expected together"},
-        {"endpoints: [https://a:1]\ndial-timeout: soon", "dir/c1:2: dial-timeout: expected a duration"},
-        {"endpoints: [https://a:1]\ndial-timeout: 99999999999h", "dial-timeout: expected a duration"},
+        {"endpoints: [https://a:1]\ndial-timeout: soon",
+         "dir/c1:2: dial-timeout: expected a duration"},
+        {"endpoints: [https://a:1]\ndial-timeout: 99999999999h",
+         "dial-timeout: expected a duration"},
         {"endpoints: [https://a:1]\nmesh: 7", "dir/c1:2: mesh: expected a section"},
         {"endpoints: [https://a:1]\nmesh:\n  limits:\n    servces: 1",
          "dir/c1:4: mesh.limits.servces: is no field"},
         {"endpoints: [https://a:1]\nmesh:\n  limits:\n    ips: -1",
          "dir/c1:4: mesh.limits.ips: expected a whole number"},
-        {"endpoints: [https://a:1]\nmesh: {stale-scope: most}", "mesh.stale-scope: expected services or all"},
+        {"endpoints: [https://a:1]\nmesh: {stale-scope: most}",
+         "mesh.stale-scope: expected services or all"},
     };
     for (const auto& [text, expected] : cases) {
         const auto config = parse_remote_yaml(text, "dir/c1", "c1");
         ASSERT_FALSE(config) << text;
         EXPECT_NE(config.error().detail().find(expected), std::string::npos)
-            << text << "\n" << config.error().detail();
+            << text << "\n"
+            << config.error().detail();
     }
 }
 
@@ -90,7 +94,8 @@ TEST(EtcdYaml, ReadsOurSection) {
     EXPECT_EQ(config->policy.limits.services, 5U);
     EXPECT_EQ(config->policy.limits.ips, 7U);
     EXPECT_EQ(config->content_hash.size(), 64U);
-    const auto never = parse_remote_yaml("{endpoints: [a:1], mesh: {max-stale-age: 0s}}", "f", "c1");
+    const auto never =
+        parse_remote_yaml("{endpoints: [a:1], mesh: {max-stale-age: 0s}}", "f", "c1");
     ASSERT_TRUE(never) << never.error().message();
     EXPECT_FALSE(never->policy.max_stale_age);
 }
@@ -99,8 +104,8 @@ TEST(EtcdYaml, ChecksClusterNames) {
     using mesh::sources::config::check_cluster_name;
     EXPECT_TRUE(check_cluster_name("a"));
     EXPECT_TRUE(check_cluster_name("cluster-1"));
-    for (const char* bad : {"", "-a", "a-", "A", "a.b", "a_b", "default",
-                            "a23456789012345678901234567890123"}) {
+    for (const char* bad :
+         {"", "-a", "a-", "A", "a.b", "a_b", "default", "a23456789012345678901234567890123"}) {
         EXPECT_FALSE(check_cluster_name(bad)) << bad;
     }
 }
