@@ -1,0 +1,81 @@
+// TLS as rpc/ needs it: files by name, re-read when they change, and who the peer proved to be.
+// No private key is ever logged or put in an error text; errors name files.
+#pragma once
+
+#include <mesh/error.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/log.hpp"
+
+namespace mesh::rpc {
+
+/// Whether a server asks its clients for a certificate.
+enum class ClientCertificate : std::uint8_t {
+    kNone,      ///< not asked for
+    kOptional,  ///< verified when one is given
+    kRequired,  ///< no connection without a valid one
+};
+
+/// PEM files. Chains are allowed in cert_file (leaf first) and several CAs in ca_file.
+struct TlsOptions {
+    std::string
+        ca_file;  ///< who may have signed the peer's certificate; client: empty = system's CAs
+    std::string cert_file;  ///< own certificate; client: may be empty (then key_file too)
+    std::string key_file;   ///< its private key, unencrypted
+    /// Server only.
+    ClientCertificate client_certificate = ClientCertificate::kRequired;
+    /// Client only: the name or IP address the server's certificate must carry among its SANs;
+    /// empty = the host of the endpoint.
+    std::string server_name;
+    /// Client only: accept any server. For tests and for etcd's insecure-skip-tls-verify.
+    bool skip_verify = false;
+};
+
+/// Who is at the other end of a connection. Names are from the verified leaf certificate; all are
+/// empty when there was none. @thread any thread (immutable after the handshake)
+struct Peer {
+    std::string address;  ///< "10.0.0.1:4711", "[::1]:4711"
+    bool tls = false;
+    bool verified = false;  ///< a certificate was given and its chain verified
+    std::string common_name;
+    std::vector<std::string> dns_names;
+    std::vector<std::string> ip_addresses;
+    std::vector<std::string> uris;
+};
+
+enum class TlsRole : std::uint8_t { kClient, kServer };
+
+/// Credentials read from TlsOptions' files and kept until the files change: each new connection
+/// checks size, time and inode, and reads anew when one differs. When the new files are unusable
+/// (one is half written, key and certificate do not match) the last good ones stay and the reason
+/// is logged once per change. Running connections keep what they began with.
+/// @thread one thread (a loop's); give each loop its own
+class TlsCredentials {
+  public:
+    /// Reads the files. @errors kInvalidArgument names the file and what was expected
+    [[nodiscard]] static Result<std::shared_ptr<TlsCredentials>> load(TlsRole role,
+                                                                      TlsOptions options,
+                                                                      Logger logger);
+    ~TlsCredentials();
+    TlsCredentials(const TlsCredentials&) = delete;
+    TlsCredentials& operator=(const TlsCredentials&) = delete;
+
+    [[nodiscard]] TlsRole role() const noexcept;
+    [[nodiscard]] const TlsOptions& options() const noexcept;
+    /// How often changed files were taken over since load().
+    [[nodiscard]] std::uint64_t reloads() const noexcept;
+
+    /// Internal to rpc/: the SSL_CTX for a new connection, after looking for changed files.
+    [[nodiscard]] std::shared_ptr<void> context_for_new_connection();
+
+  private:
+    struct State;
+    explicit TlsCredentials(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace mesh::rpc
