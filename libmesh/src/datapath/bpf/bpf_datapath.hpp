@@ -1,0 +1,82 @@
+// The datapath on the kernel: loads the socket load balancer (bpf/), pins it, attaches it to a
+// cgroup, writes its maps. One per node; a second process is refused while the first lives, and
+// adopts everything when the first has gone, however it went. No libbpf type shows here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mesh/error.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/log.hpp"
+#include "datapath/datapath.hpp"
+#include "datapath/memory_datapath.hpp"
+
+namespace mesh::datapath {
+
+struct BpfOptions {
+    /// A BPF filesystem; mounted there if it is none yet (the directory is made if absent).
+    std::string bpffs = "/sys/fs/bpf";
+    /// Directory of this node's pins, relative to bpffs, e.g. "mesh/cluster1-node1".
+    std::string pin_directory = "mesh";
+    /// Path of the cgroup v2 directory whose processes use the services.
+    std::string cgroup;
+    /// Sizes of the tables. Pinned maps keep the size they were made with (a warning tells).
+    TableSizes sizes;
+    std::uint32_t affinity_entries = 65536;  ///< clients × services remembered; oldest go first
+    std::uint32_t udp_flows = 65536;         ///< peers of unconnected UDP sockets remembered
+};
+
+/// What end_stale_sockets() did.
+struct SweepStats {
+    std::uint64_t sockets_seen = 0;   ///< sockets that went through a service
+    std::uint64_t sockets_ended = 0;  ///< of these, the ones whose backend is gone
+};
+
+class BpfDatapath final : public Datapath {
+  public:
+    /// Loads or adopts. Programs that an earlier process attached are replaced atomically: at no
+    /// moment is a connect untranslated.
+    /// @errors kPermission: not root, or BPF is forbidden; kConflict: another process writes to
+    ///         these pins, or they were made with another layout; kInvalidArgument: cgroup is no
+    ///         cgroup v2 directory; kUnavailable: the kernel lacks something, or this library was
+    ///         built without BPF
+    [[nodiscard]] static Result<std::unique_ptr<BpfDatapath>> open(const BpfOptions& options,
+                                                                   Logger logger = {});
+
+    /// Detaches the programs and removes the pins: services stop. Leaves bpffs mounted and parent
+    /// directories that are not empty. Succeeds when there is nothing.
+    /// @errors kConflict: a process still writes to these pins; kInternal
+    [[nodiscard]] static Result<void> teardown(const BpfOptions& options);
+
+    ~BpfDatapath() override;
+
+    [[nodiscard]] Result<ApplyStats> apply(std::span<const ServiceChange> changes) override;
+    [[nodiscard]] AdoptStats adopted() const override;
+    [[nodiscard]] Result<ApplyStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
+    [[nodiscard]] Result<ApplyStats> finish_adopt() override;
+    [[nodiscard]] std::vector<ServiceStatus> dump() const override;
+    [[nodiscard]] std::optional<ServiceStatus> find(const ServiceFrontend& frontend) const override;
+    [[nodiscard]] Counters counters() const override;
+    [[nodiscard]] Occupancy occupancy() const override;
+    [[nodiscard]] std::string_view kind() const override { return "bpf"; }
+
+    /// Ends connected UDP sockets (and, if asked, TCP ones) that went through a service to a
+    /// backend which is gone: the application gets ECONNABORTED and connects again. Looks at every
+    /// socket of the given network namespaces; sockets that connected to a backend directly, or
+    /// through another node's services, are left alone. Idempotent.
+    /// @param netns_paths files of network namespaces, e.g. /run/netns/pod1 or /proc/123/ns/net
+    /// @errors kInvalidArgument: a path is no network namespace (the others are still swept);
+    ///         kUnavailable: the kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY)
+    [[nodiscard]] Result<SweepStats> end_stale_sockets(std::span<const std::string> netns_paths,
+                                                       bool tcp_too = false);
+
+  private:
+    struct State;
+    explicit BpfDatapath(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace mesh::datapath
