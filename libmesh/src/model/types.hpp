@@ -170,6 +170,7 @@ struct LocalBackend {
     std::string node;
     std::string zone;
     std::string hostname;
+    std::vector<std::string> for_zones;  ///< topology hints of the EndpointSlice; empty = none
     std::uint16_t weight = 1;
     friend bool operator==(const LocalBackend&, const LocalBackend&) = default;
 };
@@ -190,6 +191,7 @@ struct LocalService {
     bool shared = false;                   ///< only true if global
     Affinity affinity = Affinity::kNone;
     std::uint32_t client_ip_affinity_seconds = 0;  ///< sessionAffinity ClientIP; 0 = none
+    bool internal_traffic_local = false;           ///< internalTrafficPolicy Local
     OptionalStringMap labels, selector, annotations;
     friend bool operator==(const LocalService&, const LocalService&) = default;
 };
