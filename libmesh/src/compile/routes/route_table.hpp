@@ -1,0 +1,93 @@
+// Turns the nodes of all clusters into the native routes that this node wants: pod CIDR → node
+// address. Incremental: an effect on the tables marks the prefixes of its node; flush() returns the
+// routes that differ from what was returned before.
+//
+// Two nodes that announce the same or overlapping prefixes are a conflict. The order of preference
+// is: the own cluster, then the lowest cluster id, then the cluster's name, then the node's name.
+// - Equal prefixes: the preferred node gets the route.
+// - A prefix within a prefix of a preferred cluster gets no route: the more specific route would
+// take
+//   that cluster's traffic. Prefixes within each other in one cluster are that cluster's own
+//   matter.
+// - A prefix that holds one of a preferred cluster gets its route, as the more specific one wins in
+//   the kernel; the conflict is reported nevertheless.
+// The rule looks at what is announced now, not at what came last or who holds the route, so that no
+// order of arrival and no repetition makes it flap.
+//
+// Used by engine after each batch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/ip.hpp"
+#include "state/tables/changes.hpp"
+#include "state/tables/cluster_tables.hpp"
+
+namespace mesh::compile {
+
+/// A node of a cluster.
+struct NodeKey {
+    state::ClusterKey cluster;
+    std::string name;
+    friend auto operator<=>(const NodeKey&, const NodeKey&) = default;
+};
+
+/// Packets to the prefix go to that node's address, of the same family.
+struct Route {
+    model::IpPrefix prefix;
+    model::IpAddress gateway;
+    NodeKey node;
+    friend bool operator==(const Route&, const Route&) = default;
+};
+
+/// The difference to what was returned before; both in the order of prefixes.
+struct RouteChanges {
+    std::vector<Route> upserts;
+    std::vector<model::IpPrefix> removed;
+    [[nodiscard]] bool empty() const noexcept { return upserts.empty() && removed.empty(); }
+};
+
+/// Two announcements that overlap.
+struct RouteConflict {
+    model::IpPrefix prefix;  ///< of the loser
+    NodeKey loser;
+    model::IpPrefix other_prefix;
+    NodeKey winner;
+    std::string text;  ///< one sentence that names all four
+    friend bool operator==(const RouteConflict&, const RouteConflict&) = default;
+};
+
+struct RouteOptions {
+    std::string own_cluster;
+    std::string own_node;  ///< gets no routes; its prefixes are local
+};
+
+/// The desired native routes.
+/// @thread same object not concurrently
+class RouteTable {
+  public:
+    explicit RouteTable(RouteOptions options);
+    ~RouteTable();
+    RouteTable(RouteTable&&) noexcept;
+    RouteTable& operator=(RouteTable&&) noexcept;
+
+    /// Takes a node's change; kinds other than nodes are ignored.
+    void note(const state::Effect& effect);
+    /// The routes that changed since the last call.
+    /// @complexity the prefixes of the changed nodes, and those that overlap them
+    [[nodiscard]] RouteChanges flush();
+    /// The overlaps there are now, in the order of the losers' prefixes and names.
+    [[nodiscard]] std::vector<RouteConflict> conflicts() const;
+    /// Nodes that announce a pod CIDR but no address of its family, a sentence each.
+    [[nodiscard]] std::vector<std::string> unreachable() const;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace mesh::compile

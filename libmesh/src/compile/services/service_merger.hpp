@@ -1,0 +1,159 @@
+// Turns the services of all clusters into the frontends that the datapath serves: the merger of
+// global services (spec services.md §2-§5). Incremental: an effect on the tables marks its service;
+// flush() compiles the marked ones and returns the frontends that differ from what was returned
+// before. Its result is always that of a merger that sees the same tables for the first time.
+//
+// Rules where services.md leaves a choice:
+// - Two clusters that list the same backend (address, port, protocol) of a service: the own cluster
+//   wins, then the lowest cluster id, then the name. The loser's returns as soon as the winner's
+//   goes.
+// - Two services with the same frontend (address, port, protocol), as seen for a moment when a
+// cluster
+//   IP is used again: the one whose namespace/name sorts first is served.
+// - internalTrafficPolicy Local keeps only backends of this node, and so no remote ones, as
+// Kubernetes
+//   says. (Cilium 1.19 lets remote backends pass, whose node it does not know.)
+// - Quarantined backends, those in maintenance and those of weight 0 never get new connections.
+//   Terminating ones get them only if no active one is programmed.
+//
+// Used by engine after each batch, and by whoever answers `meshctl service get`.
+#pragma once
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/ip.hpp"
+#include "model/types.hpp"
+#include "state/tables/changes.hpp"
+#include "state/tables/cluster_tables.hpp"
+
+namespace mesh::compile {
+
+/// With the numbers of IANA.
+enum class Protocol : std::uint8_t { kTcp = 6, kUdp = 17, kSctp = 132 };
+/// "TCP", "UDP" or "SCTP".
+[[nodiscard]] std::string_view to_string(Protocol protocol) noexcept;
+
+struct FrontendKey {
+    model::IpAddress address;
+    std::uint16_t port = 0;
+    Protocol protocol = Protocol::kTcp;
+    friend auto operator<=>(const FrontendKey&, const FrontendKey&) = default;
+};
+
+/// Why a backend of a frontend is selected, or not. The text is for people.
+enum class Reason : std::uint8_t {
+    kActive,           ///< selected
+    kRemoteFallback,   ///< selected: affinity local, but no active local backend
+    kLocalFallback,    ///< selected: affinity remote, but no healthy remote backend
+    kLastTerminating,  ///< selected: terminating, and no active backend is left
+    kTerminating,      ///< programmed only: finishes the connections it has
+    kQuarantined,      ///< programmed only: failed its health checks
+    kMaintenance,      ///< programmed only: taken out of service, or weight 0
+    kPrefersLocal,     ///< affinity local, and there are active local backends
+    kPrefersRemote,    ///< affinity remote, and there are healthy remote backends
+    kOtherZone,        ///< zone hints name other zones
+    kOtherNode,        ///< internalTrafficPolicy Local, and not on this node
+    kShadowed,         ///< another cluster that goes first lists the same address and port
+};
+/// One sentence, e.g. "affinity local: there are active local backends".
+[[nodiscard]] std::string_view to_string(Reason reason) noexcept;
+
+/// A backend of a frontend, selected or not.
+struct BackendRow {
+    model::IpAddress address;
+    std::uint16_t port = 0;
+    state::ClusterKey cluster;
+    std::uint16_t weight = 1;
+    model::BackendState state = model::BackendState::kActive;
+    /// Belongs in the datapath's table of the service: its connections go on.
+    bool programmed = false;
+    /// Gets new connections; only if programmed.
+    bool selected = false;
+    Reason reason = Reason::kActive;
+    friend bool operator==(const BackendRow&, const BackendRow&) = default;
+};
+
+/// A frontend with its backends: the own cluster's first, then by cluster id and name; within a
+/// cluster by address and port.
+struct FrontendRow {
+    FrontendKey key;
+    state::ObjectName service;
+    std::string port_name;
+    std::uint32_t affinity_seconds = 0;  ///< session affinity by client address; 0 = none
+    std::vector<BackendRow> backends;
+    friend bool operator==(const FrontendRow&, const FrontendRow&) = default;
+};
+
+/// The difference to what was returned before; both lists in the order of keys.
+struct FrontendChanges {
+    std::vector<FrontendRow> upserts;
+    std::vector<FrontendKey> removed;
+    [[nodiscard]] bool empty() const noexcept { return upserts.empty() && removed.empty(); }
+};
+
+/// All that `meshctl service get` tells of a service.
+struct ServiceExplanation {
+    state::ObjectName service;
+    bool local = false;  ///< the own cluster has such a service
+    bool global = false;
+    bool shared = false;
+    model::Affinity affinity = model::Affinity::kNone;
+    std::vector<FrontendRow> frontends;  ///< in the order of keys
+    /// What the frontends cannot show, a sentence each: records without effect and why, backends
+    /// that no frontend takes, frontends that another service holds.
+    std::vector<std::string> notes;
+};
+
+struct MergerOptions {
+    state::ClusterKey own;
+    std::string
+        node;  ///< name of this node; empty = not on a node, internalTrafficPolicy is not used
+    std::string zone;         ///< zone of this node; empty = not known
+    bool zone_hints = false;  ///< use zone hints if every backend has some and one names our zone
+};
+
+/// Numbers that only grow; they tell the cost of what was done, without a clock.
+struct MergerWork {
+    std::uint64_t services_compiled = 0;
+    std::uint64_t backends_seen = 0;  ///< candidates weighed, over all frontends compiled
+};
+
+/// The merger. Keeps a reference to the tables, which must outlive it, and for each frontend the
+/// last row returned, in compact form.
+/// @thread same object not concurrently, and not while the tables change
+class ServiceMerger {
+  public:
+    /// Marks all services that the tables hold.
+    ServiceMerger(const state::ClusterTables& tables, MergerOptions options);
+    ~ServiceMerger();
+    ServiceMerger(ServiceMerger&&) noexcept;
+    ServiceMerger& operator=(ServiceMerger&&) noexcept;
+
+    /// Marks the service that the effect changes, if the own cluster has it. Give it every effect
+    /// of the tables; kinds other than services are ignored.
+    void note(const state::Effect& effect);
+
+    /// Compiles the marked services. @complexity the backends of the marked services
+    [[nodiscard]] FrontendChanges flush();
+
+    /// Compiles one service for people, as the tables are now; changes nothing.
+    [[nodiscard]] ServiceExplanation explain(const state::ObjectName& name) const;
+    /// The services that the own cluster has, in order.
+    [[nodiscard]] std::vector<state::ObjectName> services() const;
+
+    [[nodiscard]] MergerWork work() const noexcept;
+    /// Bytes kept for frontends returned.
+    [[nodiscard]] std::size_t bytes() const noexcept;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace mesh::compile
