@@ -31,7 +31,8 @@ class IpAddress {
     [[nodiscard]] static constexpr IpAddress v4(std::uint32_t host_order) {
         return v4(static_cast<std::uint8_t>(host_order >> 24),
                   static_cast<std::uint8_t>(host_order >> 16),
-                  static_cast<std::uint8_t>(host_order >> 8), static_cast<std::uint8_t>(host_order));
+                  static_cast<std::uint8_t>(host_order >> 8),
+                  static_cast<std::uint8_t>(host_order));
     }
 
     /// Parses dotted quad (no leading zeros) or RFC 4291 text without zone, as Go's net.ParseIP.

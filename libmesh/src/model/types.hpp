@@ -1,6 +1,8 @@
 // The objects that clusters publish, as plain values (spec wire.md §3-§8). Codecs are in codec.hpp.
 // An absent-or-null map of the wire is std::nullopt, an empty one is an empty value, so that a
-// decoded object encodes to the same bytes again.
+// decoded object encodes to the same bytes again. Kinds that come by the hundred thousand
+// (services, ips, labels) hold their strings as Text and their port lists as SharedList, which read
+// like std::string_view and std::vector and are eight bytes each.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +12,9 @@
 #include <vector>
 
 #include "model/ip.hpp"
+#include "model/shared_list.hpp"
+#include "model/string_map.hpp"
+#include "model/text.hpp"
 
 namespace mesh::model {
 
@@ -25,26 +30,40 @@ enum class IdentityId : std::uint32_t {};
     return static_cast<std::uint32_t>(id);
 }
 
-using StringMap = std::map<std::string, std::string, std::less<>>;
-using OptionalStringMap = std::optional<StringMap>;
-
 /// wire.md §3: key cilium/cluster-config/<name>.
 struct ClusterConfig {
     ClusterId id{};
     bool synced_canaries = false;
     bool cached = false;
-    std::uint32_t max_connected_clusters = 0;      ///< 255 or 511; 0 = not told
-    std::optional<bool> service_exports_enabled;   ///< nullopt = not supported by the writer
+    std::uint32_t max_connected_clusters = 0;     ///< 255 or 511; 0 = not told
+    std::optional<bool> service_exports_enabled;  ///< nullopt = not supported by the writer
     friend bool operator==(const ClusterConfig&, const ClusterConfig&) = default;
 };
 
 struct NodeAddress {
     std::string type;  ///< "InternalIP", "ExternalIP", "CiliumInternalIP", "Hostname", ...
-    std::string ip;    ///< text as published; parsed where it is used
+    std::string ip;    ///< canonical text, or empty
     friend bool operator==(const NodeAddress&, const NodeAddress&) = default;
 };
 
-/// wire.md §4: key cilium/state/nodes/v1/<cluster>/<name>.
+/// Which of a node's four CIDR fields.
+enum class NodeCidrField : std::uint8_t { kIpv4, kIpv4Secondary, kIpv6, kIpv6Secondary };
+
+/// A CIDR whose published form an IpPrefix cannot hold (host bits set, a mask that is not canonical
+/// or of the wrong length, no address): kept only so that the node encodes to the same bytes again.
+struct UnusualCidr {
+    NodeCidrField field = NodeCidrField::kIpv4;
+    std::uint32_t index = 0;  ///< in the published list; 0 for the two single fields
+    bool usable = false;      ///< true if its IpPrefix stands in the usual field, too
+    bool is_null = false;     ///< a null element of a list
+    bool is_empty = false;    ///< {}: neither address nor mask
+    std::optional<IpAddress> ip;
+    std::optional<std::string> mask;  ///< bytes
+    friend bool operator==(const UnusualCidr&, const UnusualCidr&) = default;
+};
+
+/// wire.md §4: key cilium/state/nodes/v1/<cluster>/<name>. The CIDR fields hold what is usable as
+/// a prefix, host bits cleared.
 struct Node {
     std::string name;
     std::string cluster;
@@ -62,13 +81,14 @@ struct Node {
     IdentityId node_identity{};
     std::string wireguard_public_key;
     std::string boot_id;
+    std::vector<UnusualCidr> unusual_cidrs;  ///< nearly always empty
     friend bool operator==(const Node&, const Node&) = default;
 };
 
 /// One entry of a port map: name → protocol and port.
 struct ServicePort {
-    std::string name;      ///< may be empty (single unnamed port)
-    std::string protocol;  ///< "TCP", "UDP", "SCTP" as published; others are kept and never matched
+    Text name;      ///< may be empty (single unnamed port)
+    Text protocol;  ///< "TCP", "UDP", "SCTP" as published; others are kept and never matched
     std::uint16_t port = 0;
     friend bool operator==(const ServicePort&, const ServicePort&) = default;
 };
@@ -76,57 +96,66 @@ struct ServicePort {
 /// An address of a service with its ports, sorted by port name.
 struct ServiceAddress {
     IpAddress address;
-    std::vector<ServicePort> ports;
+    SharedList<ServicePort> ports;
+    /// The published text where it is not address.to_string(): another spelling, or with a zone
+    /// (fe80::1%eth0). Empty otherwise.
+    Text spelling;
+    /// The key under which hostnames and zones of the service list this address.
+    [[nodiscard]] std::string text() const {
+        return spelling.empty() ? address.to_string() : spelling.str();
+    }
     friend bool operator==(const ServiceAddress&, const ServiceAddress&) = default;
 };
 
 struct ServiceZone {
-    std::string zone;
-    std::vector<std::string> for_zones;
+    Text zone;
+    SharedList<Text> for_zones;
     friend bool operator==(const ServiceZone&, const ServiceZone&) = default;
 };
 
 /// wire.md §5: a service as its cluster offers it to the mesh;
 /// key cilium/state/services/v1/<cluster>/<namespace>/<name>.
 struct Service {
-    std::string cluster;
-    std::string namespace_;
-    std::string name;
+    Text cluster;
+    Text namespace_;
+    Text name;
     std::vector<ServiceAddress> frontends;  ///< in the bytewise order of their published text
     std::vector<ServiceAddress> backends;   ///< likewise
-    std::map<IpAddress, std::string> hostnames;
-    std::map<IpAddress, ServiceZone> zones;
+    StringMap hostnames;                    ///< ServiceAddress::text() of a backend → hostname
+    std::map<Text, ServiceZone, std::less<>> zones;  ///< keyed likewise
     OptionalStringMap labels, selector;
     bool include_external = false;
     bool shared = false;
+    bool frontends_null = false;  ///< published as null, not {}
+    bool backends_null = false;
     ClusterId cluster_id{};
     friend bool operator==(const Service&, const Service&) = default;
 };
 
 struct NamedPort {
-    std::string name;
+    Text name;
+    Text protocol;
     std::uint16_t port = 0;
-    std::string protocol;
     friend bool operator==(const NamedPort&, const NamedPort&) = default;
 };
 
 /// wire.md §6: key cilium/state/ip/v1/default/<ip or ip/len>.
 struct IpIdentityPair {
-    IpAddress ip;
+    IpAddress ip;                               ///< with host bits, as published
     std::optional<std::uint8_t> prefix_length;  ///< of the family; nullopt = host entry
     std::optional<IpAddress> host_ip;           ///< node that has it = tunnel endpoint
-    IdentityId id{};
     std::uint8_t key = 0;                       ///< encryption key index, 0 = none
-    std::string metadata;
-    std::string k8s_namespace;
-    std::string k8s_pod_name;
-    std::string k8s_service_account;
-    std::vector<NamedPort> named_ports;
+    IdentityId id{};
+    Text metadata;
+    Text k8s_namespace;
+    Text k8s_pod_name;
+    Text k8s_service_account;
+    SharedList<NamedPort> named_ports;  ///< as published; see usable_named_ports()
     friend bool operator==(const IpIdentityPair&, const IpIdentityPair&) = default;
 };
 
 struct Label {
-    std::string source, key, value;
+    Text source, key, value;
     friend auto operator<=>(const Label&, const Label&) = default;
 };
 
@@ -144,12 +173,12 @@ struct ServiceExportPort {
     friend bool operator==(const ServiceExportPort&, const ServiceExportPort&) = default;
 };
 struct ServiceExport {
-    std::string cluster, namespace_, name;
+    Text cluster, namespace_, name;
     StringMap annotations, labels;
     std::string creation_timestamp;  ///< RFC 3339, seconds
     std::vector<ServiceExportPort> ports;
-    std::string type;                ///< "ClusterSetIP" or "Headless"
-    std::string session_affinity;    ///< "ClientIP" or "None"
+    std::string type;                                      ///< "ClusterSetIP" or "Headless"
+    std::string session_affinity;                          ///< "ClientIP" or "None"
     std::optional<std::int32_t> session_affinity_timeout;  ///< seconds
     std::vector<std::string> ip_families;
     std::string internal_traffic_policy;
@@ -165,11 +194,11 @@ enum class BackendState : std::uint8_t { kActive, kTerminating, kQuarantined, kM
 
 struct LocalBackend {
     IpAddress address;
-    std::vector<ServicePort> ports;  ///< sorted by name
+    SharedList<ServicePort> ports;  ///< sorted by name
+    Text node;
+    Text zone;
+    Text hostname;
     BackendState state = BackendState::kActive;
-    std::string node;
-    std::string zone;
-    std::string hostname;
     std::vector<std::string> for_zones;  ///< topology hints of the EndpointSlice; empty = none
     std::uint16_t weight = 1;
     friend bool operator==(const LocalBackend&, const LocalBackend&) = default;
@@ -180,15 +209,15 @@ struct LocalBackend {
 /// serves to a remote; key mesh/local/services/v1/<namespace>/<name>. Our own format, JSON with
 /// camelCase names; see codec.hpp.
 struct LocalService {
-    std::string namespace_;
-    std::string name;
-    std::string type;  ///< "ClusterIP", "NodePort", "LoadBalancer", "ExternalName"
+    Text namespace_;
+    Text name;
+    Text type;  ///< "ClusterIP", "NodePort", "LoadBalancer", "ExternalName"
     bool headless = false;
     std::vector<IpAddress> cluster_ips;
-    std::vector<ServicePort> ports;        ///< frontend ports, sorted by name
-    std::vector<LocalBackend> backends;    ///< sorted by address
+    std::vector<ServicePort> ports;      ///< frontend ports, sorted by name
+    std::vector<LocalBackend> backends;  ///< sorted by address
     bool global = false;
-    bool shared = false;                   ///< only true if global
+    bool shared = false;  ///< only true if global
     Affinity affinity = Affinity::kNone;
     std::uint32_t client_ip_affinity_seconds = 0;  ///< sessionAffinity ClientIP; 0 = none
     bool internal_traffic_local = false;           ///< internalTrafficPolicy Local
