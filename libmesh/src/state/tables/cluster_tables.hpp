@@ -12,8 +12,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -38,6 +40,7 @@ class KindSet {
         return {Kind::kNode,     Kind::kService, Kind::kIp,
                 Kind::kIdentity, Kind::kExport,  Kind::kLocalService};
     }
+    friend constexpr bool operator==(const KindSet&, const KindSet&) = default;
     [[nodiscard]] constexpr bool contains(Kind kind) const {
         return (bits_ >> static_cast<unsigned>(kind) & 1U) != 0;
     }
@@ -102,7 +105,8 @@ class ClusterTables {
 
     /// Applies a batch in order. An upsert equal to what is held and a delete of nothing have no
     /// effect. If the cluster is held under another id, it is drained first (protocol.md §8).
-    /// @return how many changes had an effect, had none, or were refused
+    /// @return how many changes had an effect (deletes of such a drain included), had none, or were
+    ///         refused
     ApplyCounts apply(const ClusterBatch& batch, const EffectSink& sink);
 
     /// Deletes what is held of a cluster, in the order of Kind and then of keys; with
@@ -119,6 +123,7 @@ class ClusterTables {
     [[nodiscard]] ClusterStats stats(std::string_view cluster) const;
     /// Bytes of the strings that rows of all clusters share.
     [[nodiscard]] std::size_t shared_bytes() const noexcept;
+    [[nodiscard]] std::size_t shared_strings() const noexcept;
 
     [[nodiscard]] std::optional<model::Node> find_node(std::string_view cluster,
                                                        std::string_view name) const;
@@ -145,6 +150,10 @@ class ClusterTables {
                        const std::function<void(const model::Node&)>& call) const;
     void for_each_service(std::string_view cluster,
                           const std::function<void(const model::Service&)>& call) const;
+    /// The service of that name in each cluster that has one, in the order of clusters().
+    void for_each_service_named(
+        const ObjectName& name,
+        const std::function<void(const ClusterKey&, const model::Service&)>& call) const;
     void for_each_ip(std::string_view cluster,
                      const std::function<void(const model::IpIdentityPair&)>& call) const;
     void for_each_identity(std::string_view cluster,
