@@ -1,0 +1,98 @@
+// The directory of remote clusters' configurations, read as Cilium reads it (spec protocol.md §2):
+// a file that holds `endpoints:` is a remote whose name is the file's name. Changes act within a
+// second: inotify tells of them, a slow re-scan catches what it cannot tell.
+//
+// Invariants: same bytes, no event. A file that is bad keeps the last good configuration and gives
+// one error per content. A directory that is away changes nothing: only a file that is seen to be
+// gone, twice in a row, removes its remote.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/log.hpp"
+#include "runtime/clock.hpp"
+#include "sources/config/etcd_yaml.hpp"
+
+namespace mesh::sources::config {
+
+/// What happened to one remote's file.
+struct RemoteEvent {
+    enum class Kind : std::uint8_t { kAdded, kChanged, kRemoved };
+    Kind kind = Kind::kAdded;
+    std::string cluster;
+    RemoteConfig config;  ///< empty if removed
+};
+
+/// One look at the directory after the other, compared. @thread one thread
+class RemotesScan {
+  public:
+    /// @param local_cluster a file of this name is ignored
+    RemotesScan(std::string directory, std::string local_cluster, Logger log);
+
+    struct Outcome {
+        std::vector<RemoteEvent> events;  ///< sorted by cluster
+        bool look_again = false;          ///< something is missing: look again soon to be sure
+        std::set<std::string> folders;  ///< where a change would show: the directory, link targets
+    };
+    /// Looks at the directory now. @errors none: they are logged and kept for errors()
+    [[nodiscard]] Outcome scan();
+
+    /// What is wrong now, by file name; the directory's own under "". For status.
+    [[nodiscard]] const std::map<std::string, std::string>& errors() const { return errors_; }
+
+  private:
+    struct Known {
+        RemoteConfig config;
+        bool missing = false;  ///< not seen at the last look
+    };
+    void look_at(const std::string& name, std::set<std::string>& seen, Outcome& out);
+    void refuse(const std::string& name, const std::string& token, const std::string& what);
+
+    std::string directory_;
+    std::string local_cluster_;
+    Logger log_;
+    std::map<std::string, Known> known_;
+    std::map<std::string, std::string> errors_;
+    std::map<std::string, std::string> refused_;  ///< file name → content last complained of
+    bool absent_logged_ = false;
+};
+
+/// Watches the directory on an executor and hands on what changes.
+/// @thread the executor's thread
+class RemotesDirectory {
+  public:
+    struct Options {
+        std::string directory;
+        std::string local_cluster;
+        Duration rescan = std::chrono::seconds(10);        ///< the net under inotify
+        Duration settle = std::chrono::milliseconds(100);  ///< writers are given this to finish
+    };
+    using OnEvent = std::function<void(const RemoteEvent&)>;
+
+    RemotesDirectory(boost::asio::any_io_executor executor, Options options, Logger log,
+                     OnEvent on_event);
+    ~RemotesDirectory();
+    RemotesDirectory(const RemotesDirectory&) = delete;
+    RemotesDirectory& operator=(const RemotesDirectory&) = delete;
+
+    /// Looks once, hands on what is there before it returns, then watches until stop().
+    void start();
+    /// Ends the watch; no event comes after it completes. Needed before destruction if started.
+    [[nodiscard]] boost::asio::awaitable<void> stop();
+    /// As RemotesScan::errors().
+    [[nodiscard]] const std::map<std::string, std::string>& errors() const;
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mesh::sources::config
