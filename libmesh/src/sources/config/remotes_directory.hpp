@@ -1,6 +1,6 @@
 // The directory of remote clusters' configurations, read as Cilium reads it (spec protocol.md §2):
 // a file that holds `endpoints:` is a remote whose name is the file's name. Changes act within a
-// second: inotify tells of them, a slow re-scan catches what it cannot tell.
+// second: DirectoryWatcher tells of them, by inotify with a re-scan as a net.
 //
 // Invariants: same bytes, no event. A file that is bad keeps the last good configuration and gives
 // one error per content. A directory that is away changes nothing: only a file that is seen to be
@@ -9,6 +9,7 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -19,6 +20,7 @@
 
 #include "base/log.hpp"
 #include "runtime/clock.hpp"
+#include "sources/config/directory_watcher.hpp"
 #include "sources/config/etcd_yaml.hpp"
 
 namespace mesh::sources::config {
@@ -35,12 +37,12 @@ struct RemoteEvent {
 class RemotesScan {
   public:
     /// @param local_cluster a file of this name is ignored
-    RemotesScan(std::string directory, std::string local_cluster, Logger log);
+    RemotesScan(const std::string& directory, std::string local_cluster, const Clock& clock,
+                Logger log);
 
     struct Outcome {
         std::vector<RemoteEvent> events;  ///< sorted by cluster
         bool look_again = false;          ///< something is missing: look again soon to be sure
-        std::set<std::string> folders;  ///< where a change would show: the directory, link targets
     };
     /// Looks at the directory now. @errors none: they are logged and kept for errors()
     [[nodiscard]] Outcome scan();
@@ -49,20 +51,16 @@ class RemotesScan {
     [[nodiscard]] const std::map<std::string, std::string>& errors() const { return errors_; }
 
   private:
-    struct Known {
-        RemoteConfig config;
-        bool missing = false;  ///< not seen at the last look
-    };
-    void look_at(const std::string& name, std::set<std::string>& seen, Outcome& out);
-    void refuse(const std::string& name, const std::string& token, const std::string& what);
+    /// Takes in one changed file; true if it is a remote's configuration, good or bad.
+    bool take(const std::string& name, const std::string& text, Outcome& out);
+    void refuse(const std::string& name, const std::string& what);
 
     std::string directory_;
-    std::string local_cluster_;
     Logger log_;
-    std::map<std::string, Known> known_;
+    DirectoryReader reader_;
+    std::map<std::string, RemoteConfig> known_;
+    std::set<std::string> missing_;  ///< known, but not there at the last look
     std::map<std::string, std::string> errors_;
-    std::map<std::string, std::string> refused_;  ///< file name → content last complained of
-    bool absent_logged_ = false;
 };
 
 /// Watches the directory on an executor and hands on what changes.
@@ -72,13 +70,16 @@ class RemotesDirectory {
     struct Options {
         std::string directory;
         std::string local_cluster;
-        Duration rescan = std::chrono::seconds(10);        ///< the net under inotify
-        Duration settle = std::chrono::milliseconds(100);  ///< writers are given this to finish
+        /// A file that is gone for this long removes its remote.
+        std::chrono::milliseconds settle{300};
+        DirectoryWatcherOptions watch{.quiet = std::chrono::milliseconds(50),
+                                      .quiet_limit = std::chrono::milliseconds(300),
+                                      .rescan = std::chrono::milliseconds(1000)};
     };
     using OnEvent = std::function<void(const RemoteEvent&)>;
 
-    RemotesDirectory(boost::asio::any_io_executor executor, Options options, Logger log,
-                     OnEvent on_event);
+    RemotesDirectory(boost::asio::any_io_executor executor, Options options, const Clock& clock,
+                     Logger log, OnEvent on_event);
     ~RemotesDirectory();
     RemotesDirectory(const RemotesDirectory&) = delete;
     RemotesDirectory& operator=(const RemotesDirectory&) = delete;

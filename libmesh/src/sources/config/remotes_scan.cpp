@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "sources/config/read_file.hpp"
@@ -8,116 +6,89 @@
 
 namespace mesh::sources::config {
 
-namespace fs = std::filesystem;
-
-RemotesScan::RemotesScan(std::string directory, std::string local_cluster, Logger log)
-    : directory_(std::move(directory)),
-      local_cluster_(std::move(local_cluster)),
-      log_(std::move(log)) {}
+RemotesScan::RemotesScan(const std::string& directory, std::string local_cluster,
+                         const Clock& clock, Logger log)
+    : directory_(directory),
+      log_(std::move(log)),
+      reader_(directory, clock,
+              [local = std::move(local_cluster)](std::string_view name) { return name != local; },
+              {.max_files = 4096, .max_file_bytes = kMaxConfigBytes}) {}
 
 RemotesScan::Outcome RemotesScan::scan() {
     Outcome out;
-    out.folders.insert(directory_);
-    std::error_code ec;
-    std::vector<std::string> names;
-    for (fs::directory_iterator it(directory_, ec), end; !ec && it != end; it.increment(ec)) {
-        names.push_back(it->path().filename().string());
-    }
-    if (ec) {
-        errors_[""] = directory_ + ": " + ec.message();
-        if (!absent_logged_) {
-            log_.error("{}: cannot be read ({}); known remotes stay, retried", directory_,
-                       ec.message());
-            absent_logged_ = true;
-        }
-        out.look_again = true;
+    const auto changes = reader_.read();
+    if (!changes) {
+        const auto [at, fresh] = errors_.insert_or_assign("", changes.error().detail());
+        if (fresh) log_.error("{}; known remotes stay, retried", at->second);
+        out.look_again = !missing_.empty();
         return out;
     }
-    absent_logged_ = false;
     errors_.erase("");
-    std::sort(names.begin(), names.end());
-    std::set<std::string> seen;
-    for (const std::string& name : names) look_at(name, seen, out);
-    const std::set<std::string> present(names.begin(), names.end());
-    std::erase_if(errors_,
-                  [&](const auto& e) { return !e.first.empty() && !present.contains(e.first); });
-    std::erase_if(refused_, [&](const auto& e) { return !present.contains(e.first); });
-    for (auto it = known_.begin(); it != known_.end();) {
-        if (seen.contains(it->first)) {
-            it->second.missing = false;
-            ++it;
-        } else if (!it->second.missing) {
-            // A writer may be between unlink and create, or between truncate and write.
-            it->second.missing = true;
-            out.look_again = true;
-            ++it;
-        } else {
-            log_.info("remote cluster {}: its file {}/{} is gone", it->first, directory_,
-                      it->first);
-            out.events.push_back({RemoteEvent::Kind::kRemoved, it->first, {}});
-            it = known_.erase(it);
+    std::set<std::string> missing;
+    for (const auto& file : changes->changed) {
+        if (take(file.name, file.content, out)) {
+            missing_.erase(file.name);
+        } else if (known_.contains(file.name) && !missing_.contains(file.name)) {
+            missing.insert(file.name);
         }
     }
+    for (const auto& failure : changes->failed) {
+        // When it can be read again, it is to be told again, also with the same bytes.
+        reader_.forget(failure.name);
+        if (failure.error.code() == Errc::kNotFound && known_.contains(failure.name)) {
+            missing.insert(failure.name);  // a link whose target is gone
+        } else {
+            missing_.erase(failure.name);
+            refuse(failure.name, failure.error.detail());
+        }
+    }
+    for (const std::string& name : changes->removed) {
+        errors_.erase(name);
+        if (known_.contains(name) && !missing_.contains(name)) missing.insert(name);
+    }
+    for (const std::string& name : missing_) {
+        log_.info("remote cluster {}: its file {}/{} is gone", name, directory_, name);
+        out.events.push_back({RemoteEvent::Kind::kRemoved, name, {}});
+        known_.erase(name);
+    }
+    // A writer may be between unlink and create, or between truncate and write: the next look
+    // decides.
+    missing_ = std::move(missing);
+    out.look_again = !missing_.empty();
     std::sort(out.events.begin(), out.events.end(),
               [](const RemoteEvent& a, const RemoteEvent& b) { return a.cluster < b.cluster; });
     return out;
 }
 
-void RemotesScan::look_at(const std::string& name, std::set<std::string>& seen, Outcome& out) {
+bool RemotesScan::take(const std::string& name, const std::string& text, Outcome& out) {
     const std::string path = directory_ + "/" + name;
-    std::error_code ec;
-    if (!fs::is_regular_file(path, ec)) return;
-    if (name == local_cluster_) return;
-    const auto text = read_file(path, kMaxConfigBytes);
-    if (!text) {
-        if (text.error().code() == Errc::kNotFound) return;
-        if (known_.contains(name)) seen.insert(name);
-        refuse(name, text.error().detail(), text.error().detail());
-        return;
-    }
-    if (text->find("endpoints:") == std::string::npos) {
-        errors_.erase(name);
-        refused_.erase(name);
-        return;
-    }
-    seen.insert(name);
-    if (const auto target = fs::canonical(path, ec); !ec) {
-        out.folders.insert(target.parent_path().string());
-    }
-    const std::string hash = sha256_hex(*text);
+    errors_.erase(name);
+    if (text.find("endpoints:") == std::string::npos) return false;
     if (const auto named = check_cluster_name(name); !named) {
-        refuse(name, hash, path + ": " + named.error().detail());
-        return;
+        refuse(name, path + ": " + named.error().detail());
+        return true;
+    }
+    auto config = parse_remote_yaml(text, path, name);
+    if (!config) {
+        refuse(name, config.error().detail());
+        return true;
     }
     const auto known = known_.find(name);
-    if (known != known_.end() && known->second.config.content_hash == hash) {
-        errors_.erase(name);
-        refused_.erase(name);
-        return;
-    }
-    auto config = parse_remote_yaml(*text, path, name);
-    if (!config) {
-        refuse(name, hash, config.error().detail());
-        return;
-    }
-    errors_.erase(name);
-    refused_.erase(name);
     const bool added = known == known_.end();
+    if (!added && known->second.content_hash == config->content_hash) return true;
     log_.info("remote cluster {}: {} {}", name, path, added ? "appeared" : "changed");
-    known_[name].config = *config;
+    known_[name] = *config;
     out.events.push_back({added ? RemoteEvent::Kind::kAdded : RemoteEvent::Kind::kChanged, name,
                           *std::move(config)});
+    return true;
 }
 
-void RemotesScan::refuse(const std::string& name, const std::string& token,
-                         const std::string& what) {
-    errors_[name] = what;
-    std::string& last = refused_[name];
-    if (last == token) return;
-    last = token;
-    const bool held = known_.contains(name);
-    log_.error("{}{}", what,
-               held ? "; the last good configuration stays" : "; this remote is not used");
+void RemotesScan::refuse(const std::string& name, const std::string& what) {
+    errors_.insert_or_assign(name, what);
+    // The reader tells of a content or a failure once, so this is one line for each.
+    log_.error(
+        "{}; {}", what,
+        known_.contains(name) ? "the last good configuration stays" : "this file is not used");
 }
 
 }  // namespace mesh::sources::config
