@@ -30,17 +30,28 @@ enum class Errc : std::uint8_t {
 /// The code's name as shown to people and in JSON, e.g. "not_found".
 [[nodiscard]] constexpr std::string_view to_string(Errc code) noexcept {
     switch (code) {
-        case Errc::kInvalidArgument: return "invalid_argument";
-        case Errc::kNotFound: return "not_found";
-        case Errc::kUnavailable: return "unavailable";
-        case Errc::kCompacted: return "compacted";
-        case Errc::kConflict: return "conflict";
-        case Errc::kCapacity: return "capacity";
-        case Errc::kPermission: return "permission";
-        case Errc::kCorrupt: return "corrupt";
-        case Errc::kCancelled: return "cancelled";
-        case Errc::kTimeout: return "timeout";
-        case Errc::kInternal: return "internal";
+        case Errc::kInvalidArgument:
+            return "invalid_argument";
+        case Errc::kNotFound:
+            return "not_found";
+        case Errc::kUnavailable:
+            return "unavailable";
+        case Errc::kCompacted:
+            return "compacted";
+        case Errc::kConflict:
+            return "conflict";
+        case Errc::kCapacity:
+            return "capacity";
+        case Errc::kPermission:
+            return "permission";
+        case Errc::kCorrupt:
+            return "corrupt";
+        case Errc::kCancelled:
+            return "cancelled";
+        case Errc::kTimeout:
+            return "timeout";
+        case Errc::kInternal:
+            return "internal";
     }
     return "unknown";
 }
@@ -91,11 +102,15 @@ class [[nodiscard]] Result : public boost::system::result<T, Error> {
 [[nodiscard]] inline Error invalid_argument(std::string detail) {
     return {Errc::kInvalidArgument, std::move(detail)};
 }
-[[nodiscard]] inline Error not_found(std::string detail) { return {Errc::kNotFound, std::move(detail)}; }
+[[nodiscard]] inline Error not_found(std::string detail) {
+    return {Errc::kNotFound, std::move(detail)};
+}
 [[nodiscard]] inline Error unavailable(std::string detail) {
     return {Errc::kUnavailable, std::move(detail)};
 }
-[[nodiscard]] inline Error internal(std::string detail) { return {Errc::kInternal, std::move(detail)}; }
+[[nodiscard]] inline Error internal(std::string detail) {
+    return {Errc::kInternal, std::move(detail)};
+}
 
 }  // namespace mesh
 
@@ -111,13 +126,13 @@ class [[nodiscard]] Result : public boost::system::result<T, Error> {
     MESH_DETAIL_TRY(return, MESH_DETAIL_CONCAT(mesh_try_, __LINE__), decl, __VA_ARGS__)
 #define MESH_CO_TRY(decl, ...) \
     MESH_DETAIL_TRY(co_return, MESH_DETAIL_CONCAT(mesh_try_, __LINE__), decl, __VA_ARGS__)
-#define MESH_CHECK(...)                                                  \
-    do {                                                                 \
-        if (auto mesh_check_result = (__VA_ARGS__); !mesh_check_result)  \
-            return std::move(mesh_check_result).error();                 \
+#define MESH_CHECK(...)                                                 \
+    do {                                                                \
+        if (auto mesh_check_result = (__VA_ARGS__); !mesh_check_result) \
+            return std::move(mesh_check_result).error();                \
     } while (false)
-#define MESH_CO_CHECK(...)                                               \
-    do {                                                                 \
-        if (auto mesh_check_result = (__VA_ARGS__); !mesh_check_result)  \
-            co_return std::move(mesh_check_result).error();              \
+#define MESH_CO_CHECK(...)                                              \
+    do {                                                                \
+        if (auto mesh_check_result = (__VA_ARGS__); !mesh_check_result) \
+            co_return std::move(mesh_check_result).error();             \
     } while (false)

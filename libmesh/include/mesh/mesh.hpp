@@ -54,12 +54,12 @@ struct RemoteLimits {
 };
 
 struct MeshOptions {
-    std::string cluster_name;        ///< spec wire.md §17
-    std::uint32_t cluster_id = 0;    ///< 1..max_connected_clusters
+    std::string cluster_name;                    ///< spec wire.md §17
+    std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
     std::uint32_t max_connected_clusters = 255;  ///< 255 or 511, equal in all clusters
-    std::string node_name;           ///< this node, as its cluster publishes it
-    std::string etcd_config;         ///< etcd client YAML of the own cluster
-    std::string clustermesh_config;  ///< folder of remotes, one file each; empty = none
+    std::string node_name;                       ///< this node, as its cluster publishes it
+    std::string etcd_config;                     ///< etcd client YAML of the own cluster
+    std::string clustermesh_config;              ///< folder of remotes, one file each; empty = none
     DatapathOptions datapath;
     RemoteLimits remote_limits;
     /// Services of a remote that has been out of reach for so long are drained; zero = never.
@@ -73,17 +73,17 @@ struct MeshOptions {
 
 /// A backend of a service as this node sees it.
 struct BackendView {
-    std::string address;   ///< IP text
+    std::string address;  ///< IP text
     std::uint16_t port = 0;
     std::string cluster;
-    std::string state;     ///< "active", "terminating", "quarantined", "maintenance"
+    std::string state;  ///< "active", "terminating", "quarantined", "maintenance"
     std::uint32_t weight = 0;
-    bool selected = false; ///< whether new connections may go there
-    std::string reason;    ///< why, or why not
+    bool selected = false;  ///< whether new connections may go there
+    std::string reason;     ///< why, or why not
 };
 
 struct FrontendView {
-    std::string address;   ///< IP text
+    std::string address;  ///< IP text
     std::uint16_t port = 0;
     std::string protocol;  ///< "TCP", "UDP", "SCTP"
     std::string port_name;
