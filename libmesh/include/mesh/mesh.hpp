@@ -42,17 +42,6 @@ struct DatapathOptions {
     bool native_routes = false;
 };
 
-/// What a remote may publish at most; entries beyond are refused one by one. 0 = no limit.
-struct RemoteLimits {
-    std::uint64_t services = 0;
-    std::uint64_t backends = 0;
-    std::uint64_t ips = 0;
-    std::uint64_t cidrs = 0;
-    std::uint64_t identities = 0;
-    std::uint64_t value_bytes = 1U << 20;  ///< bytes of one value
-    std::uint64_t events_per_second = 0;
-};
-
 struct MeshOptions {
     std::string cluster_name;                    ///< spec wire.md §17
     std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
@@ -61,11 +50,6 @@ struct MeshOptions {
     std::string etcd_config;                     ///< etcd client YAML of the own cluster
     std::string clustermesh_config;              ///< folder of remotes, one file each; empty = none
     DatapathOptions datapath;
-    RemoteLimits remote_limits;
-    /// Services of a remote that has been out of reach for so long are drained; zero = never.
-    std::chrono::seconds remote_cache_ttl{0};
-    /// Refuse a remote's ips outside the CIDRs that its nodes announce (Cilium checks none).
-    bool check_remote_cidrs = false;
     /// How long to wait for the remotes' services before kernel state that nobody confirmed goes.
     std::chrono::seconds sync_timeout{60};
     LogCallback log;
@@ -97,6 +81,7 @@ struct ServiceView {
     bool shared = false;
     std::string affinity;  ///< "none", "local", "remote"
     std::vector<FrontendView> frontends;
+    std::vector<std::string> notes;  ///< what has no effect and why, a sentence each
 };
 
 /// The mesh as one node sees it.

@@ -1,0 +1,207 @@
+#include "engine/node_state.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace mesh::engine {
+
+namespace {
+
+datapath::ServiceFrontend to_frontend(const compile::FrontendKey& key) {
+    return {key.address, key.port,
+            static_cast<datapath::Protocol>(static_cast<std::uint8_t>(key.protocol))};
+}
+
+datapath::ServiceRow to_row(const compile::FrontendRow& from) {
+    datapath::ServiceRow row;
+    row.frontend = to_frontend(from.key);
+    row.name = from.service.namespace_ + "/" + from.service.name;
+    row.affinity_seconds = from.affinity_seconds;
+    row.backends.reserve(from.backends.size());
+    for (const auto& backend : from.backends) {
+        if (!backend.programmed) continue;
+        // A programmed backend that is not selected finishes the flows that it has.
+        row.backends.push_back({.address = backend.address,
+                                .port = backend.port,
+                                .proto = row.frontend.proto,
+                                .cluster_id = model::number(backend.cluster.id),
+                                .weight = backend.selected ? backend.weight : std::uint16_t{0},
+                                .terminating = false});
+    }
+    return row;
+}
+
+std::string_view to_text(model::BackendState state) {
+    switch (state) {
+        case model::BackendState::kActive:
+            return "active";
+        case model::BackendState::kTerminating:
+            return "terminating";
+        case model::BackendState::kQuarantined:
+            return "quarantined";
+        case model::BackendState::kMaintenance:
+            return "maintenance";
+    }
+    return "unknown";
+}
+
+std::string_view to_text(model::Affinity affinity) {
+    switch (affinity) {
+        case model::Affinity::kNone:
+            return "none";
+        case model::Affinity::kLocal:
+            return "local";
+        case model::Affinity::kRemote:
+            return "remote";
+    }
+    return "unknown";
+}
+
+ServiceView to_view(const compile::ServiceExplanation& from) {
+    ServiceView view;
+    view.namespace_ = from.service.namespace_;
+    view.name = from.service.name;
+    view.global = from.global;
+    view.shared = from.shared;
+    view.affinity = to_text(from.affinity);
+    view.notes = from.notes;
+    view.frontends.reserve(from.frontends.size());
+    for (const auto& frontend : from.frontends) {
+        FrontendView& to = view.frontends.emplace_back();
+        to.address = frontend.key.address.to_string();
+        to.port = frontend.key.port;
+        to.protocol = compile::to_string(frontend.key.protocol);
+        to.port_name = frontend.port_name;
+        to.backends.reserve(frontend.backends.size());
+        for (const auto& backend : frontend.backends) {
+            to.backends.push_back({.address = backend.address.to_string(),
+                                   .port = backend.port,
+                                   .cluster = backend.cluster.name,
+                                   .state = std::string(to_text(backend.state)),
+                                   .weight = backend.weight,
+                                   .selected = backend.selected,
+                                   .reason = std::string(compile::to_string(backend.reason))});
+        }
+    }
+    return view;
+}
+
+}  // namespace
+
+NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
+                     datapath::Datapath& datapath, Logger log)
+    : own_(std::move(own)),
+      datapath_(datapath),
+      log_(std::move(log)),
+      tables_(own_.name, hash_seed),
+      merger_(tables_, {.own = own_, .node = node, .zone = {}, .zone_hints = false}),
+      routes_({.own_cluster = own_.name, .own_node = std::move(node)}) {}
+
+void NodeState::note(const state::Effect& effect) {
+    merger_.note(effect);
+    routes_.note(effect);
+    dirty_ = true;
+}
+
+void NodeState::apply(const state::ClusterBatch& batch) {
+    const auto counts = tables_.apply(batch, [this](const state::Effect& e) { note(e); });
+    if (counts.refused > 0) {
+        log_.warn("cluster {}: {} changes refused: only the own cluster has local services",
+                  batch.cluster.name, counts.refused);
+    }
+}
+
+void NodeState::drain(std::string_view cluster, state::KindSet kinds) {
+    const std::size_t count =
+        tables_.drain(cluster, [this](const state::Effect& e) { note(e); }, kinds);
+    std::erase_if(synced_, [&](const state::ClusterKey& key) { return key.name == cluster; });
+    log_.info("cluster {}: drained, {} objects removed", cluster, count);
+}
+
+Result<datapath::ApplyStats> NodeState::write_pending() {
+    std::vector<datapath::ServiceChange> changes;
+    changes.reserve(pending_.size());
+    // Removals first: what they free may be what an upsert needs.
+    for (const auto& [frontend, change] : pending_) {
+        if (change.kind == datapath::ServiceChange::Kind::kRemove) changes.push_back(change);
+    }
+    for (const auto& [frontend, change] : pending_) {
+        if (change.kind == datapath::ServiceChange::Kind::kUpsert) changes.push_back(change);
+    }
+    MESH_TRY(auto stats, datapath_.apply(changes));
+    for (const auto& [frontend, change] : pending_) {
+        rejected_.erase(frontend);
+        rejected_rows_.erase(frontend);
+    }
+    for (auto& row : stats.rejected) {
+        log_.warn("service {}: {}:{}/{} was refused by the datapath: {}", row.name,
+                  row.frontend.address.to_string(), row.frontend.port,
+                  datapath::to_string(row.frontend.proto), row.error.message());
+        rejected_rows_.insert_or_assign(row.frontend, pending_.at(row.frontend));
+        rejected_.insert_or_assign(row.frontend, row);
+    }
+    pending_.clear();
+    return stats;
+}
+
+Result<FlushResult> NodeState::flush() {
+    FlushResult result;
+    compile::FrontendChanges changes = merger_.flush();
+    for (const auto& key : changes.removed) {
+        const auto frontend = to_frontend(key);
+        pending_.insert_or_assign(frontend, datapath::ServiceChange::remove(frontend));
+    }
+    for (const auto& row : changes.upserts) {
+        auto change = datapath::ServiceChange::upsert(to_row(row));
+        const auto frontend = change.row.frontend;
+        pending_.insert_or_assign(frontend, std::move(change));
+    }
+    const compile::RouteChanges route_changes = routes_.flush();
+    for (const auto& prefix : route_changes.removed) desired_routes_.erase(prefix);
+    for (const auto& route : route_changes.upserts) {
+        desired_routes_[route.prefix] = {.via = route.gateway, .device = {}, .onlink = false};
+    }
+    result.routes_changed = !route_changes.empty();
+    if (!changes.removed.empty()) {
+        // Room may have become free: try again what was refused for want of it.
+        for (const auto& [frontend, change] : rejected_rows_) pending_.try_emplace(frontend, change);
+    }
+    if (!pending_.empty()) {
+        MESH_TRY(const auto stats, write_pending());
+        result.backends_removed = stats.backends_removed > 0 || stats.services_removed > 0;
+    }
+    dirty_ = false;
+    return result;
+}
+
+Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
+    if (!synced_.insert(cluster).second) return {};
+    if (!synced_.contains(own_)) return {};
+    if (cluster == own_) {
+        for (const auto& key : synced_) {
+            MESH_CHECK(datapath_.finish_adopt_cluster(model::number(key.id)));
+        }
+        return {};
+    }
+    MESH_CHECK(datapath_.finish_adopt_cluster(model::number(cluster.id)));
+    return {};
+}
+
+Result<void> NodeState::finish_adopt() {
+    MESH_CHECK(datapath_.finish_adopt());
+    return {};
+}
+
+std::vector<ServiceView> NodeState::services() const {
+    std::vector<ServiceView> views;
+    for (const auto& name : merger_.services()) views.push_back(to_view(merger_.explain(name)));
+    return views;
+}
+
+std::optional<ServiceView> NodeState::service(const state::ObjectName& name) const {
+    const auto explanation = merger_.explain(name);
+    if (!explanation.local && explanation.notes.empty()) return std::nullopt;
+    return to_view(explanation);
+}
+
+}  // namespace mesh::engine

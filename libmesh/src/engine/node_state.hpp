@@ -1,0 +1,94 @@
+// One node's state in the middle of the flow: typed batches of clusters in, tables, merger and
+// route table, rows out to the datapath. Knows no network and no thread; Mesh drives it, and tests
+// drive it with MemoryDatapath.
+//
+// Invariant: after a successful flush() the datapath holds exactly what the tables compile to, save
+// rows that it rejected (kept in rejected()) and what it adopted and nobody has confirmed yet.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mesh/error.hpp>
+#include <mesh/mesh.hpp>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/log.hpp"
+#include "compile/routes/route_table.hpp"
+#include "compile/services/service_merger.hpp"
+#include "datapath/datapath.hpp"
+#include "datapath/netlink/route_table.hpp"
+#include "state/tables/cluster_tables.hpp"
+
+namespace mesh::engine {
+
+/// What a flush changed, for who acts on it.
+struct FlushResult {
+    bool backends_removed = false;       ///< some sockets may be connected to what is gone
+    bool routes_changed = false;         ///< desired_routes() is another than before
+};
+
+/// @thread same object not concurrently
+class NodeState {
+  public:
+    /// @param own the own cluster; its id is that of this node's configuration
+    /// @param datapath outlives this object
+    NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
+              datapath::Datapath& datapath, Logger log);
+
+    /// Takes a batch into the tables; nothing reaches the datapath before flush().
+    void apply(const state::ClusterBatch& batch);
+    /// Forgets a cluster, or the given kinds of it.
+    void drain(std::string_view cluster, state::KindSet kinds = state::KindSet::all());
+
+    /// Compiles what changed and writes it. After an error the rows are kept and written by the
+    /// next flush().
+    /// @errors as Datapath::apply
+    [[nodiscard]] Result<FlushResult> flush();
+    /// True if a flush() would have something to do.
+    [[nodiscard]] bool dirty() const noexcept { return dirty_; }
+
+    /// The first list of a cluster is complete: what was adopted of it and not confirmed goes, once
+    /// the own cluster, which says which services there are, is complete too. Call after flush().
+    [[nodiscard]] Result<void> cluster_synced(const state::ClusterKey& cluster);
+    /// No source is waited for any longer: everything that nobody confirmed goes.
+    [[nodiscard]] Result<void> finish_adopt();
+
+    [[nodiscard]] std::vector<ServiceView> services() const;
+    [[nodiscard]] std::optional<ServiceView> service(const state::ObjectName& name) const;
+    [[nodiscard]] const state::ClusterTables& tables() const noexcept { return tables_; }
+    [[nodiscard]] const compile::ServiceMerger& merger() const noexcept { return merger_; }
+    [[nodiscard]] const compile::RouteTable& routes() const noexcept { return routes_; }
+    /// Native routes to the pod CIDRs of all other nodes.
+    [[nodiscard]] const datapath::DesiredRoutes& desired_routes() const noexcept {
+        return desired_routes_;
+    }
+    /// Rows that the datapath refused, by frontend.
+    [[nodiscard]] const std::map<datapath::ServiceFrontend, datapath::RejectedRow>& rejected()
+        const noexcept {
+        return rejected_;
+    }
+
+  private:
+    void note(const state::Effect& effect);
+    [[nodiscard]] Result<datapath::ApplyStats> write_pending();
+
+    state::ClusterKey own_;
+    datapath::Datapath& datapath_;
+    Logger log_;
+    state::ClusterTables tables_;
+    compile::ServiceMerger merger_;
+    compile::RouteTable routes_;
+    /// Compiled and not yet accepted by the datapath.
+    std::map<datapath::ServiceFrontend, datapath::ServiceChange> pending_;
+    std::map<datapath::ServiceFrontend, datapath::RejectedRow> rejected_;
+    std::map<datapath::ServiceFrontend, datapath::ServiceChange> rejected_rows_;
+    datapath::DesiredRoutes desired_routes_;
+    std::set<state::ClusterKey> synced_;
+    bool dirty_ = false;
+};
+
+}  // namespace mesh::engine
