@@ -1,0 +1,69 @@
+// Keeps a Store in mirror mode equal to the mesh's prefixes of an upstream etcd: one list and one
+// watch, whoever many clients read from the store. The store takes the upstream's revisions as its
+// own, so that clients cannot tell the difference. While the upstream is away the store keeps
+// serving; the mirror says since when it is stale, and on return resumes at its revision, or lists
+// again with exact deletes when that revision is gone or another etcd answers.
+//
+// Invariant: the store's revision only grows while the upstream's history is the same one.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <cstdint>
+#include <memory>
+#include <mesh/error.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/log.hpp"
+#include "runtime/clock.hpp"
+#include "sources/etcd/client.hpp"
+#include "state/store/store.hpp"
+
+namespace mesh::serve {
+
+struct MirrorOptions {
+    /// What is mirrored; none may be a leading part of another.
+    std::vector<std::string> prefixes = {"cilium/", "mesh/local/"};
+    Duration backoff_first = std::chrono::milliseconds(100);
+    Duration backoff_limit = std::chrono::seconds(5);
+};
+
+struct MirrorStatus {
+    bool serving =
+        false;          ///< a complete list has been taken; before that there is nothing to serve
+    bool stale = true;  ///< not in step with the upstream now
+    TimePoint stale_since{};            ///< only if stale
+    etcd::Header position;              ///< of what is served
+    std::uint64_t lists = 0;            ///< complete lists taken
+    std::uint64_t history_changes = 0;  ///< lists that found another etcd than before
+    std::uint64_t events = 0;           ///< changes taken from watches
+    std::uint64_t failures = 0;
+    std::string last_failure;
+    std::string endpoint;  ///< of the upstream, while connected
+};
+
+/// @thread the client's loop only
+class Mirror {
+  public:
+    /// @param client not started yet; the mirror takes its on_connection. Outlives the mirror.
+    /// @param store empty or already a mirror; outlives the mirror
+    Mirror(boost::asio::any_io_executor loop, etcd::Client& client, store::Store& store,
+           const Clock& clock, Rng rng, MirrorOptions options, Logger log);
+    ~Mirror();
+    Mirror(const Mirror&) = delete;
+    Mirror& operator=(const Mirror&) = delete;
+
+    /// Starts the client and follows the upstream from now on.
+    void start();
+    /// Ends; await it before destruction. The client is left running.
+    [[nodiscard]] boost::asio::awaitable<void> async_stop();
+    [[nodiscard]] const MirrorStatus& status() const noexcept;
+
+  private:
+    class Impl;
+    std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace mesh::serve
