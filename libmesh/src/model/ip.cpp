@@ -9,27 +9,88 @@
 
 namespace mesh::model {
 
-Result<IpAddress> IpAddress::parse(std::string_view text) {
-    std::array<char, INET6_ADDRSTRLEN + 1> buffer{};
-    const auto bad = [&] {
-        return invalid_argument(fmt::format("\"{}\": expected an IPv4 or IPv6 address", text));
-    };
-    if (text.empty() || text.size() >= buffer.size()) return bad();
-    if (std::memchr(text.data(), '\0', text.size()) != nullptr) return bad();
-    std::ranges::copy(text, buffer.begin());
-    if (text.find(':') == std::string_view::npos) {
-        in_addr v4_address{};
-        if (inet_pton(AF_INET, buffer.data(), &v4_address) != 1) return bad();
-        return v4(ntohl(v4_address.s_addr));
+namespace {
+
+/// Four decimal numbers 0..255 without leading zeros, joined by dots.
+bool parse_v4(std::string_view text, std::uint32_t& out) noexcept {
+    std::uint32_t number = 0;
+    std::uint32_t octet = 0;
+    int octets = 0;
+    int digits = 0;
+    for (const char c : text) {
+        if (c == '.') {
+            if (digits == 0 || ++octets > 3) return false;
+            number = (number << 8) | octet;
+            octet = 0;
+            digits = 0;
+        } else if (c >= '0' && c <= '9') {
+            if (digits != 0 && octet == 0) return false;
+            octet = octet * 10 + static_cast<std::uint32_t>(c - '0');
+            if (octet > 255) return false;
+            ++digits;
+        } else {
+            return false;
+        }
     }
+    if (octets != 3 || digits == 0) return false;
+    out = (number << 8) | octet;
+    return true;
+}
+
+void append_octet(unsigned value, std::string& out) {
+    if (value >= 100) out += static_cast<char>('0' + value / 100);
+    if (value >= 10) out += static_cast<char>('0' + value / 10 % 10);
+    out += static_cast<char>('0' + value % 10);
+}
+
+void append_group(unsigned value, std::string& out) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    bool started = false;
+    for (int shift = 12; shift >= 0; shift -= 4) {
+        const unsigned digit = (value >> shift) & 15;
+        started = started || digit != 0 || shift == 0;
+        if (started) out += kDigits[digit];
+    }
+}
+
+}  // namespace
+
+bool IpAddress::parse_into(std::string_view text, IpAddress& out) noexcept {
+    if (text.find(':') == std::string_view::npos) {
+        std::uint32_t number = 0;
+        if (!parse_v4(text, number)) return false;
+        out = v4(number);
+        return true;
+    }
+    std::array<char, INET6_ADDRSTRLEN + 1> buffer{};
+    if (text.size() >= buffer.size()) return false;
+    if (std::memchr(text.data(), '\0', text.size()) != nullptr) return false;
+    std::ranges::copy(text, buffer.begin());
     Bytes bytes{};
-    if (inet_pton(AF_INET6, buffer.data(), bytes.data()) != 1) return bad();
-    return IpAddress(bytes);
+    if (inet_pton(AF_INET6, buffer.data(), bytes.data()) != 1) return false;
+    out = IpAddress(bytes);
+    return true;
+}
+
+Result<IpAddress> IpAddress::parse(std::string_view text) {
+    IpAddress address;
+    if (parse_into(text, address)) return address;
+    return invalid_argument(fmt::format("\"{}\": expected an IPv4 or IPv6 address", text));
 }
 
 std::string IpAddress::to_string() const {
+    std::string text;
+    append_to(text);
+    return text;
+}
+
+void IpAddress::append_to(std::string& out) const {
     if (is_v4()) {
-        return fmt::format("{}.{}.{}.{}", bytes_[12], bytes_[13], bytes_[14], bytes_[15]);
+        for (std::size_t i = 12; i < 16; ++i) {
+            if (i != 12) out += '.';
+            append_octet(bytes_[i], out);
+        }
+        return;
     }
     // glibc prints ::/96 addresses with a dotted tail, RFC 5952 §5 and Go do not: print by hand.
     std::array<std::uint16_t, 8> groups{};
@@ -47,18 +108,16 @@ std::string IpAddress::to_string() const {
         }
         i = std::max(end, i + 1);
     }
-    std::string text;
     for (std::size_t i = 0; i < 8;) {
         if (i == best) {
-            text += "::";
+            out += "::";
             i += best_length;
             continue;
         }
-        if (!text.empty() && text.back() != ':') text += ':';
-        text += fmt::format("{:x}", groups[i]);
+        if (i != 0 && i != best + best_length) out += ':';
+        append_group(groups[i], out);
         ++i;
     }
-    return text;
 }
 
 IpPrefix::IpPrefix(const IpAddress& address, std::uint8_t length)
@@ -85,7 +144,8 @@ Result<IpPrefix> IpPrefix::parse(std::string_view text) {
     unsigned length = 0;
     const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), length);
     if (ec != std::errc{} || end != digits.data() + digits.size() || length > limit) {
-        return invalid_argument(fmt::format("\"{}\": expected a prefix length of 0 to {}", text, limit));
+        return invalid_argument(
+            fmt::format("\"{}\": expected a prefix length of 0 to {}", text, limit));
     }
     return IpPrefix(address, static_cast<std::uint8_t>(length));
 }
@@ -94,6 +154,8 @@ bool IpPrefix::contains(const IpAddress& address) const noexcept {
     return address.is_v4() == is_v4() && IpPrefix(address, length_).address_ == address_;
 }
 
-std::string IpPrefix::to_string() const { return fmt::format("{}/{}", address_.to_string(), length_); }
+std::string IpPrefix::to_string() const {
+    return fmt::format("{}/{}", address_.to_string(), length_);
+}
 
 }  // namespace mesh::model

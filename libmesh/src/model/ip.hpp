@@ -38,6 +38,8 @@ class IpAddress {
     /// Parses dotted quad (no leading zeros) or RFC 4291 text without zone, as Go's net.ParseIP.
     /// @errors kInvalidArgument with the text and what was expected
     [[nodiscard]] static Result<IpAddress> parse(std::string_view text);
+    /// As parse, for hot paths: no error text. @return false, and `out` untouched, if it is none
+    [[nodiscard]] static bool parse_into(std::string_view text, IpAddress& out) noexcept;
 
     [[nodiscard]] constexpr bool is_v4() const noexcept {
         for (std::size_t i = 0; i < 10; ++i) {
@@ -53,6 +55,8 @@ class IpAddress {
     }
     /// Dotted quad, or RFC 5952 text.
     [[nodiscard]] std::string to_string() const;
+    /// Appends to_string()'s text.
+    void append_to(std::string& out) const;
 
     friend constexpr auto operator<=>(const IpAddress&, const IpAddress&) = default;
 
