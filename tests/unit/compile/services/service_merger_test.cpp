@@ -466,6 +466,28 @@ TEST_F(Merger, AnUpdateThatChangesNoRowGivesNothing) {
     EXPECT_TRUE(apply(kBee, {ServiceDelete{{"shop", "cart"}}, ServiceUpsert{relabelled}}).empty());
 }
 
+// One field at a time: a row that differs in any of them must be returned.
+TEST_F(Merger, AChangeOfAnyFieldOfARowIsReturned) {
+    const LocalService base = local({backend("10.10.1.1"), backend("10.10.1.2")});
+    std::vector<LocalService> variants(7, base);
+    variants[0].client_ip_affinity_seconds = 1;
+    variants[1].backends[1].weight = 2;
+    variants[2].backends[1].state = BackendState::kTerminating;
+    variants[3].backends[1].state = BackendState::kQuarantined;
+    variants[4].backends[1].ports = {{"http", "TCP", 8081}};
+    variants[5].backends[1].address = ip("10.10.1.3");
+    variants[6].ports = {{"web", "TCP", 80}};
+    for (std::size_t i = 0; i < variants.size(); ++i) {
+        put(base);
+        EXPECT_EQ(put(variants[i]).upserts.size(), 1U) << i;
+    }
+    put(base);
+    EXPECT_EQ(put(kBee, remote(kBee, {"10.20.1.1"})).upserts.size(), 1U);
+    EXPECT_EQ(
+        put({"bee", ClusterId{9}}, remote({"bee", ClusterId{9}}, {"10.20.1.1"})).upserts.size(),
+        1U);
+}
+
 TEST_F(Merger, OnlyTheFrontendThatDiffersIsReturned) {
     LocalService s = local({backend("10.10.1.1")});
     s.ports = {{"admin", "TCP", 81}, {"http", "TCP", 80}};
