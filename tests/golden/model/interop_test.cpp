@@ -4,6 +4,7 @@
 // - with the checks of 1.15, refused are exactly the puts that the recorded client refused;
 // - each recorded upsert's object is what we decode from some accepted put, field by field;
 // - with the checks of 1.19, the cases marked "later" lose what their mark says, others nothing.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <openssl/evp.h>
 
