@@ -9,7 +9,6 @@
 
 #include "common/daemon.hpp"
 #include "common/flags.hpp"
-#include "common/log.hpp"
 #include "engine/agent.hpp"
 #include "engine/documents.hpp"
 #include "runtime/clock.hpp"
@@ -22,7 +21,7 @@ namespace {
 struct Flags {
     mesh::daemon::CommonFlags common;
     mesh::MeshOptions mesh;
-    std::string datapath = "bpf";
+    std::string datapath = "auto";
     std::string status_socket;
     int metrics_port = -1;
     int sync_timeout_seconds = 60;
@@ -42,9 +41,11 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->required();
     app.add_option("--clustermesh-config", flags.mesh.clustermesh_config,
                    "Folder of remotes: one etcd client YAML per cluster, the file's name is its");
-    app.add_option("--datapath", flags.datapath,
-                   "bpf: the kernel's, needs root; memory: none, for a look at the mesh")
-        ->check(CLI::IsMember({"bpf", "memory"}))
+    app.add_option(
+           "--datapath", flags.datapath,
+           "bpf: the kernel's, needs root; memory: none, for a look at the mesh; auto: bpf if "
+           "the machine gives it, else memory, saying so once")
+        ->check(CLI::IsMember({"auto", "bpf", "memory"}))
         ->capture_default_str();
     app.add_option("--cgroup", flags.mesh.datapath.cgroup,
                    "cgroup v2 folder whose processes get the services (bpf)");
@@ -145,7 +146,7 @@ int main(int argc, char** argv) {
         "mesh-agent --datapath memory --cluster-name cluster1 --cluster-id 1 --node-name look "
         "--etcd-config etcd.yaml --clustermesh-config remotes --status-socket agent.sock");
     if (const auto code = mesh::daemon::parse_command_line(app, argc, argv)) return *code;
-    if (flags.datapath == "bpf") {
+    if (flags.datapath != "memory") {
         flags.mesh.datapath.kind = mesh::DatapathOptions::Kind::kBpf;
     }
     flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
