@@ -238,11 +238,12 @@ void Channel::connect(std::function<void(Result<void>)> done) {
     impl_->connect(std::move(done));
 }
 
+// Both are no coroutines themselves: g++ 12 destroys captures of a closure in a co_await expression
+// once too often. The closure moves into the awaitable, and runs when that is awaited.
+
 asio::awaitable<Result<void>> Channel::async_connect() {
-    auto impl = impl_;
-    auto executor = impl->loop_;
-    co_return co_await asio::async_initiate<decltype(asio::use_awaitable), void(Result<void>)>(
-        [impl](auto handler) {
+    return asio::async_initiate<const asio::use_awaitable_t<>, void(Result<void>)>(
+        [impl = impl_](auto handler) {
             auto shared = std::make_shared<decltype(handler)>(std::move(handler));
             auto slot = asio::get_associated_cancellation_slot(*shared);
             if (slot.is_connected())
@@ -270,14 +271,14 @@ ClientCallPtr Channel::call(std::string_view path, CallOptions options, CallEven
 
 asio::awaitable<UnaryResult> Channel::async_unary(std::string path, Frame request,
                                                   CallOptions options) {
-    auto impl = impl_;
-    co_return co_await asio::async_initiate<decltype(asio::use_awaitable), void(UnaryResult)>(
-        [&](auto handler) {
+    return asio::async_initiate<const asio::use_awaitable_t<>, void(UnaryResult)>(
+        [impl = impl_, path = std::move(path), request = std::move(request),
+         options = std::move(options)](auto handler) {
             auto shared = std::make_shared<decltype(handler)>(std::move(handler));
             auto slot = asio::get_associated_cancellation_slot(*shared);
             ClientCallPtr made;
             impl->unary(
-                path, std::move(request), options,
+                path, request, options,
                 [impl, shared](UnaryResult result) {
                     asio::post(impl->loop_, [shared, result = std::move(result)]() mutable {
                         asio::get_associated_cancellation_slot(*shared).clear();

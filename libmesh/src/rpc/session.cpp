@@ -195,8 +195,9 @@ struct Session::Callbacks {
         if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
             s.failure_ = nghttp2_http2_strerror(frame->goaway.error_code);
             if (frame->goaway.opaque_data_len > 0)
-                s.failure_.append(": ").append(reinterpret_cast<const char*>(frame->goaway.opaque_data),
-                                               frame->goaway.opaque_data_len);
+                s.failure_.append(": ").append(
+                    reinterpret_cast<const char*>(frame->goaway.opaque_data),
+                    frame->goaway.opaque_data_len);
         }
         // A server that has answered does not wait for a client that keeps its side open.
         if (!s.options_.server || frame->hd.type != NGHTTP2_HEADERS ||

@@ -152,6 +152,7 @@ struct TlsEngine::State {
     std::shared_ptr<void> context;  // lives as long as the connection
     SSL* ssl = nullptr;
     Pipe pipe;
+    Peer refused;
     TlsRole role = TlsRole::kServer;
     std::string name;
     bool done = false;
@@ -185,14 +186,24 @@ struct TlsEngine::State {
         std::string text = "TLS: the certificate of the other side is refused: ";
         text += X509_verify_cert_error_string(result);
         if (result == X509_V_ERR_HOSTNAME_MISMATCH || result == X509_V_ERR_IP_ADDRESS_MISMATCH) {
-            Peer peer;
-            if (X509* certificate = SSL_get1_peer_certificate(ssl)) {
-                read_names(certificate, peer);
-                X509_free(certificate);
-            }
-            text += ": expected " + name + ", it carries " + listed(peer);
+            text += ": expected " + name + ", it carries " + listed(refused);
+        } else if (!refused.common_name.empty()) {
+            text += " (certificate of " + refused.common_name + ")";
         }
         return text;
+    }
+
+    /// OpenSSL forgets a certificate that it refuses, so its names are kept here. Changes no
+    /// verdict.
+    static int remember_refused(int ok, X509_STORE_CTX* store) {
+        if (ok == 1) return ok;
+        const auto* ssl = static_cast<SSL*>(
+            X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
+        auto* state = static_cast<State*>(SSL_get_app_data(ssl));
+        X509* certificate = X509_STORE_CTX_get0_cert(store);
+        state->refused = {};
+        if (certificate != nullptr) read_names(certificate, state->refused);
+        return ok;
     }
 };
 
@@ -206,6 +217,8 @@ Result<std::unique_ptr<TlsEngine>> TlsEngine::make(TlsCredentials& credentials, 
     if (bio == nullptr) return internal("OpenSSL has no memory for a connection");
     BIO_set_data(bio, &state->pipe);
     SSL_set_bio(state->ssl, bio, bio);
+    SSL_set_app_data(state->ssl, state.get());
+    SSL_set_verify(state->ssl, SSL_get_verify_mode(state->ssl), &State::remember_refused);
     if (state->role == TlsRole::kServer) {
         SSL_set_accept_state(state->ssl);
     } else {
