@@ -25,7 +25,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-const ClusterKey kOwn{"ape", ClusterId{1}};
+const ClusterKey kOwn{"ape", ClusterId{9}};  // preferred, though its id is the highest
 const ClusterKey kBee{"bee", ClusterId{2}};
 const ClusterKey kCat{"cat", ClusterId{3}};
 
