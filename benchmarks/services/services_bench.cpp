@@ -266,7 +266,9 @@ void MemoryOfMergedServices(benchmark::State& state) {
                Merged merged{std::make_unique<ClusterTables>("cluster1", 1), nullptr};
                fill_services(*merged.tables, kIgnore);
                merged.merger = std::make_unique<ServiceMerger>(*merged.tables, kOptions);
-               benchmark::DoNotOptimize(merged.merger->flush());
+               while (merged.merger->pending()) {
+                   benchmark::DoNotOptimize(merged.merger->flush(kBatch / 2));
+               }
                return merged;
            }),
            kServices);

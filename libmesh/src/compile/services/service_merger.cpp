@@ -73,7 +73,8 @@ struct ServiceMerger::State {
     MergerOptions options;
     std::map<ObjectName, std::vector<FrontendKey>> services;  ///< of the own cluster, at last flush
     std::map<FrontendKey, Frontend> frontends;
-    std::set<ObjectName> dirty;
+    std::set<ObjectName> dirty;       ///< changed since their claims were settled
+    std::set<ObjectName> to_compile;  ///< claims are settled, rows are not compiled
     MergerWork work;
 
     [[nodiscard]] std::vector<RemoteService> remotes(const ObjectName& name) const;
@@ -175,15 +176,19 @@ void ServiceMerger::note(const state::Effect& effect) {
     }
 }
 
-FrontendChanges ServiceMerger::flush() {
+FrontendChanges ServiceMerger::flush(std::size_t most) {
     FrontendChanges changes;
-    std::set<ObjectName> todo = std::exchange(state_->dirty, {});
+    std::set<ObjectName> changed = std::exchange(state_->dirty, {});
     std::set<ObjectName> promoted;
     std::set<FrontendKey> abandoned;
-    for (const ObjectName& name : todo) state_->update_claims(name, promoted, abandoned);
+    for (const ObjectName& name : changed) state_->update_claims(name, promoted, abandoned);
     // Claims are settled now: who is served is known before the first row is compiled.
-    todo.merge(promoted);
-    for (const ObjectName& name : todo) state_->compile(name, changes);
+    auto& to_compile = state_->to_compile;
+    to_compile.merge(changed);
+    to_compile.merge(promoted);
+    for (; most > 0 && !to_compile.empty(); --most) {
+        state_->compile(to_compile.extract(to_compile.begin()).value(), changes);
+    }
     for (const FrontendKey& key : abandoned) {
         const auto frontend = state_->frontends.find(key);
         if (!frontend->second.claimants.empty()) continue;  // claimed again in this flush
@@ -192,6 +197,10 @@ FrontendChanges ServiceMerger::flush() {
     }
     std::ranges::sort(changes.upserts, {}, &FrontendRow::key);
     return changes;
+}
+
+bool ServiceMerger::pending() const noexcept {
+    return !state_->dirty.empty() || !state_->to_compile.empty();
 }
 
 ServiceExplanation ServiceMerger::explain(const ObjectName& name) const {

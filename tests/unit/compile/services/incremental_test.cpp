@@ -144,12 +144,12 @@ class Machine {
             ids_.at(cluster) = id;
             tables_.apply({{cluster, id}, {}}, sink());
         } else {
-            flush();
+            flush(rng.below(4));
         }
     }
 
-    void flush() {
-        const FrontendChanges changes = merger_->flush();
+    void flush(std::size_t most) {
+        const FrontendChanges changes = merger_->flush(most);
         const auto by_key = [](const FrontendRow& a, const FrontendRow& b) {
             return a.key < b.key;
         };
@@ -169,7 +169,8 @@ class Machine {
 
     /// Compares with a compile from scratch.
     void check() {
-        flush();
+        flush(1000);
+        expect(!merger_->pending(), "something is left to flush");
         ClusterTables tables("ape", 4711);
         std::vector<ClusterBatch> batches;
         for (const auto& [cluster, services] : remotes_) {

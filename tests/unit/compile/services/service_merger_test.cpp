@@ -548,6 +548,31 @@ TEST_F(Merger, ANewMergerStartsFromWhatTheTablesHold) {
     EXPECT_TRUE(merger_->flush().empty());
 }
 
+TEST_F(Merger, FlushesInParts) {
+    for (int i = 0; i < 5; ++i) {
+        LocalService s = local({backend("10.10.1.1")});
+        s.name = "s" + std::to_string(i);
+        s.cluster_ips = {IpAddress::v4(10, 96, 0, static_cast<std::uint8_t>(i))};
+        tables_.apply({kOwn, {LocalServiceUpsert{s}}}, sink());
+    }
+    EXPECT_TRUE(merger_->pending());
+    EXPECT_EQ(merger_->flush(2).upserts.size(), 2U);
+    EXPECT_TRUE(merger_->pending());
+    // A service that goes while it waits is never returned; the removal of one that was comes
+    // first.
+    tables_.apply({kOwn, {LocalServiceDelete{{"shop", "s0"}}, LocalServiceDelete{{"shop", "s4"}}}},
+                  sink());
+    const auto first = merger_->flush(1);
+    EXPECT_THAT(first.removed, ElementsAre(FrontendKey{ip("10.96.0.0"), 80, Protocol::kTcp}));
+    const auto rest = merger_->flush();
+    EXPECT_THAT(rest.removed, IsEmpty());
+    ASSERT_EQ(rest.upserts.size(), 2U);
+    EXPECT_EQ(rest.upserts[0].service.name, "s2");
+    EXPECT_EQ(rest.upserts[1].service.name, "s3");
+    EXPECT_FALSE(merger_->pending());
+    EXPECT_TRUE(merger_->flush().empty());
+}
+
 // The cost of one backend's change is that of its service, however many others there are.
 TEST_F(Merger, AChangeCostsItsServiceOnly) {
     const auto cost_among = [](int services) {
