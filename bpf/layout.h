@@ -101,7 +101,9 @@ struct mesh_client {
 #define MESH_CHOICE_BACKEND(choice) ((__u32)((choice) >> 32))
 #define MESH_CHOICE_TAG(choice) ((__u32)(choice))
 
-/* sockets: storage of a socket that went through a service. */
+/* sockets: storage of a socket that went through a service.
+ * udp_connected, by socket cookie: a copy for connected UDP sockets. The kernel shows the storage of
+ * TCP sockets to those who list sockets, that of UDP sockets it does not. */
 struct mesh_socket {
     __u32 peer_address[4]; /* network order: the backend of a connected socket */
     __u32 vip_address[4];  /* network order: what the application connected to */

@@ -84,6 +84,13 @@ struct {
     __type(value, struct mesh_reverse);
 } reverse SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 65536);
+    __type(key, __u64);
+    __type(value, struct mesh_socket);
+} udp_connected SEC(".maps");
+
 /* A plain array with a row per CPU rather than a per-CPU map, so that it can be mapped. */
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -175,14 +182,15 @@ static __always_inline struct mesh_backend *pick_backend(const struct mesh_servi
     return bpf_map_lookup_elem(&backends, id);
 }
 
-/* The backend of an earlier choice if it still is what it was and has all of `flags`. */
+/* The backend of an earlier choice if it still is what it was and has all of `flags`. The flags are
+ * read first: the writer sets them last, so with the flags of a reused id its new tag is seen. */
 static __always_inline struct mesh_backend *chosen_backend(__u64 choice, __u32 service_id,
                                                            __u32 flags) {
     __u32 id = MESH_CHOICE_BACKEND(choice);
     struct mesh_backend *backend = bpf_map_lookup_elem(&backends, &id);
-    if (!backend || backend->tag != MESH_CHOICE_TAG(choice) || backend->service != service_id)
-        return 0;
-    return (*(volatile __u32 *)&backend->flags & flags) == flags ? backend : 0;
+    if (!backend || (*(volatile __u32 *)&backend->flags & flags) != flags) return 0;
+    if (*(volatile __u32 *)&backend->tag != MESH_CHOICE_TAG(choice)) return 0;
+    return backend->service == service_id ? backend : 0;
 }
 
 /* Fills `out`. 0: a new choice, 1: an earlier one was kept, -EHOSTUNREACH: no backend. */
@@ -304,6 +312,10 @@ static __always_inline int refuse(int error) {
     return kReject;
 }
 
+static __always_inline void forget_connected(__u8 proto, __u64 cookie) {
+    if (proto != IPPROTO_TCP) bpf_map_delete_elem(&udp_connected, &cookie);
+}
+
 /* Replaces key's address and port by a backend's. kProceed also when it is no service. */
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct mesh_frontend_key *key,
                                       bool *translated) {
@@ -315,7 +327,10 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct mesh_fro
     if (!service) {
         /* A UDP socket may connect again, elsewhere. */
         struct mesh_socket *before = bpf_sk_storage_get(&sockets, sk, 0, 0);
-        if (before) before->flags &= ~MESH_SOCKET_CONNECTED;
+        if (before && (before->flags & MESH_SOCKET_CONNECTED)) {
+            before->flags &= ~MESH_SOCKET_CONNECTED;
+            forget_connected(key->proto, bpf_get_socket_cookie(ctx));
+        }
         return kProceed;
     }
     struct choice chosen = {};
@@ -332,6 +347,10 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct mesh_fro
         socket->vip_port = key->port;
         socket->choice = chosen.choice;
         socket->flags |= MESH_SOCKET_CONNECTED;
+        if (key->proto != IPPROTO_TCP) {
+            const __u64 cookie = bpf_get_socket_cookie(ctx);
+            bpf_map_update_elem(&udp_connected, &cookie, socket, BPF_ANY);
+        }
     } else {
         COUNT(flow_table_errors);
         /* TCP only loses getpeername; a UDP application would see answers from a stranger. */
@@ -502,6 +521,14 @@ int mesh_peername6(struct bpf_sock_addr *ctx) {
     read_key6(ctx, &key);
     restore(ctx, &key, false, &translated);
     if (translated) WRITE6(ctx, key);
+    return kProceed;
+}
+
+SEC("cgroup/sock_release")
+int mesh_release(struct bpf_sock *sk) {
+    const struct mesh_socket *socket = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    if (socket && (socket->flags & MESH_SOCKET_CONNECTED))
+        forget_connected((__u8)sk->protocol, bpf_get_socket_cookie(sk));
     return kProceed;
 }
 

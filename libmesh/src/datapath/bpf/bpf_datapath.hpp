@@ -26,7 +26,7 @@ struct BpfOptions {
     /// Sizes of the tables. Pinned maps keep the size they were made with (a warning tells).
     TableSizes sizes;
     std::uint32_t affinity_entries = 65536;  ///< clients × services remembered; oldest go first
-    std::uint32_t udp_flows = 65536;         ///< peers of unconnected UDP sockets remembered
+    std::uint32_t udp_flows = 65536;  ///< UDP sockets, and peers of unconnected ones, remembered
 };
 
 /// What end_stale_sockets() did.

@@ -1,0 +1,90 @@
+#include "datapath/bpf/bpf_datapath.hpp"
+
+#include "datapath/bpf/kernel_storage.hpp"
+#include "datapath/bpf/pin_directory.hpp"
+#include "datapath/bpf/programs.hpp"
+#include "datapath/bpf/socket_sweep.hpp"
+#include "datapath/service_tables.hpp"
+
+namespace mesh::datapath {
+
+struct BpfDatapath::State {
+    State(PinDirectory directory, std::unique_ptr<Programs> loaded,
+          std::unique_ptr<KernelStorage> opened)
+        : pins(std::move(directory)),
+          programs(std::move(loaded)),
+          storage(std::move(opened)),
+          tables(*storage) {}
+    PinDirectory pins;  // holds the lock
+    std::unique_ptr<Programs> programs;
+    std::unique_ptr<KernelStorage> storage;
+    ServiceTables tables;
+    AdoptStats adopted;
+};
+
+BpfDatapath::BpfDatapath(std::unique_ptr<State> state) : state_(std::move(state)) {}
+BpfDatapath::~BpfDatapath() = default;
+
+Result<std::unique_ptr<BpfDatapath>> BpfDatapath::open(const BpfOptions& options, Logger logger) {
+    MESH_TRY(PinDirectory pins, PinDirectory::open(options.bpffs, options.pin_directory));
+    MESH_TRY(auto programs, Programs::load(options, pins, logger));
+    MESH_TRY(auto storage,
+             KernelStorage::open(programs->map_fds(), programs->sizes(), programs->cpus()));
+    const TableSizes sizes = programs->sizes();
+    if (storage->meta().layout_version == 0) {
+        storage->meta() = {0, programs->cpus(), sizes.services, sizes.backends, sizes.slots, 0};
+        storage->meta().layout_version = MESH_LAYOUT_VERSION;
+    }
+    auto state = std::make_unique<State>(std::move(pins), std::move(programs), std::move(storage));
+    MESH_TRY(state->adopted, state->tables.adopt());
+    MESH_CHECK(state->programs->attach(options.cgroup, state->pins));
+    const AdoptStats& adopted = state->adopted;
+    logger.info("{}: attached to {}, adopted {} services with {} backends, removed {} broken ones",
+                state->pins.path(), options.cgroup, adopted.services, adopted.backends,
+                adopted.repaired);
+    return std::unique_ptr<BpfDatapath>(new BpfDatapath(std::move(state)));
+}
+
+Result<void> BpfDatapath::teardown(const BpfOptions& options) {
+    auto pins = PinDirectory::open_existing(options.bpffs, options.pin_directory);
+    if (!pins && pins.error().code() == Errc::kNotFound) return {};
+    if (!pins) return pins.error();
+    MESH_CHECK(remove_pins(*pins));
+    return pins->remove();
+}
+
+Result<ApplyStats> BpfDatapath::apply(std::span<const ServiceChange> changes) {
+    return state_->tables.apply(changes);
+}
+AdoptStats BpfDatapath::adopted() const {
+    return state_->adopted;
+}
+Result<ApplyStats> BpfDatapath::finish_adopt_cluster(std::uint32_t cluster_id) {
+    return state_->tables.finish_adopt(cluster_id);
+}
+Result<ApplyStats> BpfDatapath::finish_adopt() {
+    return state_->tables.finish_adopt({});
+}
+std::vector<ServiceStatus> BpfDatapath::dump() const {
+    return state_->tables.dump();
+}
+std::optional<ServiceStatus> BpfDatapath::find(const ServiceFrontend& frontend) const {
+    return state_->tables.find(frontend);
+}
+Counters BpfDatapath::counters() const {
+    return state_->storage->counters();
+}
+Occupancy BpfDatapath::occupancy() const {
+    return state_->tables.occupancy();
+}
+
+Result<SweepStats> BpfDatapath::end_stale_sockets(std::span<const std::string> netns_paths,
+                                                  bool tcp_too) {
+    return end_sockets(netns_paths, state_->programs->socket_map_fds(), tcp_too,
+                       [this](const mesh_socket& socket) {
+                           return !state_->tables.is_live(MESH_CHOICE_BACKEND(socket.choice),
+                                                          MESH_CHOICE_TAG(socket.choice));
+                       });
+}
+
+}  // namespace mesh::datapath

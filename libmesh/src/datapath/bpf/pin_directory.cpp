@@ -1,0 +1,140 @@
+#include "datapath/bpf/pin_directory.hpp"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+
+namespace mesh::datapath {
+namespace {
+
+/// bpffs keeps names with a dot for itself.
+Result<void> check_name(const std::string& name) {
+    const auto allowed = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '_' || c == '-' || c == '/';
+    };
+    if (!name.empty() && name.front() != '/' && name.back() != '/' &&
+        name.find("//") == std::string::npos && std::ranges::all_of(name, allowed)) {
+        return {};
+    }
+    return invalid_argument(fmt::format(
+        "pin directory \"{}\": expected a relative path of letters, digits, - and _", name));
+}
+
+bool is_bpffs(const std::string& path) {
+    struct statfs info {};
+    return ::statfs(path.c_str(), &info) == 0 &&
+           static_cast<unsigned long>(info.f_type) == BPF_FS_MAGIC;
+}
+
+Result<void> make_directories(const std::string& path) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) return system_error(path + ": cannot make the directory", error.value());
+    return {};
+}
+
+Result<void> mount_bpffs(const std::string& path) {
+    if (is_bpffs(path)) return {};
+    MESH_CHECK(make_directories(path));
+    if (::mount("bpf", path.c_str(), "bpf", 0, "mode=0700") != 0) {
+        return system_error(path + ": cannot mount a BPF filesystem", errno);
+    }
+    return {};
+}
+
+}  // namespace
+
+Error system_error(std::string_view what, int number) {
+    const int code = number < 0 ? -number : number;
+    std::string detail =
+        fmt::format("{}: {}", what, std::error_code(code, std::generic_category()).message());
+    switch (code) {
+        case EPERM:
+        case EACCES:
+            return {Errc::kPermission, std::move(detail)};
+        case E2BIG:
+        case ENOSPC:
+        case ENOMEM:
+            return {Errc::kCapacity, std::move(detail)};
+        case EOPNOTSUPP:
+        case ENOSYS:
+            return {Errc::kUnavailable, std::move(detail)};
+        default:
+            return {Errc::kInternal, std::move(detail)};
+    }
+}
+
+Result<PinDirectory> PinDirectory::open(const std::string& bpffs, const std::string& name) {
+    MESH_CHECK(check_name(name));
+    MESH_CHECK(mount_bpffs(bpffs));
+    std::string path = bpffs + "/" + name;
+    MESH_CHECK(make_directories(path));
+    MESH_TRY(Fd locked, lock(path));
+    MESH_CHECK(make_directories(path + "/maps"));
+    MESH_CHECK(make_directories(path + "/links"));
+    return PinDirectory(bpffs, std::move(path), std::move(locked));
+}
+
+Result<PinDirectory> PinDirectory::open_existing(const std::string& bpffs,
+                                                 const std::string& name) {
+    MESH_CHECK(check_name(name));
+    std::string path = bpffs + "/" + name;
+    if (!is_bpffs(bpffs) || !std::filesystem::exists(path)) return not_found(path);
+    MESH_TRY(Fd locked, lock(path));
+    return PinDirectory(bpffs, std::move(path), std::move(locked));
+}
+
+Result<Fd> PinDirectory::lock(const std::string& path) {
+    Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!fd) return system_error(path, errno);
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) {
+            return Error(Errc::kConflict,
+                         path + ": another process writes these tables; one agent per node");
+        }
+        return system_error(path + ": cannot lock", errno);
+    }
+    return fd;
+}
+
+std::string PinDirectory::map_path(std::string_view name) const {
+    return fmt::format("{}/maps/{}", path_, name);
+}
+std::string PinDirectory::link_path(std::string_view name) const {
+    return fmt::format("{}/links/{}", path_, name);
+}
+
+std::vector<std::string> PinDirectory::files_in(std::string_view folder) const {
+    std::vector<std::string> paths;
+    std::error_code error;
+    const auto directory = fmt::format("{}/{}", path_, folder);
+    for (const auto& file : std::filesystem::directory_iterator(directory, error)) {
+        paths.push_back(file.path().string());
+    }
+    return paths;
+}
+
+Result<void> PinDirectory::remove() {
+    for (const std::string& path : {path_ + "/maps", path_ + "/links", path_}) {
+        if (::rmdir(path.c_str()) != 0 && errno != ENOENT) return system_error(path, errno);
+    }
+    std::filesystem::path parent = std::filesystem::path(path_).parent_path();
+    while (parent != std::filesystem::path(bpffs_) && ::rmdir(parent.c_str()) == 0) {
+        parent = parent.parent_path();
+    }
+    return {};
+}
+
+}  // namespace mesh::datapath

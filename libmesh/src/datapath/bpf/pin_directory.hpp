@@ -1,0 +1,49 @@
+// A node's directory in the BPF filesystem: <bpffs>/<pin directory>/{maps,links}. Holding it open
+// holds its lock: one writer per node. Internal to this folder.
+#pragma once
+
+#include <mesh/error.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "datapath/bpf/fd.hpp"
+
+namespace mesh::datapath {
+
+/// An Error of a system call: the code by errno, the detail with its text.
+/// @param number errno, positive or negative
+[[nodiscard]] Error system_error(std::string_view what, int number);
+
+class PinDirectory {
+  public:
+    /// Mounts bpffs if needed, makes the directories, takes the lock.
+    /// @errors kInvalidArgument: the name cannot be one of bpffs; kConflict: locked by another
+    ///         process; kPermission; kInternal
+    [[nodiscard]] static Result<PinDirectory> open(const std::string& bpffs,
+                                                   const std::string& name);
+    /// The same without making anything. @errors kNotFound, else as open
+    [[nodiscard]] static Result<PinDirectory> open_existing(const std::string& bpffs,
+                                                            const std::string& name);
+
+    [[nodiscard]] std::string map_path(std::string_view name) const;
+    [[nodiscard]] std::string link_path(std::string_view name) const;
+    [[nodiscard]] std::vector<std::string> map_paths() const { return files_in("maps"); }
+    [[nodiscard]] std::vector<std::string> link_paths() const { return files_in("links"); }
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+    /// Removes the (empty) directories, and parents below bpffs that are empty then.
+    [[nodiscard]] Result<void> remove();
+
+  private:
+    PinDirectory(std::string bpffs, std::string path, Fd lock)
+        : bpffs_(std::move(bpffs)), path_(std::move(path)), lock_(std::move(lock)) {}
+    [[nodiscard]] static Result<Fd> lock(const std::string& path);
+    [[nodiscard]] std::vector<std::string> files_in(std::string_view folder) const;
+
+    std::string bpffs_;
+    std::string path_;
+    Fd lock_;
+};
+
+}  // namespace mesh::datapath

@@ -1,0 +1,51 @@
+// The loaded socket load balancer: its maps, made or adopted from pins, and its programs on a
+// cgroup. Internal to this folder.
+#pragma once
+
+#include <memory>
+#include <mesh/error.hpp>
+
+#include "base/log.hpp"
+#include "datapath/bpf/bpf_datapath.hpp"
+#include "datapath/bpf/kernel_storage.hpp"
+#include "datapath/bpf/pin_directory.hpp"
+#include "datapath/bpf/socket_sweep.hpp"
+
+struct socklb;
+
+namespace mesh::datapath {
+
+class Programs {
+  public:
+    /// Loads the programs on the pinned maps; makes and pins the maps that are not there.
+    /// @errors as BpfDatapath::open
+    [[nodiscard]] static Result<std::unique_ptr<Programs>> load(const BpfOptions& options,
+                                                                const PinDirectory& pins,
+                                                                const Logger& logger);
+    ~Programs();
+    Programs(const Programs&) = delete;
+    Programs& operator=(const Programs&) = delete;
+
+    /// Attaches to the cgroup, or replaces, one by one and each atomically, what is attached there.
+    [[nodiscard]] Result<void> attach(const std::string& cgroup, const PinDirectory& pins);
+
+    [[nodiscard]] MapFds map_fds() const;
+    [[nodiscard]] SocketMapFds socket_map_fds() const;
+    /// Of the maps as they are.
+    [[nodiscard]] TableSizes sizes() const noexcept { return sizes_; }
+    [[nodiscard]] std::uint32_t cpus() const noexcept { return cpus_; }
+
+  private:
+    Programs() = default;
+    [[nodiscard]] Result<void> size_maps(const BpfOptions& options, const PinDirectory& pins,
+                                         const Logger& logger);
+
+    socklb* skeleton_ = nullptr;
+    TableSizes sizes_;
+    std::uint32_t cpus_ = 0;
+};
+
+/// Detaches and removes all pins of a node. @errors kInternal
+[[nodiscard]] Result<void> remove_pins(const PinDirectory& pins);
+
+}  // namespace mesh::datapath
