@@ -21,7 +21,8 @@ endif()
 
 add_library(mesh_options INTERFACE)
 target_compile_options(mesh_options INTERFACE
-  -Wall -Wextra -Wpedantic -Werror
+  # Designated initialisers leave fields out on purpose.
+  -Wall -Wextra -Wpedantic -Werror -Wno-missing-field-initializers
   $<$<COMPILE_LANGUAGE:CXX>:-Wconversion;-Wshadow;-Wnon-virtual-dtor;-Woverloaded-virtual>)
 target_compile_definitions(mesh_options INTERFACE BOOST_ASIO_NO_DEPRECATED BOOST_ASIO_HAS_STD_INVOKE_RESULT)
 target_include_directories(mesh_options INTERFACE

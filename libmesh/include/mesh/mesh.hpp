@@ -32,11 +32,15 @@ struct DatapathOptions {
     Kind kind = Kind::kMemory;
     /// cgroup v2 folder whose processes get service load balancing (kBpf).
     std::string cgroup;
-    /// bpffs folder for this node's pins; a restarted agent adopts what is there (kBpf).
-    std::string pin_directory;
-    /// Folders of named network namespaces (as ip-netns keeps them), whose connected sockets are
-    /// ended when their backend goes; entries are matched by `netns_prefix`.
-    std::string netns_directory = "/run/netns";
+    /// BPF file system; mounted there if it is none yet (kBpf).
+    std::string bpffs = "/sys/fs/bpf";
+    /// Folder of this node's pins, relative to bpffs; a restarted agent adopts what is there
+    /// (kBpf).
+    std::string pin_directory = "mesh";
+    /// Named network namespaces, as ip-netns keeps them, whose connected UDP sockets are ended when
+    /// their backend goes: those files of `netns_directory` whose name begins with `netns_prefix`.
+    /// An empty directory: only the namespace of the process itself.
+    std::string netns_directory;
     std::string netns_prefix;
     /// Whether to install a route to each other node's pod CIDRs (native routing on a shared L2).
     bool native_routes = false;
@@ -100,7 +104,8 @@ class MESH_API Mesh {
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
 
-    /// True once the own cluster and every configured remote are ready.
+    /// True once the own cluster and every configured remote are ready, and no file of a remote is
+    /// in error.
     [[nodiscard]] bool ready() const;
     /// Waits for ready().
     /// @return false when `timeout` passed first

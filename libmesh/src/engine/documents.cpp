@@ -1,8 +1,221 @@
 #include "engine/documents.hpp"
 
+#include <fmt/format.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <optional>
+#include <utility>
+
 namespace mesh::engine {
 
 namespace json = boost::json;
+
+namespace {
+
+double seconds(Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
+json::value seconds_or_null(const std::optional<Duration>& duration) {
+    return duration ? json::value(seconds(*duration)) : json::value(nullptr);
+}
+
+json::object cluster_document(const state::SessionStatus& from) {
+    json::object objects;
+    json::object synced;
+    for (std::size_t i = 0; i < state::kObjectSlots; ++i) {
+        if (!from.slots[i].wanted) continue;
+        const auto name = to_string(state::object_slot(i));
+        objects[name] = from.slots[i].count;
+        synced[name] = from.slots[i].synced;
+    }
+    objects["backends"] = from.backends;
+    json::array refused;
+    for (std::size_t i = 0; i < state::kRefusals; ++i) {
+        const auto& count = from.refused[i];
+        if (count.count == 0) continue;
+        refused.push_back(json::object{{"reason", to_string(static_cast<state::Refusal>(i))},
+                                       {"count", count.count},
+                                       {"last_key", count.last_key},
+                                       {"last_detail", count.last_detail}});
+    }
+    return {
+        {"name", from.cluster},
+        {"id", number(from.config.id)},
+        {"state", to_string(from.state)},
+        {"ready", from.ready},
+        {"connected", from.connected},
+        {"etcd_cluster_id", fmt::format("{:x}", from.position.cluster_id)},
+        {"etcd_member_id", fmt::format("{:x}", from.position.member_id)},
+        {"revision", from.position.revision},
+        {"lag_revisions", from.lag_revisions},
+        {"lag_seconds", seconds(from.lag)},
+        {"last_proof_of_life_seconds", seconds_or_null(from.last_proof_of_life)},
+        {"last_heartbeat_seconds", seconds_or_null(from.last_heartbeat)},
+        {"failures", from.failures},
+        {"failures_in_a_row", from.failures_in_a_row},
+        {"last_failure", from.last_failure},
+        {"last_failure_age_seconds", seconds_or_null(from.last_failure_age)},
+        {"drained_as_stale", from.drained_as_stale},
+        {"config", json::object{{"retrieved", from.config_retrieved},
+                                {"required", from.config_required},
+                                {"cached", from.config.cached},
+                                {"synced_canaries", from.config.synced_canaries},
+                                {"max_connected_clusters", from.config.max_connected_clusters}}},
+        {"objects", std::move(objects)},
+        {"synced", std::move(synced)},
+        {"refused", std::move(refused)}};
+}
+
+/// Collects metric families by name in the order of first use.
+class Families {
+  public:
+    using Labels = std::vector<prometheus::ClientMetric::Label>;
+    void gauge(const std::string& name, const std::string& help, Labels labels, double value) {
+        add(name, help, prometheus::MetricType::Gauge, std::move(labels), value);
+    }
+    void counter(const std::string& name, const std::string& help, Labels labels, double value) {
+        add(name, help, prometheus::MetricType::Counter, std::move(labels), value);
+    }
+    [[nodiscard]] std::string text() const { return prometheus::TextSerializer().Serialize(all_); }
+
+  private:
+    void add(const std::string& name, const std::string& help, prometheus::MetricType type,
+             Labels labels, double value) {
+        const auto [it, fresh] = index_.try_emplace(name, all_.size());
+        if (fresh) {
+            auto& family = all_.emplace_back();
+            family.name = name;
+            family.help = help;
+            family.type = type;
+        }
+        auto& metric = all_[it->second].metric.emplace_back();
+        metric.label = std::move(labels);
+        (type == prometheus::MetricType::Gauge ? metric.gauge.value : metric.counter.value) = value;
+    }
+    std::vector<prometheus::MetricFamily> all_;
+    std::map<std::string, std::size_t> index_;
+};
+
+void add_cluster_metrics(Families& to, const state::SessionStatus& from) {
+    const Families::Labels labels{{"cluster", from.cluster}};
+    to.gauge("mesh_cluster_ready", "1 if the cluster's state is complete and followed.", labels,
+             from.ready ? 1 : 0);
+    to.gauge("mesh_cluster_connected", "1 if there is a connection to the cluster's etcd.", labels,
+             from.connected ? 1 : 0);
+    to.gauge("mesh_cluster_revision", "etcd revision up to which the cluster is known.", labels,
+             static_cast<double>(from.position.revision));
+    to.gauge("mesh_cluster_lag_revisions", "etcd revisions not yet seen.", labels,
+             static_cast<double>(from.lag_revisions));
+    to.gauge("mesh_cluster_lag_seconds", "Seconds behind, or without proof of life.", labels,
+             seconds(from.lag));
+    if (from.last_proof_of_life) {
+        to.gauge("mesh_cluster_last_proof_of_life_seconds",
+                 "Seconds since the cluster's etcd was last heard.", labels,
+                 seconds(*from.last_proof_of_life));
+    }
+    to.counter("mesh_cluster_failures_total", "Connections and attempts that failed.", labels,
+               static_cast<double>(from.failures));
+    for (std::size_t i = 0; i < state::kObjectSlots; ++i) {
+        if (!from.slots[i].wanted) continue;
+        auto with_kind = labels;
+        with_kind.push_back({"kind", std::string(to_string(state::object_slot(i)))});
+        to.gauge("mesh_cluster_objects", "Objects known of the cluster, by kind.", with_kind,
+                 static_cast<double>(from.slots[i].count));
+    }
+    for (std::size_t i = 0; i < state::kRefusals; ++i) {
+        if (from.refused[i].count == 0) continue;
+        auto with_reason = labels;
+        with_reason.push_back({"reason", std::string(to_string(static_cast<state::Refusal>(i)))});
+        to.counter("mesh_cluster_refused_total", "Entries of the cluster that were refused.",
+                   with_reason, static_cast<double>(from.refused[i].count));
+    }
+}
+
+}  // namespace
+
+json::object status_document(const StatusSources& from) {
+    json::array remotes;
+    json::value own;
+    for (const auto& cluster : from.clusters) {
+        if (cluster.cluster == from.options.cluster_name) {
+            json::object document = cluster_document(cluster);
+            document["id"] = from.options.cluster_id;
+            own = std::move(document);
+        } else {
+            remotes.push_back(cluster_document(cluster));
+        }
+    }
+    json::array config_errors;
+    for (const auto& [file, text] : from.config_errors) {
+        config_errors.push_back(json::object{{"file", file}, {"error", text}});
+    }
+    json::array rejected;
+    for (const auto& [frontend, row] : from.node.rejected()) {
+        rejected.push_back(json::object{{"address", frontend.address.to_string()},
+                                        {"port", frontend.port},
+                                        {"protocol", datapath::to_string(frontend.proto)},
+                                        {"service", row.name},
+                                        {"error", row.error.message()}});
+    }
+    json::array conflicts;
+    for (const auto& conflict : from.node.routes().conflicts())
+        conflicts.emplace_back(conflict.text);
+    const auto occupancy = from.datapath.occupancy();
+    const auto unreachable = from.node.routes().unreachable();
+    return {
+        {"cluster", from.options.cluster_name},
+        {"id", from.options.cluster_id},
+        {"node", from.options.node_name},
+        {"ready", from.ready},
+        {"synced", from.synced},
+        {"local", std::move(own)},
+        {"remotes", std::move(remotes)},
+        {"config_errors", std::move(config_errors)},
+        {"datapath",
+         json::object{{"kind", from.datapath.kind()},
+                      {"services", occupancy.services},
+                      {"max_services", occupancy.max_services},
+                      {"backends", occupancy.backends},
+                      {"max_backends", occupancy.max_backends},
+                      {"rejected", std::move(rejected)},
+                      {"last_error", from.last_error},
+                      {"routes", from.node.desired_routes().size()},
+                      {"route_conflicts", std::move(conflicts)},
+                      {"route_failures",
+                       json::array(from.route_failures.begin(), from.route_failures.end())},
+                      {"unreachable_nodes", json::array(unreachable.begin(), unreachable.end())}}}};
+}
+
+std::string metrics_document(const StatusSources& from) {
+    Families families;
+    for (const auto& cluster : from.clusters) add_cluster_metrics(families, cluster);
+    families.gauge("mesh_ready", "1 if the own cluster and all remotes are ready.", {},
+                   from.ready ? 1 : 0);
+    families.gauge("mesh_remote_config_errors", "Files of remotes that are in error.", {},
+                   static_cast<double>(from.config_errors.size()));
+    const auto occupancy = from.datapath.occupancy();
+    families.gauge("mesh_datapath_services", "Frontends in the datapath.", {},
+                   static_cast<double>(occupancy.services));
+    families.gauge("mesh_datapath_backends", "Backends in the datapath.", {},
+                   static_cast<double>(occupancy.backends));
+    families.gauge("mesh_datapath_rejected_services", "Frontends that the datapath refused.", {},
+                   static_cast<double>(from.node.rejected().size()));
+    const auto counters = from.datapath.counters();
+    for (const auto& [id, count] : counters.connects_by_cluster) {
+        families.counter("mesh_datapath_connects_total",
+                         "Connects sent to a backend, by the backend's cluster.",
+                         {{"cluster_id", std::to_string(id)}}, static_cast<double>(count));
+    }
+    families.counter("mesh_datapath_no_backend_total", "Connects refused for want of a backend.",
+                     {}, static_cast<double>(counters.no_backend));
+    families.gauge("mesh_routes", "Native routes to other nodes' pod CIDRs.", {},
+                   static_cast<double>(from.node.desired_routes().size()));
+    families.gauge("mesh_route_conflicts", "Pod CIDRs that two nodes announce.", {},
+                   static_cast<double>(from.node.routes().conflicts().size()));
+    return families.text();
+}
 
 json::object to_json(const ServiceView& view) {
     json::array frontends;
@@ -23,9 +236,12 @@ json::object to_json(const ServiceView& view) {
                                          {"port_name", frontend.port_name},
                                          {"backends", std::move(backends)}});
     }
-    return {{"namespace", view.namespace_}, {"name", view.name},
-            {"global", view.global},        {"shared", view.shared},
-            {"affinity", view.affinity},    {"frontends", std::move(frontends)},
+    return {{"namespace", view.namespace_},
+            {"name", view.name},
+            {"global", view.global},
+            {"shared", view.shared},
+            {"affinity", view.affinity},
+            {"frontends", std::move(frontends)},
             {"notes", json::array(view.notes.begin(), view.notes.end())}};
 }
 

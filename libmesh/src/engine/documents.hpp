@@ -1,15 +1,40 @@
-// The JSON documents of the status API (GET /v1/...), made from views. Field names are the API:
-// meshctl and scripts read them.
+// The documents of the status API (GET /v1/..., /metrics), made from what the engine knows. The
+// names of JSON fields and metrics are an API: meshctl, scripts and dashboards read them.
 #pragma once
 
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
+#include <map>
 #include <mesh/mesh.hpp>
 #include <span>
+#include <string>
+#include <vector>
+
+#include "engine/node_state.hpp"
+#include "state/clusters/session.hpp"
 
 namespace mesh::engine {
 
+/// All that the status document tells, borrowed for the call.
+struct StatusSources {
+    const MeshOptions& options;
+    bool ready = false;
+    bool synced = false;                             ///< nothing of a former run is kept any more
+    std::span<const state::SessionStatus> clusters;  ///< the own one first
+    const std::map<std::string, std::string>& config_errors;
+    const NodeState& node;
+    const datapath::Datapath& datapath;
+    std::span<const std::string> route_failures;
+    std::string_view last_error;  ///< of the datapath; empty = none
+};
+
+/// GET /v1/status.
+[[nodiscard]] boost::json::object status_document(const StatusSources& sources);
+/// GET /metrics, Prometheus' text format.
+[[nodiscard]] std::string metrics_document(const StatusSources& sources);
+/// GET /v1/services/<namespace>/<name>.
 [[nodiscard]] boost::json::object to_json(const ServiceView& view);
+/// GET /v1/services.
 [[nodiscard]] boost::json::array to_json(std::span<const ServiceView> views);
 
 }  // namespace mesh::engine

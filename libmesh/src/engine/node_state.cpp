@@ -112,8 +112,8 @@ void NodeState::apply(const state::ClusterBatch& batch) {
 }
 
 void NodeState::drain(std::string_view cluster, state::KindSet kinds) {
-    const std::size_t count =
-        tables_.drain(cluster, [this](const state::Effect& e) { note(e); }, kinds);
+    const std::size_t count = tables_.drain(
+        cluster, [this](const state::Effect& e) { note(e); }, kinds);
     std::erase_if(synced_, [&](const state::ClusterKey& key) { return key.name == cluster; });
     log_.info("cluster {}: drained, {} objects removed", cluster, count);
 }
@@ -164,7 +164,8 @@ Result<FlushResult> NodeState::flush() {
     result.routes_changed = !route_changes.empty();
     if (!changes.removed.empty()) {
         // Room may have become free: try again what was refused for want of it.
-        for (const auto& [frontend, change] : rejected_rows_) pending_.try_emplace(frontend, change);
+        for (const auto& [frontend, change] : rejected_rows_)
+            pending_.try_emplace(frontend, change);
     }
     if (!pending_.empty()) {
         MESH_TRY(const auto stats, write_pending());

@@ -27,8 +27,8 @@ namespace mesh::engine {
 
 /// What a flush changed, for who acts on it.
 struct FlushResult {
-    bool backends_removed = false;       ///< some sockets may be connected to what is gone
-    bool routes_changed = false;         ///< desired_routes() is another than before
+    bool backends_removed = false;  ///< some sockets may be connected to what is gone
+    bool routes_changed = false;    ///< desired_routes() is another than before
 };
 
 /// @thread same object not concurrently

@@ -15,6 +15,8 @@ namespace {
 constexpr std::array<std::string_view, 2> kFields{"id", "capabilities"};
 constexpr std::array<std::string_view, 4> kCapabilities{
     "syncedCanaries", "cached", "maxConnectedClusters", "serviceExportsEnabled"};
+constexpr std::int64_t kFirstSecond = -62167219200;  // 0000-01-01T00:00:00Z
+constexpr std::int64_t kLastSecond = 253402300799;   // 9999-12-31T23:59:59Z
 
 bool read_capabilities(JsonReader& in, ClusterConfig& config) {
     return in.fields(kCapabilities, [&](int field) {
@@ -100,7 +102,8 @@ bool parse_rfc3339(std::string_view text, std::int64_t& out) {
     if (!ok || !date.ok()) return false;
     const std::int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
     out = days * 86400 + hour * 3600 + minute * 60 + second - offset;
-    return true;
+    // An offset may lead out of the four-digit years that can be written again.
+    return out >= kFirstSecond && out <= kLastSecond;
 }
 
 }  // namespace

@@ -16,6 +16,8 @@ std::uint64_t Rng::next() noexcept {
     return z ^ (z >> 31);
 }
 
-double Rng::uniform() noexcept { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
+double Rng::uniform() noexcept {
+    return static_cast<double>(next() >> 11) * 0x1.0p-53;
+}
 
 }  // namespace mesh

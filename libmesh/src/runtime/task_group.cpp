@@ -56,7 +56,8 @@ void TaskGroup::spawn(asio::awaitable<void> task) {
             if (state->on_failure) {
                 state->on_failure(what);
             } else {
-                std::fprintf(stderr, "task failed: %.*s\n", static_cast<int>(what.size()), what.data());
+                std::fprintf(stderr, "task failed: %.*s\n", static_cast<int>(what.size()),
+                             what.data());
                 std::abort();
             }
         }
@@ -85,7 +86,11 @@ asio::awaitable<void> TaskGroup::join() {
     }
 }
 
-std::size_t TaskGroup::size() const noexcept { return state_->signals.size(); }
-bool TaskGroup::cancelled() const noexcept { return state_->cancelled; }
+std::size_t TaskGroup::size() const noexcept {
+    return state_->signals.size();
+}
+bool TaskGroup::cancelled() const noexcept {
+    return state_->cancelled;
+}
 
 }  // namespace mesh

@@ -11,10 +11,14 @@ using mesh::model::IpPrefix;
 
 TEST(IpAddress, TextRoundTripsInCanonicalForm) {
     const std::pair<const char*, const char*> cases[] = {
-        {"10.1.2.3", "10.1.2.3"},          {"::ffff:10.1.2.3", "10.1.2.3"},
-        {"2001:DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"}, {"::", "::"},
-        {"::1", "::1"},                    {"fe80:0:0:1::", "fe80:0:0:1::"},
-        {"1:0:2:3:4:5:6:7", "1:0:2:3:4:5:6:7"},        {"::1.2.3.4", "::102:304"},
+        {"10.1.2.3", "10.1.2.3"},
+        {"::ffff:10.1.2.3", "10.1.2.3"},
+        {"2001:DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"},
+        {"::", "::"},
+        {"::1", "::1"},
+        {"fe80:0:0:1::", "fe80:0:0:1::"},
+        {"1:0:2:3:4:5:6:7", "1:0:2:3:4:5:6:7"},
+        {"::1.2.3.4", "::102:304"},
     };
     for (const auto& [in, out] : cases) {
         const auto address = IpAddress::parse(in);
@@ -24,8 +28,8 @@ TEST(IpAddress, TextRoundTripsInCanonicalForm) {
 }
 
 TEST(IpAddress, RefusesWhatIsNotAnAddress) {
-    for (const char* text : {"", "10.1.2", "10.1.2.256", "010.1.2.3", "fe80::1%eth0", "1::2::3", "x",
-                             "1:2:3:4:5:6:7:8:9", " 10.1.2.3"}) {
+    for (const char* text : {"", "10.1.2", "10.1.2.256", "010.1.2.3", "fe80::1%eth0", "1::2::3",
+                             "x", "1:2:3:4:5:6:7:8:9", " 10.1.2.3"}) {
         EXPECT_FALSE(IpAddress::parse(text)) << text;
     }
 }

@@ -5,12 +5,11 @@
 // Two nodes that announce the same or overlapping prefixes are a conflict. The order of preference
 // is: the own cluster, then the lowest cluster id, then the cluster's name, then the node's name.
 // - Equal prefixes: the preferred node gets the route.
-// - A prefix within a prefix of a preferred cluster gets no route: the more specific route would
-// take
-//   that cluster's traffic. Prefixes within each other in one cluster are that cluster's own
-//   matter.
+// - A prefix within one of a preferred cluster gets no route, as the more specific route would take
+//   that cluster's traffic. Within one cluster that is the cluster's own matter.
 // - A prefix that holds one of a preferred cluster gets its route, as the more specific one wins in
 //   the kernel; the conflict is reported nevertheless.
+// A remote's prefix that cannot have a route, see skipped(), takes no part in this.
 // The rule looks at what is announced now, not at what came last or who holds the route, so that no
 // order of arrival and no repetition makes it flap.
 //
@@ -82,8 +81,11 @@ class RouteTable {
     [[nodiscard]] RouteChanges flush();
     /// The overlaps there are now, in the order of the losers' prefixes and names.
     [[nodiscard]] std::vector<RouteConflict> conflicts() const;
-    /// Nodes that announce a pod CIDR but no address of its family, a sentence each.
-    [[nodiscard]] std::vector<std::string> unreachable() const;
+    /// Pod CIDRs that cannot have a route whatever others announce, a sentence each: the node has
+    /// no usable address of the family, or the prefix overlaps what is never routed (loopback,
+    /// multicast, link-local), holds the node's own address, or holds the address of a node of the
+    /// own cluster.
+    [[nodiscard]] std::vector<std::string> skipped() const;
 
   private:
     struct State;

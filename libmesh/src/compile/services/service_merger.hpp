@@ -22,6 +22,7 @@
 #include <compare>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -139,8 +140,14 @@ class ServiceMerger {
     /// of the tables; kinds other than services are ignored.
     void note(const state::Effect& effect);
 
-    /// Compiles the marked services. @complexity the backends of the marked services
-    [[nodiscard]] FrontendChanges flush();
+    /// Compiles marked services, in the order of their names.
+    /// @param most services to compile in this call, so that the rows of a first sync need not all
+    /// be
+    ///        in memory at once; call again while pending(). Removals all come with the first call.
+    /// @complexity the backends of the services compiled
+    [[nodiscard]] FrontendChanges flush(std::size_t most = std::numeric_limits<std::size_t>::max());
+    /// Whether there is something to flush.
+    [[nodiscard]] bool pending() const noexcept;
 
     /// Compiles one service for people, as the tables are now; changes nothing.
     [[nodiscard]] ServiceExplanation explain(const state::ObjectName& name) const;

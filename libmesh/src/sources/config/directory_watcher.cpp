@@ -271,7 +271,8 @@ Result<DirectoryReader::Changes> DirectoryReader::read() {
         if (read_one(name, seen, changes)) now.emplace(std::move(name), std::move(seen));
     }
     for (const auto& [name, seen] : seen_) {
-        if (seen.known && !now.contains(name)) changes.removed.push_back(name);
+        const bool reported = seen.known || !seen.failure.empty();
+        if (reported && !now.contains(name)) changes.removed.push_back(name);
     }
     seen_ = std::move(now);
     return changes;
@@ -306,7 +307,7 @@ bool DirectoryReader::read_one(const std::string& name, Seen& seen, Changes& cha
     auto content = read_file(path, limits_.max_file_bytes, status);
     if (!content) return fail(content.error());
     if (!*content) return false;
-    seen.failure.clear();
+    const bool recovered = !std::exchange(seen.failure, {}).empty();
     seen.device = status.st_dev;
     seen.inode = status.st_ino;
     seen.size = static_cast<std::uint64_t>(status.st_size);
@@ -316,7 +317,7 @@ bool DirectoryReader::read_one(const std::string& name, Seen& seen, Changes& cha
     // them, so that the stamps of a file written just now prove nothing.
     seen.settled = clock_.wall_now().time_since_epoch().count() - seen.ctime_ns > kSettledAfter;
     const std::size_t hash = std::hash<std::string_view>{}(**content);
-    if (!seen.known || seen.hash != hash) {
+    if (!seen.known || seen.hash != hash || recovered) {
         seen.known = true;
         seen.hash = hash;
         changes.changed.push_back({name, std::move(**content)});

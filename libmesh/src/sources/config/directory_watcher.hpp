@@ -73,7 +73,7 @@ class DirectoryReader {
         Error error;  ///< names the path
     };
     /// In the bytewise order of names. A file that cannot be read is in `failed` (each time its
-    /// failure is new) and neither changed nor removed.
+    /// failure is new) and neither changed nor removed; once it can be read again it is changed.
     struct Changes {
         std::vector<File> changed;
         std::vector<std::string> removed;

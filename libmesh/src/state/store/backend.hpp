@@ -3,6 +3,7 @@
 // store's.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -31,6 +32,7 @@ struct LeaseRecord {
 struct RecordPosition {
     Revision revision = 0;
     std::uint32_t sub_revision = 0;
+    friend auto operator<=>(const RecordPosition&, const RecordPosition&) = default;
 };
 
 /// What one commit changes; all or nothing.

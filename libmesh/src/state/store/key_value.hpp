@@ -4,7 +4,8 @@
 // their raw size.
 #pragma once
 
-#include <compare>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <utility>
@@ -31,19 +32,38 @@ struct VersionInfo {
     friend bool operator==(const VersionInfo&, const VersionInfo&) = default;
 };
 
+/// The record behind a KeyValue; its key and value bytes follow it in the same allocation.
+struct KeyRecord {
+    std::atomic<std::uint32_t> references;
+    std::uint32_t key_size;
+    std::uint32_t value_size;
+    std::uint32_t sub_revision_and_tombstone;  ///< sub revision * 2 + tombstone
+    Revision create_revision;
+    Revision mod_revision;
+    std::int64_t version;
+    LeaseId lease;
+    [[nodiscard]] const char* bytes() const noexcept {
+        return reinterpret_cast<const char*>(this + 1);
+    }
+};
+
 /// Handle on an immutable version of a key; 8 bytes, cheap to copy, may be null (default-made).
 /// The string_views live as long as any handle on the same record.
 /// @thread any thread for distinct handles; the records are never written after make()
 class KeyValue {
   public:
     KeyValue() noexcept = default;
-    KeyValue(const KeyValue& other) noexcept;
+    KeyValue(const KeyValue& other) noexcept : record_(other.record_) {
+        if (record_ != nullptr) record_->references.fetch_add(1, std::memory_order_relaxed);
+    }
     KeyValue(KeyValue&& other) noexcept : record_(std::exchange(other.record_, nullptr)) {}
     KeyValue& operator=(KeyValue other) noexcept {
         std::swap(record_, other.record_);
         return *this;
     }
-    ~KeyValue() { release(); }
+    ~KeyValue() {
+        if (record_ != nullptr) release();
+    }
 
     /// Copies key and value into a new record. @param key, value each shorter than 4 GiB
     [[nodiscard]] static KeyValue make(std::string_view key, std::string_view value,
@@ -57,14 +77,22 @@ class KeyValue {
     [[nodiscard]] explicit operator bool() const noexcept { return record_ != nullptr; }
 
     // The rest needs a handle that is not null.
-    [[nodiscard]] std::string_view key() const noexcept;
-    [[nodiscard]] std::string_view value() const noexcept;
-    [[nodiscard]] Revision create_revision() const noexcept;
-    [[nodiscard]] Revision mod_revision() const noexcept;
-    [[nodiscard]] std::int64_t version() const noexcept;
-    [[nodiscard]] LeaseId lease() const noexcept;
-    [[nodiscard]] std::uint32_t sub_revision() const noexcept;
-    [[nodiscard]] bool tombstone() const noexcept;
+    [[nodiscard]] std::string_view key() const noexcept {
+        return {record_->bytes(), record_->key_size};
+    }
+    [[nodiscard]] std::string_view value() const noexcept {
+        return {record_->bytes() + record_->key_size, record_->value_size};
+    }
+    [[nodiscard]] Revision create_revision() const noexcept { return record_->create_revision; }
+    [[nodiscard]] Revision mod_revision() const noexcept { return record_->mod_revision; }
+    [[nodiscard]] std::int64_t version() const noexcept { return record_->version; }
+    [[nodiscard]] LeaseId lease() const noexcept { return record_->lease; }
+    [[nodiscard]] std::uint32_t sub_revision() const noexcept {
+        return record_->sub_revision_and_tombstone >> 1;
+    }
+    [[nodiscard]] bool tombstone() const noexcept {
+        return (record_->sub_revision_and_tombstone & 1) != 0;
+    }
     [[nodiscard]] VersionInfo info() const noexcept;
     /// Bytes of memory behind the handle, without the allocator's own.
     [[nodiscard]] std::size_t memory() const noexcept;
@@ -74,11 +102,9 @@ class KeyValue {
         return record_ == other.record_;
     }
 
-    struct Record;  // defined in key_value.cpp
-
     /// For the index, which packs handles: gives up the reference without dropping it, and back.
-    [[nodiscard]] Record* detach() noexcept { return std::exchange(record_, nullptr); }
-    [[nodiscard]] static KeyValue attach(Record* record) noexcept {
+    [[nodiscard]] KeyRecord* detach() noexcept { return std::exchange(record_, nullptr); }
+    [[nodiscard]] static KeyValue attach(KeyRecord* record) noexcept {
         KeyValue kv;
         kv.record_ = record;
         return kv;
@@ -86,7 +112,7 @@ class KeyValue {
 
   private:
     void release() noexcept;
-    Record* record_ = nullptr;
+    KeyRecord* record_ = nullptr;
 };
 
 }  // namespace mesh::store

@@ -17,8 +17,8 @@ namespace mesh::store {
 /// Which keys: [key, range_end), with etcd's conventions: range_end empty = only key; range_end of
 /// one zero byte = every key from key on; key of one zero byte with such an end = all keys.
 struct KeyRange {
-    std::string_view key;
-    std::string_view range_end;
+    std::string_view key{};
+    std::string_view range_end{};
 };
 
 /// range_end for "every key that begins with prefix": its last byte below 0xff plus one, and one
@@ -29,7 +29,7 @@ enum class SortOrder : std::uint8_t { kNone, kAscend, kDescend };
 enum class SortTarget : std::uint8_t { kKey, kVersion, kCreate, kMod, kValue };
 
 struct RangeRequest {
-    KeyRange range;
+    KeyRange range{};
     std::int64_t limit = 0;  ///< 0 = all
     Revision revision = 0;   ///< <= 0 = newest
     SortOrder sort_order = SortOrder::kNone;
@@ -41,14 +41,14 @@ struct RangeRequest {
 };
 struct RangeAnswer {
     Revision revision = 0;  ///< the store's, not the one asked for
-    std::vector<KeyValue> kvs;
+    std::vector<KeyValue> kvs{};
     bool more = false;       ///< limit cut some off
     std::int64_t count = 0;  ///< keys in the range, whatever limit and filters say
 };
 
 struct PutRequest {
-    std::string_view key;
-    std::string_view value;
+    std::string_view key{};
+    std::string_view value{};
     LeaseId lease{};
     bool prev_kv = false;
     bool ignore_value = false;
@@ -56,17 +56,17 @@ struct PutRequest {
 };
 struct PutAnswer {
     Revision revision = 0;
-    KeyValue prev_kv;  ///< null if not asked for or there was none
+    KeyValue prev_kv{};  ///< null if not asked for or there was none
 };
 
 struct DeleteRangeRequest {
-    KeyRange range;
+    KeyRange range{};
     bool prev_kv = false;
 };
 struct DeleteRangeAnswer {
     Revision revision = 0;
     std::int64_t deleted = 0;
-    std::vector<KeyValue> prev_kvs;
+    std::vector<KeyValue> prev_kvs{};
 };
 
 /// A condition of a Txn on every key of the range; true for a missing key with number 0 (never on
@@ -76,16 +76,16 @@ struct Compare {
     enum class Result : std::uint8_t { kEqual, kGreater, kLess, kNotEqual };
     Target target = Target::kVersion;
     Result result = Result::kEqual;
-    KeyRange range;
-    std::int64_t number = 0;  ///< for all targets but kValue
-    std::string_view value;   ///< for kValue
+    KeyRange range{};
+    std::int64_t number = 0;   ///< for all targets but kValue
+    std::string_view value{};  ///< for kValue
 };
 
 struct TxnOp;
 struct TxnRequest {
-    std::vector<Compare> compare;
-    std::vector<TxnOp> success;
-    std::vector<TxnOp> failure;
+    std::vector<Compare> compare{};
+    std::vector<TxnOp> success{};
+    std::vector<TxnOp> failure{};
 };
 struct TxnOp {
     /// monostate: an operation that names no request; refused as etcd does.
@@ -95,7 +95,7 @@ struct TxnOpAnswer;
 struct TxnAnswer {
     Revision revision = 0;
     bool succeeded = false;
-    std::vector<TxnOpAnswer> answers;
+    std::vector<TxnOpAnswer> answers{};
 };
 struct TxnOpAnswer {
     std::variant<RangeAnswer, PutAnswer, DeleteRangeAnswer, TxnAnswer> answer;
@@ -109,7 +109,7 @@ struct LeaseInfo {
     LeaseId id{};
     std::chrono::seconds granted{};
     std::chrono::seconds remaining{};  ///< rounded down; -1 = no such lease (as etcd answers)
-    std::vector<std::string> keys;     ///< sorted; only if asked for
+    std::vector<std::string> keys{};   ///< sorted; only if asked for
 };
 
 }  // namespace mesh::store

@@ -74,6 +74,9 @@ class Store {
     [[nodiscard]] Revision watch_floor() const noexcept;
     [[nodiscard]] StoreStats stats() const noexcept;
     [[nodiscard]] const Backend& backend() const noexcept;
+    /// The revision to compact at so that history keeps at least the newest changes; at most what
+    /// is compacted already = nothing to do.
+    [[nodiscard]] Revision revision_keeping(std::size_t changes) const;
 
     // --- KV
     // -----------------------------------------------------------------------------------------
@@ -179,8 +182,9 @@ class Store {
     /// In mirror mode: the identity told to clients is the upstream's.
     void set_identity(const Identity& identity);
 
+    class Impl;  // store_impl.hpp
+
   private:
-    class Impl;
     explicit Store(std::unique_ptr<Impl> impl);
     std::unique_ptr<Impl> impl_;
 };

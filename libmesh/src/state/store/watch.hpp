@@ -16,15 +16,15 @@ namespace mesh::store {
 enum class WatchId : std::uint64_t {};
 
 struct Event {
-    KeyValue kv;    ///< a tombstone = deleted
-    KeyValue prev;  ///< the version before; null if there was none or history no longer has it
+    KeyValue kv{};    ///< a tombstone = deleted
+    KeyValue prev{};  ///< the version before; null if there was none or history no longer has it
 };
 
 /// Events in order of (mod revision, position); always all events of a revision (of the watched
 /// range). A live batch has one revision; one that catches a watcher up from history may have many.
 struct EventBatch {
     Revision revision = 0;  ///< everything up to here has been seen by who took this batch
-    std::vector<Event> events;
+    std::vector<Event> events{};
     /// Room for what a consumer derives from the batch once and reuses for every watcher, e.g. its
     /// serialised form. The store never touches it. @thread the store's loop
     mutable std::shared_ptr<void> encoded;
@@ -59,13 +59,11 @@ class WatchSink {
 };
 
 struct WatchRequest {
-    KeyRange range;  ///< copied; an empty key means the first possible one
+    KeyRange range{};  ///< copied; an empty key means the first possible one
     Revision start_revision =
         0;                   ///< first revision to see; <= 0 = from now on; may lie in the future
     bool no_put = false;     ///< leave out puts
     bool no_delete = false;  ///< leave out deletes
-    /// Whether Event::prev is wanted. Live batches always have it; history is asked for it if set.
-    bool prev_kv = false;
 };
 
 }  // namespace mesh::store

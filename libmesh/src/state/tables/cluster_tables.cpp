@@ -301,6 +301,12 @@ std::optional<model::LocalService> ClusterTables::find_local_service(const Objec
                                             key_of(name.namespace_, name.name));
 }
 
+bool ClusterTables::has_local_service(const ObjectName& name) const {
+    const Cluster* own = state_->find(state_->own_cluster);
+    return own != nullptr &&
+           own->table(Kind::kLocalService).find(key_of(name.namespace_, name.name)).has_value();
+}
+
 std::optional<IpMatch> ClusterTables::lookup(const IpAddress& address) const {
     const Cluster* best = nullptr;
     IpPrefix best_prefix;

@@ -138,6 +138,7 @@ class ClusterTables {
     /// Of the own cluster.
     [[nodiscard]] std::optional<model::LocalService> find_local_service(
         const ObjectName& name) const;
+    [[nodiscard]] bool has_local_service(const ObjectName& name) const;
 
     /// The entry with the longest prefix that holds the address, over all clusters; between equal
     /// prefixes the order of clusters() decides.

@@ -1,0 +1,271 @@
+// The load of the watch fan-out benchmark: W watch streams over C connections, events put one after
+// another with at most `window` of them not yet seen by every watcher (so that each server runs at
+// its own pace), and the server process's own CPU time read from /proc. One JSON line to stdout.
+// scripts/bench starts the servers and puts the lines side by side.
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <numeric>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "model/etcdpb/etcd.pb.h"
+#include "model/etcdpb/methods.hpp"
+#include "rpc/client.hpp"
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Options {
+    std::string watch, put, ca, cert, key;
+    int streams = 1000;
+    int connections = 10;
+    int events = 500;
+    int value_bytes = 300;
+    int window = 4;
+    int pid = 0;
+    double seconds = 60;
+};
+
+/// User + system CPU seconds of a process.
+double cpu_seconds(int pid) {
+    std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
+    std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+    std::istringstream fields(text.substr(text.rfind(')') + 2));
+    std::string skip;
+    for (int i = 0; i < 11; ++i) fields >> skip;
+    double user = 0;
+    double system = 0;
+    fields >> user >> system;
+    return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+/// Resident memory of a process in KiB.
+double rss_kib(int pid) {
+    std::ifstream in("/proc/" + std::to_string(pid) + "/statm");
+    double total = 0;
+    double resident = 0;
+    in >> total >> resident;
+    return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1024;
+}
+
+class Load {
+  public:
+    Load(asio::io_context& io, Options options) : io_(io), o_(std::move(options)), limit_(io) {}
+
+    int run() {
+        if (!o_.ca.empty()) {
+            auto tls = mesh::rpc::TlsCredentials::load(
+                mesh::rpc::TlsRole::kClient,
+                {.ca_file = o_.ca, .cert_file = o_.cert, .key_file = o_.key}, {});
+            if (!tls) return fail(tls.error().message());
+            tls_ = *tls;
+        }
+        rss_before_ = rss_kib(o_.pid);
+        for (int i = 0; i <= o_.connections; ++i) {
+            const bool putter = i == o_.connections;
+            auto channel = std::make_unique<mesh::rpc::Channel>(
+                io_.get_executor(), channel_options(putter), clock_, mesh::Logger());
+            channel->connect([this](mesh::Result<void> connected) {
+                if (!connected) {
+                    fail(connected.error().message());
+                } else if (++connected_ == o_.connections + 1) {
+                    start_watches();
+                }
+            });
+            channels_.push_back(std::move(channel));
+        }
+        limit_.expires_after(std::chrono::duration_cast<asio::steady_timer::duration>(
+            std::chrono::duration<double>(o_.seconds)));
+        limit_.async_wait([this](boost::system::error_code ec) {
+            if (!ec && !done_) finish();
+        });
+        io_.run();
+        return code_;
+    }
+
+  private:
+    mesh::rpc::ChannelOptions channel_options(bool putter) const {
+        const std::string& to = putter ? o_.put : o_.watch;
+        const auto colon = to.rfind(':');
+        mesh::rpc::ChannelOptions options;
+        options.host = to.substr(0, colon);
+        int port = 0;
+        std::from_chars(to.data() + colon + 1, to.data() + to.size(), port);
+        options.port = static_cast<std::uint16_t>(port);
+        options.tls = tls_;
+        return options;
+    }
+
+    int fail(const std::string& text) {
+        std::cerr << "fanout_client: " << text << "\n";
+        code_ = 1;
+        io_.stop();
+        return 1;
+    }
+
+    void start_watches() {
+        mesh::etcdpb::WatchRequest request;
+        auto& create = *request.mutable_create_request();
+        create.set_key("cilium/state/");
+        create.set_range_end("cilium/state0");
+        const auto frame = mesh::rpc::encode_frame(request);
+        for (int i = 0; i < o_.streams; ++i) {
+            auto& channel = *channels_[static_cast<std::size_t>(i % o_.connections)];
+            mesh::rpc::CallEvents events;
+            events.on_message = [this](std::string_view message) { on_watch(message); };
+            events.on_end = [this](const mesh::rpc::Status& status, const mesh::rpc::Metadata&) {
+                if (!done_) fail("a watch ended: " + status.message);
+            };
+            auto call = channel.call(mesh::etcdpb::kWatch, {}, std::move(events));
+            if (call->write(frame) != mesh::rpc::Write::kQueued) {
+                fail("cannot start a watch");
+                return;
+            }
+            calls_.push_back(std::move(call));
+        }
+    }
+
+    void on_watch(std::string_view message) {
+        mesh::etcdpb::WatchResponse response;
+        if (!response.ParseFromArray(message.data(), static_cast<int>(message.size()))) {
+            fail("a watch answer makes no sense");
+            return;
+        }
+        if (response.created()) {
+            if (++created_ == o_.streams) {
+                rss_idle_ = rss_kib(o_.pid);
+                cpu_begin_ = cpu_seconds(o_.pid);
+                begin_ = std::chrono::steady_clock::now();
+                while (put_ < o_.window && put_ < o_.events) put();
+            }
+            return;
+        }
+        const auto now = std::chrono::steady_clock::now();
+        for (const auto& event : response.events()) {
+            std::size_t number = 0;
+            const auto& value = event.kv().value();
+            std::from_chars(value.data(), value.data() + value.size(), number);
+            if (number >= begun_.size()) continue;
+            latencies_.push_back(
+                std::chrono::duration<float, std::micro>(now - begun_[number]).count());
+            ++delivered_;
+            if (++seen_[number] == o_.streams) {
+                ++complete_;
+                if (complete_ == o_.events) {
+                    finish();
+                } else if (put_ < o_.events) {
+                    put();
+                }
+            }
+        }
+    }
+
+    void put() {
+        mesh::etcdpb::PutRequest request;
+        request.set_key("cilium/state/ip/v1/default/10.0.0." + std::to_string(put_ % 100));
+        std::string value = std::to_string(put_) + " ";
+        value.resize(static_cast<std::size_t>(o_.value_bytes), 'x');
+        request.set_value(std::move(value));
+        begun_.push_back(std::chrono::steady_clock::now());
+        seen_.push_back(0);
+        ++put_;
+        channels_.back()->unary(mesh::etcdpb::kPut, mesh::rpc::encode_frame(request), {},
+                                [this](const mesh::rpc::UnaryResult& result) {
+                                    if (!result.status.ok() && !done_) {
+                                        fail("put: " + result.status.message);
+                                    }
+                                });
+    }
+
+    void finish() {
+        done_ = true;
+        const double cpu = cpu_seconds(o_.pid) - cpu_begin_;
+        const double wall =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+        std::ranges::sort(latencies_);
+        const auto at = [&](double q) {
+            if (latencies_.empty()) return 0.0F;
+            return latencies_[std::min(
+                latencies_.size() - 1,
+                static_cast<std::size_t>(q * static_cast<double>(latencies_.size())))];
+        };
+        rusage own{};
+        getrusage(RUSAGE_SELF, &own);
+        std::printf(
+            "{\"streams\":%d,\"connections\":%d,\"events\":%d,\"delivered\":%llu,\"complete\":%s,"
+            "\"seconds\":%.3f,\"server_cpu_seconds\":%.3f,\"delivered_per_cpu_second\":%.0f,"
+            "\"delivered_per_second\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,"
+            "\"rss_kib_per_stream\":%.2f,\"rss_kib_end\":%.0f,\"client_cpu_seconds\":%.3f}\n",
+            o_.streams, o_.connections, o_.events, static_cast<unsigned long long>(delivered_),
+            complete_ == o_.events ? "true" : "false", wall, cpu,
+            cpu > 0 ? static_cast<double>(delivered_) / cpu : 0.0,
+            static_cast<double>(delivered_) / wall, static_cast<double>(at(0.5)),
+            static_cast<double>(at(0.99)), (rss_idle_ - rss_before_) / o_.streams, rss_kib(o_.pid),
+            static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
+                static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6);
+        for (auto& call : calls_) call->abandon();
+        channels_.clear();
+        limit_.cancel();
+        io_.stop();
+    }
+
+    asio::io_context& io_;
+    Options o_;
+    mesh::SystemClock clock_;
+    std::shared_ptr<mesh::rpc::TlsCredentials> tls_;
+    asio::steady_timer limit_;
+    std::vector<std::unique_ptr<mesh::rpc::Channel>> channels_;
+    std::vector<mesh::rpc::ClientCallPtr> calls_;
+    std::vector<std::chrono::steady_clock::time_point> begun_;
+    std::vector<int> seen_;
+    std::vector<float> latencies_;
+    std::chrono::steady_clock::time_point begin_;
+    std::uint64_t delivered_ = 0;
+    int connected_ = 0;
+    int created_ = 0;
+    int put_ = 0;
+    int complete_ = 0;
+    int code_ = 0;
+    double rss_before_ = 0;
+    double rss_idle_ = 0;
+    double cpu_begin_ = 0;
+    bool done_ = false;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    Options options;
+    CLI::App app("watch fan-out load: many watch streams, one writer; prints one JSON line");
+    app.add_option("--watch", options.watch, "HOST:PORT of the server that is watched")->required();
+    app.add_option("--put", options.put, "HOST:PORT of the etcd that is written to")->required();
+    app.add_option("--pid", options.pid, "process id of the server that is watched")->required();
+    app.add_option("--streams", options.streams, "watch streams");
+    app.add_option("--connections", options.connections, "connections they share");
+    app.add_option("--events", options.events, "events to put");
+    app.add_option("--value-bytes", options.value_bytes, "size of each value");
+    app.add_option("--window", options.window, "events under way at most");
+    app.add_option("--seconds", options.seconds, "give up after this long");
+    app.add_option("--tls-ca", options.ca);
+    app.add_option("--tls-cert", options.cert);
+    app.add_option("--tls-key", options.key);
+    CLI11_PARSE(app, argc, argv);
+    asio::io_context io(1);
+    return Load(io, std::move(options)).run();
+}

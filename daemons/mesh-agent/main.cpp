@@ -1,0 +1,156 @@
+// mesh-agent: one per node. Follows the own cluster and all remotes by mesh::Mesh's engine, writes
+// the node's datapath, and tells what it knows over a Unix socket.
+#include <CLI/CLI.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/json/serialize.hpp>
+#include <mesh/mesh.hpp>
+#include <string>
+#include <utility>
+
+#include "common/daemon.hpp"
+#include "common/flags.hpp"
+#include "engine/agent.hpp"
+#include "engine/documents.hpp"
+#include "runtime/clock.hpp"
+#include "serve/status/status_server.hpp"
+
+namespace asio = boost::asio;
+
+namespace {
+
+struct Flags {
+    mesh::daemon::CommonFlags common;
+    mesh::MeshOptions mesh;
+    std::string datapath = "auto";
+    std::string status_socket;
+    int metrics_port = -1;
+    int sync_timeout_seconds = 60;
+};
+
+void add_flags(CLI::App& app, Flags& flags) {
+    app.add_option("--cluster-name", flags.mesh.cluster_name, "Name of this cluster")->required();
+    app.add_option("--cluster-id", flags.mesh.cluster_id, "Id of this cluster, 1 to 255 (or 511)")
+        ->required();
+    app.add_option("--max-connected-clusters", flags.mesh.max_connected_clusters,
+                   "255 or 511, equal in all clusters of the mesh")
+        ->capture_default_str();
+    app.add_option("--node-name", flags.mesh.node_name, "Name of this node, as published")
+        ->required();
+    app.add_option("--etcd-config", flags.mesh.etcd_config,
+                   "etcd client YAML of the own cluster's etcd or proxy")
+        ->required();
+    app.add_option("--clustermesh-config", flags.mesh.clustermesh_config,
+                   "Folder of remotes: one etcd client YAML per cluster, the file's name is its");
+    app.add_option(
+           "--datapath", flags.datapath,
+           "bpf: the kernel's, needs root; memory: none, for a look at the mesh; auto: bpf if "
+           "the machine gives it, else memory, saying so once")
+        ->check(CLI::IsMember({"auto", "bpf", "memory"}))
+        ->capture_default_str();
+    app.add_option("--cgroup", flags.mesh.datapath.cgroup,
+                   "cgroup v2 folder whose processes get the services (bpf)");
+    app.add_option("--bpffs", flags.mesh.datapath.bpffs, "BPF file system for pins (bpf)")
+        ->capture_default_str();
+    app.add_option("--bpf-pin", flags.mesh.datapath.pin_directory,
+                   "Folder of this node's pins, relative to the BPF file system (bpf)")
+        ->capture_default_str();
+    app.add_option("--netns-dir", flags.mesh.datapath.netns_directory,
+                   "Folder of the pods' network namespaces, whose UDP sockets to removed backends "
+                   "are ended");
+    app.add_option("--netns-prefix", flags.mesh.datapath.netns_prefix,
+                   "Only namespaces whose name begins so");
+    app.add_flag("--native-routes", flags.mesh.datapath.native_routes,
+                 "Install a route to each other node's pod CIDRs (shared L2)");
+    app.add_option("--sync-timeout", flags.sync_timeout_seconds,
+                   "Seconds to wait for remotes before what a former run left is pruned")
+        ->check(CLI::Range(1, 3600))
+        ->capture_default_str();
+    app.add_option("--status-socket", flags.status_socket,
+                   "Unix socket for status (HTTP and JSON): /v1/status, /v1/services, /metrics");
+    app.add_option("--metrics-port", flags.metrics_port,
+                   "Serve the same on this port of 127.0.0.1 as well; 0 = any");
+}
+
+void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
+    using mesh::serve::StatusRequest;
+    using mesh::serve::StatusResponse;
+    server.route("/v1/status", [&agent](const StatusRequest&) {
+        return StatusResponse{.body = agent.status_json()};
+    });
+    server.route("/v1/services", [&agent](const StatusRequest&) {
+        return StatusResponse{
+            .body = boost::json::serialize(mesh::engine::to_json(agent.node().services()))};
+    });
+    server.route("/v1/services/*", [&agent](const StatusRequest& request) {
+        const std::string rest = request.path.substr(std::string("/v1/services/").size());
+        const auto slash = rest.find('/');
+        if (slash == std::string::npos || rest.find('/', slash + 1) != std::string::npos) {
+            return StatusResponse{.status = 400,
+                                  .body = R"({"error":"expected /v1/services/NAMESPACE/NAME"})"};
+        }
+        const auto view = agent.node().service({rest.substr(0, slash), rest.substr(slash + 1)});
+        if (!view) {
+            return StatusResponse{.status = 404,
+                                  .body = boost::json::serialize(boost::json::object{
+                                      {"error", "service " + rest + ": no such service"}})};
+        }
+        return StatusResponse{.body = boost::json::serialize(mesh::engine::to_json(*view))};
+    });
+    server.route("/metrics", [&agent](const StatusRequest&) {
+        return StatusResponse{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                              .body = agent.metrics_text()};
+    });
+    server.set_health([&agent]() -> mesh::Result<void> {
+        if (agent.ready()) return {};
+        return mesh::unavailable("not ready; see /v1/status");
+    });
+}
+
+asio::awaitable<mesh::Result<void>> run(mesh::daemon::Daemon& daemon, const mesh::Clock& clock,
+                                        Flags flags) {
+    MESH_CO_TRY(auto agent,
+                mesh::engine::Agent::make(daemon.executor(), flags.mesh, clock, daemon.log()));
+    mesh::serve::StatusServerOptions options;
+    options.unix_socket = flags.status_socket;
+    if (flags.metrics_port >= 0) {
+        options.tcp_port = static_cast<std::uint16_t>(flags.metrics_port);
+    }
+    mesh::serve::StatusServer server(daemon.executor(), daemon.log().named("status"),
+                                     std::move(options));
+    add_routes(server, *agent);
+    MESH_CO_CHECK(server.start());
+    agent->on_change([&daemon, raw = agent.get()] {
+        if (raw->ready()) daemon.set_ready();
+    });
+    agent->start();
+    co_await daemon.stop_requested();
+    agent->on_change({});
+    co_await server.async_stop();
+    co_await agent->stop();
+    co_return mesh::Result<void>{};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    Flags flags;
+    CLI::App app(
+        "mesh-agent: one per node; follows the own cluster and all remotes, and writes "
+        "the node's service load balancing");
+    add_flags(app, flags);
+    mesh::daemon::add_common_flags(
+        app, flags.common,
+        "mesh-agent --cluster-name cluster1 --cluster-id 1 --node-name node1 "
+        "--etcd-config /etc/libmesh/etcd.yaml --clustermesh-config /var/lib/cilium/clustermesh "
+        "--cgroup /sys/fs/cgroup --status-socket /run/libmesh/agent.sock\n"
+        "mesh-agent --datapath memory --cluster-name cluster1 --cluster-id 1 --node-name look "
+        "--etcd-config etcd.yaml --clustermesh-config remotes --status-socket agent.sock");
+    if (const auto code = mesh::daemon::parse_command_line(app, argc, argv)) return *code;
+    if (flags.datapath != "memory") {
+        flags.mesh.datapath.kind = mesh::DatapathOptions::Kind::kBpf;
+    }
+    flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
+    const mesh::SystemClock clock;
+    mesh::daemon::Daemon daemon("mesh-agent", flags.common);
+    return daemon.run([&] { return run(daemon, clock, flags); });
+}

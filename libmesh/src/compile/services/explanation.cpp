@@ -1,0 +1,156 @@
+#include "compile/services/explanation.hpp"
+
+#include <fmt/format.h>
+
+#include "model/annotations.hpp"
+
+namespace mesh::compile {
+namespace {
+
+std::string ports_text(const model::SharedList<model::ServicePort>& ports) {
+    if (ports.empty()) return "no port";
+    std::string text;
+    for (const model::ServicePort& port : ports) {
+        text += fmt::format("{}{}{}{}/{}", text.empty() ? "" : ", ", port.name.view(),
+                            port.name.empty() ? "" : " ", port.port, port.protocol.view());
+    }
+    return text;
+}
+
+/// Why the own service has no frontends, or fewer than it lists; empty if it has all.
+void note_own(const model::LocalService& local, std::vector<std::string>& notes) {
+    if (local.type == "ExternalName") {
+        notes.emplace_back("of type ExternalName: it has no frontends");
+        return;
+    }
+    if (local.headless) {
+        notes.emplace_back("headless: it has no frontends; clients resolve its backends by name");
+        return;
+    }
+    if (local.cluster_ips.empty()) notes.emplace_back("no cluster IP: it has no frontends");
+    for (const model::ServicePort& port : local.ports) {
+        if (!parse_protocol(port.protocol)) {
+            notes.push_back(
+                fmt::format("port {} {}: protocol \"{}\" has no frontend, expected TCP, UDP "
+                            "or SCTP",
+                            port.name.view(), port.port, port.protocol.view()));
+        }
+    }
+}
+
+void note_untaken(std::string_view cluster, const model::LocalService& local,
+                  const model::IpAddress& address,
+                  const model::SharedList<model::ServicePort>& ports,
+                  std::vector<std::string>& notes) {
+    if (is_taken(local, address, ports)) return;
+    notes.push_back(
+        fmt::format("{} {}: no frontend takes this backend; it offers {}, and name, protocol and "
+                    "address family "
+                    "must be those of a frontend",
+                    cluster, address.to_string(), ports_text(ports)));
+}
+
+void note_remote(const RemoteService& remote, const model::LocalService* local,
+                 std::vector<std::string>& notes) {
+    const std::string& cluster = remote.cluster.name;
+    if (local == nullptr) {
+        notes.push_back(fmt::format(
+            "{}: has a service of this name, without effect: this cluster has none", cluster));
+    } else if (!local->global) {
+        notes.push_back(
+            fmt::format("{}: its backends are not used, as this cluster's service has not "
+                        "{}=true",
+                        cluster, model::kGlobalAnnotation));
+    } else if (!offers_backends(remote.service)) {
+        notes.push_back(fmt::format("{}: its service is {}", cluster,
+                                    remote.service.shared ? "not global" : "not shared"));
+    } else if (has_frontends(*local)) {
+        for (const model::ServiceAddress& backend : remote.service.backends) {
+            if (backend.spelling.view().find('%') != std::string_view::npos) {
+                notes.push_back(
+                    fmt::format("{} {}: an address with a zone is of no use in another "
+                                "cluster",
+                                cluster, backend.spelling.view()));
+            } else {
+                note_untaken(cluster, *local, backend.address, backend.ports, notes);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+std::string_view to_string(Protocol protocol) noexcept {
+    switch (protocol) {
+        case Protocol::kTcp:
+            return "TCP";
+        case Protocol::kUdp:
+            return "UDP";
+        case Protocol::kSctp:
+            return "SCTP";
+    }
+    return "unknown";
+}
+
+std::string_view to_string(Reason reason) noexcept {
+    switch (reason) {
+        case Reason::kActive:
+            return "active";
+        case Reason::kRemoteFallback:
+            return "affinity local: remote, used as no local backend is active";
+        case Reason::kLocalFallback:
+            return "affinity remote: local, used as no remote backend is healthy";
+        case Reason::kLastTerminating:
+            return "terminating, used as no active backend is left";
+        case Reason::kTerminating:
+            return "terminating: keeps its connections, gets no new ones";
+        case Reason::kQuarantined:
+            return "not ready or failed its health checks";
+        case Reason::kMaintenance:
+            return "taken out of service (maintenance, or weight 0)";
+        case Reason::kPrefersLocal:
+            return "affinity local: there are active local backends";
+        case Reason::kPrefersRemote:
+            return "affinity remote: there are healthy remote backends";
+        case Reason::kOtherZone:
+            return "zone hints: meant for other zones";
+        case Reason::kOtherNode:
+            return "internalTrafficPolicy Local: not on this node";
+        case Reason::kShadowed:
+            return "the same address and port is listed by a cluster that goes first";
+    }
+    return "unknown";
+}
+
+ServiceExplanation explain_service(const state::ObjectName& name, const model::LocalService* local,
+                                   const std::vector<RemoteService>& remotes,
+                                   const MergerOptions& options) {
+    ServiceExplanation explanation;
+    explanation.service = name;
+    if (local != nullptr) {
+        explanation.local = true;
+        explanation.global = local->global;
+        explanation.shared = local->global && local->shared;
+        explanation.affinity = local->global ? local->affinity : model::Affinity::kNone;
+        MergerWork work;
+        explanation.frontends = compile_frontends(*local, remotes, options, work);
+        note_own(*local, explanation.notes);
+        if (has_frontends(*local)) {
+            for (const model::LocalBackend& backend : local->backends) {
+                note_untaken(options.own.name, *local, backend.address, backend.ports,
+                             explanation.notes);
+            }
+        }
+    }
+    for (const RemoteService& remote : remotes) note_remote(remote, local, explanation.notes);
+    return explanation;
+}
+
+std::string note_other_service(const FrontendKey& key, const state::ObjectName& served) {
+    const std::string address = key.address.to_string();
+    return fmt::format("{}{}{}:{}/{} is served for {}/{}, which has the same frontend",
+                       key.address.is_v4() ? "" : "[", address, key.address.is_v4() ? "" : "]",
+                       key.port, to_string(key.protocol), served.namespace_, served.name);
+}
+
+}  // namespace mesh::compile

@@ -1,0 +1,22 @@
+// Why a service is served as it is, for `meshctl service get`. Used by service_merger.cpp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "compile/services/frontend_compiler.hpp"
+#include "compile/services/service_merger.hpp"
+
+namespace mesh::compile {
+
+/// @param local null if the own cluster has no such service
+[[nodiscard]] ServiceExplanation explain_service(const state::ObjectName& name,
+                                                 const model::LocalService* local,
+                                                 const std::vector<RemoteService>& remotes,
+                                                 const MergerOptions& options);
+
+/// The note for a frontend that is served for another service.
+[[nodiscard]] std::string note_other_service(const FrontendKey& key,
+                                             const state::ObjectName& served);
+
+}  // namespace mesh::compile

@@ -1,0 +1,155 @@
+#include "compile/services/frontend_compiler.hpp"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "compile/services/selection.hpp"
+
+namespace mesh::compile {
+namespace {
+
+using model::IpAddress;
+using model::LocalService;
+using model::ServicePort;
+
+/// What backends must offer to serve a frontend.
+struct Wanted {
+    std::string_view port_name;
+    Protocol protocol = Protocol::kTcp;
+    bool v4 = true;
+
+    [[nodiscard]] bool fits(const IpAddress& address, const ServicePort& port) const {
+        return port.port != 0 && port.name == port_name && address.is_v4() == v4 &&
+               parse_protocol(port.protocol) == protocol;
+    }
+};
+
+/// Frontends by key, with the port each stands for. Of two ports with the same number and protocol,
+/// which Kubernetes does not allow, the first by name stays.
+std::map<FrontendKey, const ServicePort*> frontends(const LocalService& local) {
+    std::map<FrontendKey, const ServicePort*> found;
+    if (!has_frontends(local)) return found;
+    for (const IpAddress& address : local.cluster_ips) {
+        for (const ServicePort& port : local.ports) {
+            const auto protocol = parse_protocol(port.protocol);
+            if (!protocol || port.port == 0) continue;
+            const ServicePort*& held = found[{address, port.port, *protocol}];
+            if (held == nullptr || port.name < held->name) held = &port;
+        }
+    }
+    return found;
+}
+
+void add_local(const LocalService& local, const Wanted& wanted, const MergerOptions& options,
+               std::vector<Candidate>& candidates, MergerWork& work) {
+    for (const model::LocalBackend& backend : local.backends) {
+        ++work.backends_seen;
+        for (const ServicePort& port : backend.ports) {
+            if (!wanted.fits(backend.address, port)) continue;
+            candidates.push_back(
+                {.row = {.address = backend.address,
+                         .port = port.port,
+                         .cluster = options.own,
+                         .weight = backend.weight,
+                         .state = backend.state},
+                 .rank = 0,
+                 .node = backend.node,
+                 .for_zones = {backend.for_zones.begin(), backend.for_zones.end()}});
+        }
+    }
+}
+
+void add_remote(const RemoteService& remote, std::size_t rank, const Wanted& wanted,
+                std::vector<Candidate>& candidates, MergerWork& work) {
+    const auto& zones = remote.service.zones;
+    for (const model::ServiceAddress& backend : remote.service.backends) {
+        ++work.backends_seen;
+        // fe80::1%eth0 means something on its own node only.
+        if (backend.spelling.view().find('%') != std::string_view::npos) continue;
+        for (const ServicePort& port : backend.ports) {
+            if (!wanted.fits(backend.address, port)) continue;
+            Candidate candidate;
+            candidate.row = {
+                .address = backend.address, .port = port.port, .cluster = remote.cluster};
+            candidate.rank = rank;
+            if (!zones.empty()) {
+                const auto zone = zones.find(std::string_view(backend.text()));
+                if (zone != zones.end()) {
+                    candidate.for_zones.assign(zone->second.for_zones.begin(),
+                                               zone->second.for_zones.end());
+                }
+            }
+            candidates.push_back(std::move(candidate));
+        }
+    }
+}
+
+}  // namespace
+
+std::optional<Protocol> parse_protocol(std::string_view text) noexcept {
+    if (text == "TCP") return Protocol::kTcp;
+    if (text == "UDP") return Protocol::kUdp;
+    if (text == "SCTP") return Protocol::kSctp;
+    return std::nullopt;
+}
+
+bool has_frontends(const LocalService& local) noexcept {
+    return !local.headless && local.type != "ExternalName";
+}
+
+bool offers_backends(const model::Service& remote) noexcept {
+    return remote.include_external && remote.shared;
+}
+
+std::vector<FrontendKey> frontend_keys(const LocalService& local) {
+    std::vector<FrontendKey> keys;
+    for (const auto& [key, port] : frontends(local)) keys.push_back(key);
+    return keys;
+}
+
+std::vector<FrontendRow> compile_frontends(const LocalService& local,
+                                           const std::vector<RemoteService>& remotes,
+                                           const MergerOptions& options, MergerWork& work) {
+    ++work.services_compiled;
+    const SelectionPolicy policy{
+        .affinity = local.global ? local.affinity : model::Affinity::kNone,
+        .this_node_only = local.internal_traffic_local,
+        .node = options.node,
+        .zone = options.zone_hints ? std::string_view(options.zone) : std::string_view()};
+    std::vector<FrontendRow> rows;
+    for (const auto& [key, port] : frontends(local)) {
+        const Wanted wanted{port->name, key.protocol, key.address.is_v4()};
+        std::vector<Candidate> candidates;
+        add_local(local, wanted, options, candidates, work);
+        if (local.global) {
+            for (std::size_t i = 0; i < remotes.size(); ++i) {
+                if (!offers_backends(remotes[i].service)) continue;
+                add_remote(remotes[i], i + 1, wanted, candidates, work);
+            }
+        }
+        select_backends(candidates, policy);
+        FrontendRow row{.key = key,
+                        .service = {local.namespace_, local.name},
+                        .port_name = port->name,
+                        .affinity_seconds = local.client_ip_affinity_seconds,
+                        .backends = {}};
+        row.backends.reserve(candidates.size());
+        for (Candidate& c : candidates) row.backends.push_back(std::move(c.row));
+        rows.push_back(std::move(row));
+    }
+    return rows;
+}
+
+bool is_taken(const LocalService& local, const IpAddress& address,
+              const model::SharedList<ServicePort>& ports) {
+    for (const auto& [key, frontend_port] : frontends(local)) {
+        const Wanted wanted{frontend_port->name, key.protocol, key.address.is_v4()};
+        if (std::ranges::any_of(ports, [&](const auto& p) { return wanted.fits(address, p); })) {
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace mesh::compile

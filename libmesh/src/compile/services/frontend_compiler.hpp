@@ -1,0 +1,47 @@
+// Compiles one service: the own cluster's, joined with the records of the same name that other
+// clusters share, to the rows of its frontends (spec services.md §2, §3). Pure; all state is the
+// caller's. Used by service_merger.cpp and explanation.cpp.
+#pragma once
+
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "compile/services/service_merger.hpp"
+#include "model/types.hpp"
+#include "state/tables/changes.hpp"
+
+namespace mesh::compile {
+
+/// "TCP", "UDP", "SCTP" in capitals, as the wire has them.
+[[nodiscard]] std::optional<Protocol> parse_protocol(std::string_view text) noexcept;
+
+/// A remote's record of the service.
+struct RemoteService {
+    state::ClusterKey cluster;
+    model::Service service;
+};
+
+/// Whether the own service has frontends at all: not if headless or of type ExternalName.
+[[nodiscard]] bool has_frontends(const model::LocalService& local) noexcept;
+/// Whether the record offers backends: both flags are read, as old writers publish every service
+/// with its real ones (wire.md §5).
+[[nodiscard]] bool offers_backends(const model::Service& remote) noexcept;
+
+/// The frontends of the own service, in order, each once.
+[[nodiscard]] std::vector<FrontendKey> frontend_keys(const model::LocalService& local);
+
+/// The rows of all frontends, in the order of keys.
+/// @param remotes of other clusters only, in the order of preference; those that do not offer
+///        backends are passed over, as are all if the own service is not global
+/// @param work is added to
+[[nodiscard]] std::vector<FrontendRow> compile_frontends(const model::LocalService& local,
+                                                         const std::vector<RemoteService>& remotes,
+                                                         const MergerOptions& options,
+                                                         MergerWork& work);
+
+/// Whether some frontend of the own service takes one of these ports at this address.
+[[nodiscard]] bool is_taken(const model::LocalService& local, const model::IpAddress& address,
+                            const model::SharedList<model::ServicePort>& ports);
+
+}  // namespace mesh::compile

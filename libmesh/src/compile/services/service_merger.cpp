@@ -1,0 +1,248 @@
+#include "compile/services/service_merger.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+#include <variant>
+
+#include "compile/services/explanation.hpp"
+#include "compile/services/frontend_compiler.hpp"
+
+namespace mesh::compile {
+namespace {
+
+using state::ObjectName;
+
+/// A row as bytes that are equal exactly if the rows are; they are compared, never read.
+std::string fingerprint(const FrontendRow& row) {
+    std::string out;
+    const auto number = [&](std::uint64_t value) {
+        for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
+        out.push_back(static_cast<char>(value));
+    };
+    const auto text = [&](std::string_view value) {
+        number(value.size());
+        out.append(value);
+    };
+    text(row.service.namespace_);
+    text(row.service.name);
+    text(row.port_name);
+    number(row.affinity_seconds);
+    const state::ClusterKey* cluster = nullptr;
+    for (const BackendRow& backend : row.backends) {
+        const bool same_cluster = cluster != nullptr && *cluster == backend.cluster;
+        number((static_cast<std::uint64_t>(backend.reason) << 5) |
+               (static_cast<std::uint64_t>(backend.state) << 3) |
+               (static_cast<std::uint64_t>(backend.programmed) << 2) |
+               (static_cast<std::uint64_t>(backend.selected) << 1) |
+               static_cast<std::uint64_t>(same_cluster));
+        if (!same_cluster) {
+            cluster = &backend.cluster;
+            number(model::number(cluster->id));
+            text(cluster->name);
+        }
+        // All backends of a frontend are of the frontend's family.
+        const auto& bytes = backend.address.bytes();
+        const std::size_t skip = row.key.address.is_v4() ? 12 : 0;
+        out.append(reinterpret_cast<const char*>(bytes.data()) + skip, bytes.size() - skip);
+        number(backend.port);
+        number(backend.weight);
+    }
+    out.shrink_to_fit();
+    return out;
+}
+
+struct ByName {
+    bool operator()(const ObjectName* a, const ObjectName* b) const { return *a < *b; }
+};
+
+/// A frontend that at least one own service has.
+struct Frontend {
+    std::vector<const ObjectName*> claimants;  ///< in order; the first is served
+    std::string returned;                      ///< fingerprint of the last row returned, or empty
+};
+
+}  // namespace
+
+struct ServiceMerger::State {
+    State(const state::ClusterTables& its_tables, MergerOptions its_options)
+        : tables(its_tables), options(std::move(its_options)) {}
+
+    const state::ClusterTables& tables;
+    MergerOptions options;
+    std::map<ObjectName, std::vector<FrontendKey>> services;  ///< of the own cluster, at last flush
+    std::map<FrontendKey, Frontend> frontends;
+    std::set<ObjectName> dirty;       ///< changed since their claims were settled
+    std::set<ObjectName> to_compile;  ///< claims are settled, rows are not compiled
+    MergerWork work;
+
+    [[nodiscard]] std::vector<RemoteService> remotes(const ObjectName& name) const;
+    void update_claims(const ObjectName& name, std::set<ObjectName>& promoted,
+                       std::set<FrontendKey>& abandoned);
+    void unclaim(const ObjectName* name, const FrontendKey& key, std::set<ObjectName>& promoted,
+                 std::set<FrontendKey>& abandoned);
+    void claim(const ObjectName* name, const FrontendKey& key);
+    void compile(const ObjectName& name, FrontendChanges& changes);
+};
+
+std::vector<RemoteService> ServiceMerger::State::remotes(const ObjectName& name) const {
+    std::vector<RemoteService> found;
+    tables.for_each_service_named(
+        name, [&](const state::ClusterKey& cluster, const model::Service& service) {
+            // The own cluster's record is what it tells others; its backends are in LocalService.
+            if (cluster.name != options.own.name) found.push_back({cluster, service});
+        });
+    return found;
+}
+
+void ServiceMerger::State::unclaim(const ObjectName* name, const FrontendKey& key,
+                                   std::set<ObjectName>& promoted,
+                                   std::set<FrontendKey>& abandoned) {
+    auto& claimants = frontends.at(key).claimants;
+    const bool was_served = claimants.front() == name;
+    std::erase(claimants, name);
+    if (claimants.empty()) {
+        abandoned.insert(key);
+    } else if (was_served) {
+        promoted.insert(*claimants.front());
+    }
+}
+
+void ServiceMerger::State::claim(const ObjectName* name, const FrontendKey& key) {
+    auto& claimants = frontends[key].claimants;
+    claimants.insert(std::ranges::lower_bound(claimants, name, ByName{}), name);
+}
+
+void ServiceMerger::State::update_claims(const ObjectName& name, std::set<ObjectName>& promoted,
+                                         std::set<FrontendKey>& abandoned) {
+    const auto local = tables.find_local_service(name);
+    auto held = services.find(name);
+    if (held == services.end()) {
+        if (!local) return;
+        held = services.emplace(name, std::vector<FrontendKey>()).first;
+    }
+    std::vector<FrontendKey> wanted;
+    if (local) wanted = frontend_keys(*local);
+    wanted.shrink_to_fit();
+    const std::vector<FrontendKey> had = std::exchange(held->second, std::move(wanted));
+    for (const FrontendKey& key : had) {
+        if (!std::ranges::binary_search(held->second, key)) {
+            unclaim(&held->first, key, promoted, abandoned);
+        }
+    }
+    for (const FrontendKey& key : held->second) {
+        if (!std::ranges::binary_search(had, key)) claim(&held->first, key);
+    }
+    if (!local) services.erase(held);
+}
+
+void ServiceMerger::State::compile(const ObjectName& name, FrontendChanges& changes) {
+    const auto local = tables.find_local_service(name);
+    if (!local) return;
+    for (FrontendRow& row : compile_frontends(*local, remotes(name), options, work)) {
+        Frontend& frontend = frontends.at(row.key);
+        if (*frontend.claimants.front() != name) continue;
+        std::string bytes = fingerprint(row);
+        if (bytes == frontend.returned) continue;
+        frontend.returned = std::move(bytes);
+        changes.upserts.push_back(std::move(row));
+    }
+}
+
+ServiceMerger::ServiceMerger(const state::ClusterTables& tables, MergerOptions options)
+    : state_(std::make_unique<State>(tables, std::move(options))) {
+    tables.for_each_local_service([&](const model::LocalService& service) {
+        state_->dirty.insert({service.namespace_, service.name});
+    });
+}
+ServiceMerger::~ServiceMerger() = default;
+ServiceMerger::ServiceMerger(ServiceMerger&&) noexcept = default;
+ServiceMerger& ServiceMerger::operator=(ServiceMerger&&) noexcept = default;
+
+void ServiceMerger::note(const state::Effect& effect) {
+    const auto mark = [this](const auto& change) {
+        const auto& object = change.after != nullptr ? *change.after : *change.before;
+        ObjectName name{object.namespace_, object.name};
+        // A remote's record without a service of our own has no effect (services.md §2).
+        if (state_->services.contains(name) || state_->tables.has_local_service(name)) {
+            state_->dirty.insert(std::move(name));
+        }
+    };
+    if (const auto* local = std::get_if<state::Changed<model::LocalService>>(&effect.change)) {
+        mark(*local);
+    } else if (const auto* remote = std::get_if<state::Changed<model::Service>>(&effect.change)) {
+        if (effect.cluster.name != state_->options.own.name) mark(*remote);
+    }
+}
+
+FrontendChanges ServiceMerger::flush(std::size_t most) {
+    FrontendChanges changes;
+    std::set<ObjectName> changed = std::exchange(state_->dirty, {});
+    std::set<ObjectName> promoted;
+    std::set<FrontendKey> abandoned;
+    for (const ObjectName& name : changed) state_->update_claims(name, promoted, abandoned);
+    // Claims are settled now: who is served is known before the first row is compiled.
+    auto& to_compile = state_->to_compile;
+    to_compile.merge(changed);
+    to_compile.merge(promoted);
+    for (; most > 0 && !to_compile.empty(); --most) {
+        state_->compile(to_compile.extract(to_compile.begin()).value(), changes);
+    }
+    for (const FrontendKey& key : abandoned) {
+        const auto frontend = state_->frontends.find(key);
+        if (!frontend->second.claimants.empty()) continue;  // claimed again in this flush
+        if (!frontend->second.returned.empty()) changes.removed.push_back(key);
+        state_->frontends.erase(frontend);
+    }
+    std::ranges::sort(changes.upserts, {}, &FrontendRow::key);
+    return changes;
+}
+
+bool ServiceMerger::pending() const noexcept {
+    return !state_->dirty.empty() || !state_->to_compile.empty();
+}
+
+ServiceExplanation ServiceMerger::explain(const ObjectName& name) const {
+    const auto local = state_->tables.find_local_service(name);
+    ServiceExplanation explanation =
+        explain_service(name, local ? &*local : nullptr, state_->remotes(name), state_->options);
+    for (const FrontendRow& row : explanation.frontends) {
+        // Unflushed changes may not have claimed yet.
+        const auto held = state_->frontends.find(row.key);
+        if (held == state_->frontends.end() || held->second.claimants.empty()) continue;
+        const ObjectName& served = *held->second.claimants.front();
+        if (served < name) explanation.notes.push_back(note_other_service(row.key, served));
+    }
+    return explanation;
+}
+
+std::vector<ObjectName> ServiceMerger::services() const {
+    std::vector<ObjectName> names;
+    names.reserve(state_->services.size());
+    for (const auto& [name, keys] : state_->services) names.push_back(name);
+    return names;
+}
+
+MergerWork ServiceMerger::work() const noexcept {
+    return state_->work;
+}
+
+std::size_t ServiceMerger::bytes() const noexcept {
+    constexpr std::size_t kNode = 4 * sizeof(void*) + 2 * sizeof(void*);  // of a map, with malloc's
+    const auto heap = [](const std::string& text) {
+        return text.capacity() > 15 ? text.capacity() + 16 : 0;
+    };
+    std::size_t total = 0;
+    for (const auto& [name, keys] : state_->services) {
+        total += kNode + sizeof(name) + heap(name.namespace_) + heap(name.name) + sizeof(keys) +
+                 keys.capacity() * sizeof(FrontendKey) + 16;
+    }
+    for (const auto& [key, frontend] : state_->frontends) {
+        total += kNode + sizeof(key) + sizeof(frontend) + heap(frontend.returned) +
+                 frontend.claimants.capacity() * sizeof(void*) + 16;
+    }
+    return total;
+}
+
+}  // namespace mesh::compile

@@ -1,0 +1,376 @@
+#include "engine/agent.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/json/serialize.hpp>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "datapath/bpf/bpf_datapath.hpp"
+#include "datapath/memory_datapath.hpp"
+#include "datapath/netlink/route_table.hpp"
+#include "engine/documents.hpp"
+#include "runtime/backoff.hpp"
+#include "sources/config/etcd_yaml.hpp"
+#include "state/clusters/clusters.hpp"
+
+namespace mesh::engine {
+
+namespace asio = boost::asio;
+
+namespace {
+
+Result<void> check(const MeshOptions& options) {
+    if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
+        return ok.error().with_prefix("cluster_name");
+    }
+    if (options.max_connected_clusters != 255 && options.max_connected_clusters != 511) {
+        return invalid_argument(fmt::format("max_connected_clusters: expected 255 or 511, got {}",
+                                            options.max_connected_clusters));
+    }
+    if (options.cluster_id < 1 || options.cluster_id > options.max_connected_clusters) {
+        return invalid_argument(fmt::format("cluster_id: expected 1 to {}, got {}",
+                                            options.max_connected_clusters, options.cluster_id));
+    }
+    if (options.node_name.empty()) {
+        return invalid_argument("node_name: expected the name of this node, got nothing");
+    }
+    if (options.etcd_config.empty()) {
+        return invalid_argument("etcd_config: expected the etcd client YAML of the own cluster");
+    }
+    return {};
+}
+
+}  // namespace
+
+class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
+  public:
+    Impl(asio::any_io_executor executor, MeshOptions options, const Clock& clock, Logger log,
+         std::unique_ptr<datapath::Datapath> datapath, datapath::BpfDatapath* bpf,
+         std::optional<datapath::Rtnetlink> netlink, sources::config::EtcdClientConfig own)
+        : executor_(executor),
+          options_(std::move(options)),
+          log_(std::move(log)),
+          datapath_(std::move(datapath)),
+          bpf_(bpf),
+          own_{options_.cluster_name, model::ClusterId{options_.cluster_id}},
+          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node")),
+          retry_(executor),
+          sync_timeout_(executor) {
+        if (netlink) routes_.emplace(std::move(*netlink));
+        state::ClustersOptions to;
+        to.local_name = own_.name;
+        to.local_id = own_.id;
+        to.max_clusters = options_.max_connected_clusters;
+        to.own = std::move(own);
+        to.remotes_directory = options_.clustermesh_config;
+        state::ClusterEvents events;
+        events.on_batch = [this](state::ClusterBatch&& batch) {
+            node_.apply(batch);
+            schedule_flush();
+        };
+        events.on_state = [this](const std::string& cluster, state::SessionState state) {
+            log_.info("cluster {}: {}", cluster, to_string(state));
+            schedule_flush();
+        };
+        events.on_reset = [this](const std::string& cluster) {
+            node_.drain(cluster);
+            schedule_flush();
+        };
+        events.on_finished = [this](const std::string& cluster) {
+            node_.drain(cluster);
+            schedule_flush();
+        };
+        clusters_ =
+            std::make_unique<state::Clusters>(executor, std::move(to), clock, Rng(rng_.next()),
+                                              log_.named("clusters"), std::move(events));
+    }
+
+    void start() {
+        if (routes_) {
+            // Routes of a former run stay until the nodes that they belong to had time to sync.
+            adopted_routes_ = routes_of_a_former_run();
+        }
+        clusters_->start();
+        sync_timeout_.expires_after(options_.sync_timeout);
+        sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
+            if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
+        });
+    }
+
+    asio::awaitable<void> stop() {
+        auto self = shared_from_this();
+        stopped_ = true;
+        retry_.cancel();
+        sync_timeout_.cancel();
+        co_await clusters_->stop();
+    }
+
+    void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
+
+    [[nodiscard]] bool ready() const {
+        const auto status = clusters_->status();
+        return last_error_.empty() && !node_.dirty() && clusters_->config_errors().empty() &&
+               std::ranges::all_of(status, [](const auto& c) { return c.ready; });
+    }
+
+    [[nodiscard]] const NodeState& node() const noexcept { return node_; }
+
+    [[nodiscard]] std::string status_json() const {
+        return with_sources([](const StatusSources& sources) {
+            return boost::json::serialize(status_document(sources));
+        });
+    }
+    [[nodiscard]] std::string metrics_text() const {
+        return with_sources([](const StatusSources& sources) { return metrics_document(sources); });
+    }
+
+  private:
+    template <class Make>
+    [[nodiscard]] std::string with_sources(Make make) const {
+        const auto status = clusters_->status();
+        const auto errors = clusters_->config_errors();
+        return make(StatusSources{.options = options_,
+                                  .ready = ready(),
+                                  .synced = adoption_done_,
+                                  .clusters = status,
+                                  .config_errors = errors,
+                                  .node = node_,
+                                  .datapath = *datapath_,
+                                  .route_failures = route_failures_,
+                                  .last_error = last_error_});
+    }
+
+    /// One flush for all batches of this turn of the loop.
+    void schedule_flush() {
+        if (flush_scheduled_ || stopped_) return;
+        flush_scheduled_ = true;
+        asio::post(executor_, [weak = weak_from_this()] {
+            if (auto self = weak.lock()) {
+                self->flush_scheduled_ = false;
+                if (!self->stopped_) self->flush();
+            }
+        });
+    }
+
+    void flush() {
+        const auto result = node_.flush();
+        if (!result) {
+            fail(result.error());
+            return;
+        }
+        bool failed = false;
+        if (auto confirmed = confirm_synced(); !confirmed) {
+            fail(confirmed.error());
+            failed = true;
+        }
+        routes_due_ = routes_due_ || result->routes_changed;
+        if (routes_due_ && !reconcile_routes()) failed = true;
+        if (result->backends_removed) end_stale_sockets();
+        if (!failed) {
+            last_error_.clear();
+            backoff_.reset();
+        }
+        if (on_change_) on_change_();
+    }
+
+    /// Tells the node which clusters are complete, so that it can let go of what a former run left.
+    [[nodiscard]] Result<void> confirm_synced() {
+        if (adoption_done_) return {};
+        for (const auto& cluster : clusters_->status()) {
+            if (!cluster.ready) continue;
+            const bool own = cluster.cluster == own_.name;
+            MESH_CHECK(node_.cluster_synced(
+                own ? own_ : state::ClusterKey{cluster.cluster, cluster.config.id}));
+        }
+        if (clusters_->synced()) return finish_adoption();
+        return {};
+    }
+
+    [[nodiscard]] Result<void> finish_adoption() {
+        MESH_CHECK(node_.finish_adopt());
+        adoption_done_ = true;
+        adopted_routes_.clear();
+        routes_due_ = true;
+        sync_timeout_.cancel();
+        return {};
+    }
+
+    void sync_timed_out() {
+        if (adoption_done_ || stopped_) return;
+        const auto status = clusters_->status();
+        if (std::ranges::any_of(
+                status, [this](const auto& c) { return c.cluster == own_.name && !c.ready; })) {
+            // Without the own cluster's services there is nothing to compare with: what the kernel
+            // has goes on serving.
+            log_.warn("own cluster not synced after {} s; what a former run left stays",
+                      options_.sync_timeout.count());
+            sync_timeout_.expires_after(options_.sync_timeout);
+            sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
+                if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
+            });
+            return;
+        }
+        std::string missing;
+        for (const auto& cluster : status) {
+            if (!cluster.ready) missing += (missing.empty() ? "" : ", ") + cluster.cluster;
+        }
+        log_.warn("not synced after {} s: {}; going on without", options_.sync_timeout.count(),
+                  missing);
+        if (auto finished = finish_adoption(); !finished) return fail(finished.error());
+        schedule_flush();
+    }
+
+    void fail(const Error& error) {
+        if (last_error_ != error.message()) log_.error("datapath: {}", error.message());
+        last_error_ = error.message();
+        retry_.expires_after(
+            std::chrono::duration_cast<asio::steady_timer::duration>(backoff_.next(rng_)));
+        retry_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
+            if (auto self = weak.lock(); self && !ec) self->schedule_flush();
+        });
+        if (on_change_) on_change_();
+    }
+
+    [[nodiscard]] datapath::DesiredRoutes routes_of_a_former_run() {
+        datapath::DesiredRoutes routes;
+        const auto here = datapath::Netns::current();
+        if (!here) return routes;
+        auto netlink = datapath::Rtnetlink::open(*here);
+        if (!netlink) return routes;
+        auto found = netlink->routes();
+        if (!found) return routes;
+        for (const auto& route : *found) {
+            if (route.protocol != datapath::kRouteProtocol) continue;
+            routes[route.destination] = {route.via, route.via ? std::string() : route.device,
+                                         route.onlink};
+        }
+        return routes;
+    }
+
+    [[nodiscard]] bool reconcile_routes() {
+        if (!routes_) {
+            routes_due_ = false;
+            return true;
+        }
+        datapath::DesiredRoutes desired = node_.desired_routes();
+        // What was there and is not wanted stays until everything had its say.
+        for (const auto& [prefix, hop] : adopted_routes_) desired.try_emplace(prefix, hop);
+        auto outcome = routes_->reconcile(desired);
+        route_failures_.clear();
+        if (!outcome) {
+            route_failures_.push_back(outcome.error().message());
+        } else {
+            for (const auto& failure : outcome->failures) {
+                route_failures_.push_back(failure.message());
+            }
+        }
+        routes_due_ = !route_failures_.empty();
+        if (routes_due_) {
+            fail(unavailable("routes: " + route_failures_.front()));
+            return false;
+        }
+        return true;
+    }
+
+    void end_stale_sockets() {
+        if (bpf_ == nullptr) return;
+        std::vector<std::string> paths;
+        if (options_.datapath.netns_directory.empty()) {
+            paths.emplace_back("/proc/self/ns/net");
+        } else {
+            std::error_code ec;
+            for (const auto& entry :
+                 std::filesystem::directory_iterator(options_.datapath.netns_directory, ec)) {
+                if (entry.path().filename().string().starts_with(options_.datapath.netns_prefix)) {
+                    paths.push_back(entry.path().string());
+                }
+            }
+        }
+        const auto swept = bpf_->end_stale_sockets(paths);
+        if (!swept) {
+            log_.warn("sockets to removed backends: {}", swept.error().message());
+        } else if (swept->sockets_ended > 0) {
+            log_.info("{} sockets to removed backends ended", swept->sockets_ended);
+        }
+    }
+
+    asio::any_io_executor executor_;
+    MeshOptions options_;
+    Logger log_;
+    Rng rng_;
+    std::unique_ptr<datapath::Datapath> datapath_;
+    datapath::BpfDatapath* bpf_;  ///< the same object, if it is one
+    state::ClusterKey own_;
+    NodeState node_;
+    std::optional<datapath::RouteTable> routes_;
+    datapath::DesiredRoutes adopted_routes_;
+    std::unique_ptr<state::Clusters> clusters_;
+    asio::steady_timer retry_;
+    asio::steady_timer sync_timeout_;
+    Backoff backoff_{std::chrono::milliseconds(100), std::chrono::seconds(5)};
+    std::vector<std::string> route_failures_;
+    std::string last_error_;
+    std::function<void()> on_change_;
+    bool flush_scheduled_ = false;
+    bool routes_due_ = false;
+    bool adoption_done_ = false;
+    bool stopped_ = false;
+};
+
+Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshOptions options,
+                                           const Clock& clock, Logger log) {
+    MESH_CHECK(check(options));
+    MESH_TRY(auto own, sources::config::read_etcd_yaml(options.etcd_config));
+    std::unique_ptr<datapath::Datapath> datapath;
+    datapath::BpfDatapath* bpf = nullptr;
+    if (options.datapath.kind == DatapathOptions::Kind::kBpf) {
+        datapath::BpfOptions to;
+        to.bpffs = options.datapath.bpffs;
+        to.pin_directory = options.datapath.pin_directory;
+        to.cgroup = options.datapath.cgroup;
+        MESH_TRY(auto opened, datapath::BpfDatapath::open(to, log.named("datapath")));
+        bpf = opened.get();
+        datapath = std::move(opened);
+    } else {
+        datapath = std::make_unique<datapath::MemoryDatapath>();
+    }
+    std::optional<datapath::Rtnetlink> netlink;
+    if (options.datapath.native_routes) {
+        MESH_TRY(const auto here, datapath::Netns::current());
+        MESH_TRY(netlink, datapath::Rtnetlink::open(here));
+    }
+    return std::unique_ptr<Agent>(new Agent(
+        std::make_shared<Impl>(std::move(executor), std::move(options), clock, std::move(log),
+                               std::move(datapath), bpf, std::move(netlink), std::move(own))));
+}
+
+Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Agent::~Agent() = default;
+void Agent::start() {
+    impl_->start();
+}
+asio::awaitable<void> Agent::stop() {
+    return impl_->stop();
+}
+void Agent::on_change(std::function<void()> callback) {
+    impl_->set_on_change(std::move(callback));
+}
+bool Agent::ready() const {
+    return impl_->ready();
+}
+const NodeState& Agent::node() const noexcept {
+    return impl_->node();
+}
+std::string Agent::status_json() const {
+    return impl_->status_json();
+}
+std::string Agent::metrics_text() const {
+    return impl_->metrics_text();
+}
+
+}  // namespace mesh::engine

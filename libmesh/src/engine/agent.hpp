@@ -1,0 +1,54 @@
+// The agent on its loop: clusters' sessions → NodeState → datapath and routes, with retries. Mesh
+// (mesh.cpp) puts it on a thread; tests run it on their own loop.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <functional>
+#include <memory>
+#include <mesh/error.hpp>
+#include <mesh/mesh.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/log.hpp"
+#include "datapath/datapath.hpp"
+#include "engine/node_state.hpp"
+#include "runtime/clock.hpp"
+
+namespace mesh::engine {
+
+/// @thread the executor's thread
+class Agent {
+  public:
+    /// Checks the options, reads the own etcd's configuration, opens the datapath. Starts nothing.
+    /// @param clock outlives it
+    /// @errors as Mesh::open
+    [[nodiscard]] static Result<std::unique_ptr<Agent>> make(boost::asio::any_io_executor executor,
+                                                             MeshOptions options,
+                                                             const Clock& clock, Logger log);
+    /// After stop() completed, or if start() was never called.
+    ~Agent();
+    Agent(const Agent&) = delete;
+    Agent& operator=(const Agent&) = delete;
+
+    void start();
+    /// Ends all sessions; the datapath keeps what it has.
+    [[nodiscard]] boost::asio::awaitable<void> stop();
+
+    /// Called whenever ready() may have changed.
+    void on_change(std::function<void()> callback);
+    [[nodiscard]] bool ready() const;
+    [[nodiscard]] const NodeState& node() const noexcept;
+    [[nodiscard]] std::string status_json() const;
+    [[nodiscard]] std::string metrics_text() const;
+
+  private:
+    class Impl;
+    explicit Agent(std::shared_ptr<Impl> impl);
+    std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace mesh::engine

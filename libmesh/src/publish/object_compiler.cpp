@@ -1,0 +1,266 @@
+#include "publish/object_compiler.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+
+#include "model/codec.hpp"
+#include "model/keys.hpp"
+
+namespace mesh::publish {
+
+namespace k8s = model::k8s;
+using model::IpAddress;
+
+namespace {
+
+/// The alternative T of an object held by shared_ptr, sharing its ownership.
+template <class T>
+std::shared_ptr<const T> share(const std::shared_ptr<const k8s::Object>& object) {
+    if (!object) return nullptr;
+    return {object, &std::get<T>(*object)};
+}
+
+bool is_opted_out(const k8s::Namespace& space) {
+    return space.meta.annotations.get(k8s::kGlobalNamespaceAnnotation) == "false";
+}
+
+}  // namespace
+
+ObjectCompiler::ObjectCompiler(ClusterInfo cluster, Rng rng, Duration identity_grace)
+    : cluster_(std::move(cluster)),
+      identity_grace_(identity_grace),
+      identities_(model::identity_range(cluster_.id, cluster_.max_clusters), rng) {}
+
+Compiled ObjectCompiler::start() const {
+    model::ClusterConfig config;
+    config.id = cluster_.id;
+    config.synced_canaries = true;
+    config.max_connected_clusters = cluster_.max_clusters;
+    // Known and off: a reader then waits for the canary of the exports only, which we write.
+    config.service_exports_enabled = false;
+    return {{{model::cluster_config_key(cluster_.name), model::encode(config)}}, {}};
+}
+
+Compiled ObjectCompiler::adopt_identity(model::IdentityId id, const std::string& labels,
+                                        TimePoint now) {
+    const std::string own = fmt::format("k8s:{}={};", model::kClusterLabel, cluster_.name);
+    if (labels.find(own) == std::string::npos || !identities_.adopt(id, labels, now)) return {};
+    return {{{model::identity_key(id), labels}}, {}};
+}
+
+Compiled ObjectCompiler::apply(std::span<const k8s::ObjectChange> changes, TimePoint now) {
+    Round round;
+    round.now = now;
+    for (const k8s::ObjectChange& change : changes) take(change, round);
+    for (const Name& name : round.services) compile_service(name, round);
+    for (const Name& name : round.pods) compile_pod(name, round);
+    for (const IpAddress& ip : round.ips) compile_ip(ip, round);
+    return finish(std::move(round));
+}
+
+Compiled ObjectCompiler::collect_identities(TimePoint now) {
+    Round round;
+    for (const model::IdentityId id : identities_.collect(now, identity_grace_)) {
+        round.keys[model::identity_key(id)] = std::nullopt;
+    }
+    return finish(std::move(round));
+}
+
+Compiled ObjectCompiler::finish(Round round) {
+    Compiled compiled;
+    compiled.changes.reserve(round.keys.size());
+    while (!round.keys.empty()) {
+        auto node = round.keys.extract(round.keys.begin());
+        compiled.changes.push_back({std::move(node.key()), std::move(node.mapped())});
+    }
+    compiled.warnings = std::move(round.warnings);
+    return compiled;
+}
+
+void ObjectCompiler::take(const k8s::ObjectChange& change, Round& round) {
+    const Name name{change.key.namespace_, change.key.name};
+    switch (change.key.kind) {
+        case k8s::Kind::kNamespace:
+            if (change.object) {
+                namespaces_.insert_or_assign(name.second, std::get<k8s::Namespace>(*change.object));
+            } else {
+                namespaces_.erase(name.second);
+            }
+            for (auto pod = pods_.lower_bound({name.second, ""});
+                 pod != pods_.end() && pod->first.first == name.second; ++pod) {
+                round.pods.insert(pod->first);
+            }
+            break;
+        case k8s::Kind::kNode:
+            take_node(name.second, change.object.get(), round);
+            break;
+        case k8s::Kind::kPod:
+            take_pod(name, change.object, round);
+            break;
+        case k8s::Kind::kService:
+            if (change.object) {
+                services_.insert_or_assign(name, std::get<k8s::Service>(*change.object));
+            } else {
+                services_.erase(name);
+            }
+            round.services.insert(name);
+            break;
+        case k8s::Kind::kEndpointSlice:
+            take_slice(name, change.object, round);
+            break;
+    }
+}
+
+void ObjectCompiler::take_node(const std::string& name, const k8s::Object* object, Round& round) {
+    const std::string key = model::node_key(cluster_.name, name);
+    if (object != nullptr) {
+        const auto& node = std::get<k8s::Node>(*object);
+        nodes_.insert_or_assign(name, node);
+        round.keys[key] = model::encode(make_node(node, cluster_, round.warnings));
+    } else {
+        nodes_.erase(name);
+        round.keys[key] = std::nullopt;
+    }
+    if (const auto pods = pods_by_node_.find(name); pods != pods_by_node_.end()) {
+        // Their records name the node's address.
+        round.pods.insert(pods->second.begin(), pods->second.end());
+    }
+}
+
+void ObjectCompiler::take_pod(const Name& name, const std::shared_ptr<const k8s::Object>& object,
+                              Round& round) {
+    PodEntry& entry = pods_[name];
+    // The claim is ranked by what the pod says of itself: it must go while that is still known.
+    for (const IpAddress& ip : entry.claimed) {
+        auto& owners = owners_[ip];
+        owners.erase({entry.pod->meta.creation_timestamp, name.first, name.second});
+        if (owners.empty()) owners_.erase(ip);
+        round.ips.insert(ip);
+    }
+    entry.claimed.clear();
+    if (entry.pod) pods_by_node_[entry.pod->node].erase(name);
+    entry.pod = share<k8s::Pod>(object);
+    if (entry.pod) pods_by_node_[entry.pod->node].insert(name);
+    round.pods.insert(name);
+}
+
+void ObjectCompiler::take_slice(const Name& name, const std::shared_ptr<const k8s::Object>& object,
+                                Round& round) {
+    if (const auto owner = slice_owners_.find(name); owner != slice_owners_.end()) {
+        const Name service{name.first, owner->second};
+        const auto slices = slices_.find(service);
+        slices->second.erase(name.second);
+        if (slices->second.empty()) slices_.erase(slices);
+        slice_owners_.erase(owner);
+        round.services.insert(service);
+    }
+    auto slice = share<k8s::EndpointSlice>(object);
+    if (!slice || slice->service().empty()) return;
+    const Name service{name.first, std::string(slice->service())};
+    slice_owners_.emplace(name, service.second);
+    slices_[service].insert_or_assign(name.second, std::move(slice));
+    round.services.insert(service);
+}
+
+void ObjectCompiler::compile_service(const Name& name, Round& round) {
+    auto& local_value = round.keys[model::local_service_key(name.first, name.second)];
+    auto& value = round.keys[model::service_key(cluster_.name, name.first, name.second)];
+    local_value.reset();
+    value.reset();
+    const auto service = services_.find(name);
+    if (service == services_.end()) return;
+    static const Slices kNone;
+    const auto slices = slices_.find(name);
+    const model::LocalService local = make_local_service(
+        service->second, slices == slices_.end() ? kNone : slices->second, round.warnings);
+    local_value = model::encode(local);
+    if (const auto shared = make_service(local, cluster_)) value = model::encode(*shared);
+}
+
+bool ObjectCompiler::is_published(const k8s::Pod& pod) const {
+    // A pod on the host's network has the node's address, which is not its own to publish; a pod
+    // that has ended has given its address back.
+    if (pod.host_network || pod.ips.empty()) return false;
+    if (pod.phase == "Succeeded" || pod.phase == "Failed") return false;
+    const auto space = namespaces_.find(pod.meta.namespace_);
+    return space == namespaces_.end() || !is_opted_out(space->second);
+}
+
+void ObjectCompiler::compile_pod(const Name& name, Round& round) {
+    const auto found = pods_.find(name);
+    if (found == pods_.end()) return;
+    PodEntry& entry = found->second;
+    const bool published = entry.pod && is_published(*entry.pod);
+    for (const IpAddress& ip : entry.claimed) round.ips.insert(ip);
+    if (!published) {
+        for (const IpAddress& ip : entry.claimed) {
+            auto& owners = owners_[ip];
+            owners.erase({entry.pod->meta.creation_timestamp, name.first, name.second});
+            if (owners.empty()) owners_.erase(ip);
+        }
+        entry.claimed.clear();
+        hold_identity(entry, {}, round);
+        if (!entry.pod) pods_.erase(found);
+        return;
+    }
+    const auto space = namespaces_.find(name.first);
+    const auto labels = identity_labels(
+        *entry.pod, space == namespaces_.end() ? nullptr : &space->second, cluster_.name);
+    hold_identity(entry, model::encode_labels(labels), round);
+    entry.claimed = entry.pod->ips;
+    for (const IpAddress& ip : entry.claimed) {
+        auto& owners = owners_[ip];
+        const bool added =
+            owners.insert({entry.pod->meta.creation_timestamp, name.first, name.second}).second;
+        if (added && owners.size() > 1) {
+            round.warnings.push_back(fmt::format(
+                "Pod {}/{}: its address {} is that of Pod {}/{}, too", name.first, name.second,
+                ip.to_string(), std::get<1>(*owners.begin()), std::get<2>(*owners.begin())));
+        }
+        round.ips.insert(ip);
+    }
+}
+
+void ObjectCompiler::hold_identity(PodEntry& entry, const std::string& labels, Round& round) {
+    if (entry.labels == labels) return;
+    if (!entry.labels.empty()) identities_.release(entry.labels, round.now);
+    entry.labels.clear();
+    entry.id = {};
+    if (labels.empty()) return;
+    const auto acquired = identities_.acquire(labels);
+    if (!acquired) {
+        // Published with identity 0, unknown, as an endpoint without an identity is (wire.md §6).
+        round.warnings.push_back(acquired.error().detail());
+        return;
+    }
+    entry.labels = labels;
+    entry.id = acquired->id;
+    if (acquired->made) round.keys[model::identity_key(acquired->id)] = labels;
+}
+
+void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
+    auto& value = round.keys[model::ip_key(
+        model::IpPrefix(ip, std::numeric_limits<std::uint8_t>::max()), cluster_.name)];
+    value.reset();
+    const auto owners = owners_.find(ip);
+    if (owners == owners_.end()) return;
+    const Owner& newest = *owners->second.rbegin();
+    const PodEntry& entry = pods_.at({std::get<1>(newest), std::get<2>(newest)});
+    model::IpIdentityPair pair;
+    pair.ip = ip;
+    pair.id = entry.id;
+    pair.host_ip = entry.pod->host_ip;
+    if (!pair.host_ip) {
+        const auto node = nodes_.find(entry.pod->node);
+        if (node != nodes_.end()) pair.host_ip = node_address(node->second, ip.is_v4());
+    }
+    pair.k8s_namespace = entry.pod->meta.namespace_;
+    pair.k8s_pod_name = entry.pod->meta.name;
+    pair.k8s_service_account = entry.pod->service_account;
+    value = model::encode(pair);
+}
+
+}  // namespace mesh::publish

@@ -1,0 +1,93 @@
+// The I/O of one connection: a TCP socket, TLS if wanted, a Session, one timer. All that happens in
+// one turn of the loop leaves in one socket write. Internal to rpc/.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "rpc/session.hpp"
+#include "rpc/tls_engine.hpp"
+
+namespace mesh::rpc::detail {
+
+/// Scratch memory that the connections of one loop share, since only one of them works at a time.
+struct LoopBuffers {
+    std::string in = std::string(64 << 10, '\0');
+    std::string plain;
+    std::string out;
+    std::string cipher;
+};
+
+struct IoCounters {
+    std::uint64_t bytes_received = 0;
+    std::uint64_t bytes_sent = 0;
+    std::uint64_t socket_writes = 0;
+};
+
+/// @thread the loop's; kept alive by its own pending operations until closed
+class Connection : public std::enable_shared_from_this<Connection> {
+  public:
+    using MakeSession = std::function<std::unique_ptr<Session>(std::shared_ptr<const Peer>)>;
+
+    /// @param socket connected @param tls null for plain HTTP/2
+    Connection(boost::asio::ip::tcp::socket socket, std::unique_ptr<TlsEngine> tls,
+               const Clock& clock, std::shared_ptr<LoopBuffers> buffers, IoCounters& counters);
+    ~Connection();
+
+    /// Called with the peer once TLS is done; at once without TLS.
+    MakeSession make_session;
+    /// The peer's SETTINGS are here: calls may begin.
+    std::function<void()> on_ready;
+    /// Once, unless close() was called: the transport is gone and all calls were told.
+    std::function<void(const Error& reason)> on_closed;
+
+    void start(Duration handshake_timeout);
+    /// Closes now; calls are told `why`.
+    void close(const Status& why);
+    [[nodiscard]] bool closed() const noexcept { return closed_; }
+    [[nodiscard]] bool was_ready() const noexcept { return ready_told_; }
+    [[nodiscard]] Session* session() const noexcept { return session_.get(); }
+    [[nodiscard]] const Peer& peer() const noexcept { return *peer_; }
+
+  private:
+    void wait_readable();
+    void on_readable();
+    [[nodiscard]] bool take(std::string_view bytes);
+    void begin_session();
+    void schedule();
+    void turn();
+    void flush();
+    /// @return false when the socket is full or gone
+    bool write_out(std::string_view bytes);
+    void arm_timer();
+    void on_timer();
+    void shut(const Error& reason, const Status& told, bool report);
+    void fail(Error reason);
+
+    boost::asio::ip::tcp::socket socket_;
+    boost::asio::steady_timer timer_;
+    const Clock& clock_;
+    std::shared_ptr<LoopBuffers> buffers_;
+    IoCounters& counters_;
+    std::unique_ptr<TlsEngine> tls_;
+    std::unique_ptr<Session> session_;
+    std::shared_ptr<Peer> peer_;
+    std::string pending_;  // what the socket did not take
+    TimePoint handshake_deadline_ = TimePoint::max();
+    TimePoint armed_ = TimePoint::max();
+    bool waiting_writable_ = false;
+    bool scheduled_ = false;
+    bool working_ = false;
+    bool ready_told_ = false;
+    bool closed_ = false;
+};
+
+/// "10.0.0.1:80", "[::1]:80".
+[[nodiscard]] std::string to_text(const boost::asio::ip::tcp::endpoint& endpoint);
+
+}  // namespace mesh::rpc::detail

@@ -1,0 +1,228 @@
+// One HTTP/2 connection without the connection: bytes in, bytes out, time as an argument. nghttp2
+// owns HTTP/2; here are gRPC's messages on top of it, flow control by messages delivered, bounded
+// send queues, keepalive and the end of a connection. ServerSession and ClientSession add the two
+// roles.
+//
+// nghttp2's callbacks only record events; they are dispatched after nghttp2 has returned, so that a
+// handler may do anything, also end the session. Internal to rpc/; driven by Connection, or by a
+// test.
+#pragma once
+
+#include <nghttp2/nghttp2.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "rpc/frame.hpp"
+#include "rpc/message_reader.hpp"
+#include "rpc/server.hpp"
+#include "rpc/status.hpp"
+#include "runtime/clock.hpp"
+
+namespace mesh::rpc::detail {
+
+class Session;
+
+/// What both ends of a call need: the send queue, the message reader, pausing.
+/// @thread the session's
+class Stream : public std::enable_shared_from_this<Stream> {
+  public:
+    explicit Stream(Session& session) noexcept : session_(&session) {}
+    virtual ~Stream() = default;
+    Stream(const Stream&) = delete;
+    Stream& operator=(const Stream&) = delete;
+
+  protected:
+    friend class Session;
+
+    /// Queues unless the queue is at its bound. The caller has submitted headers.
+    [[nodiscard]] Write enqueue(Frame frame);
+    void pause_reading() noexcept { paused_ = true; }
+    void resume_reading();
+    void drop_queue() noexcept;
+    [[nodiscard]] bool mid_frame() const noexcept { return offset_ != 0; }
+
+    // Told by the session, in the order of arrival.
+    virtual void handle_header(std::string_view name, std::string_view value) = 0;
+    virtual void handle_headers(bool end_of_stream) = 0;
+    virtual void handle_message(std::string_view message) = 0;
+    virtual void handle_remote_end() = 0;
+    virtual void handle_writable() = 0;
+    /// What arrived breaks the protocol or a bound: end the call with this.
+    virtual void handle_failure(Status status) = 0;
+    virtual void handle_deadline() = 0;
+    /// The stream is gone. @param lost set when the whole connection is
+    virtual void handle_closed(std::uint32_t http2_error, const Status* lost) = 0;
+    /// Fields to send behind the last message (server); a client has none.
+    [[nodiscard]] virtual bool has_trailers() const noexcept = 0;
+    virtual void submit_trailers() = 0;
+
+    Session* session_;  // null when the stream is over
+    std::int32_t id_ = -1;
+    std::vector<Frame> queue_;  // from head_ on
+    std::size_t head_ = 0;
+    std::size_t offset_ = 0;  // bytes of the first frame already out
+    std::size_t queued_bytes_ = 0;
+    MessageReader reader_;
+    std::size_t reader_accounted_ = 0;
+    std::string held_;  // arrived while paused; its window is not given back
+    std::optional<TimePoint> deadline_;
+    std::size_t header_bytes_ = 0;
+    bool deferred_ = false;       // nghttp2 waits for resume_data
+    bool body_complete_ = false;  // nothing will be queued any more
+    bool refused_write_ = false;
+    bool paused_ = false;
+    bool remote_ended_ = false;
+    bool end_told_ = false;
+    bool failed_ = false;  // reading has stopped for good
+    bool closed_while_paused_ = false;
+};
+
+struct SessionOptions {
+    bool server = false;
+    std::size_t max_message_bytes = 4U << 20;
+    std::size_t max_buffered_bytes = 64U << 20;  // of unfinished messages, all streams together
+    std::uint32_t max_header_bytes = 16U << 10;
+    std::size_t max_send_queue_bytes = 1U << 20;
+    std::uint32_t max_concurrent_streams = 1000;
+    std::int32_t stream_window = 256 << 10;
+    std::int32_t connection_window = 1 << 20;
+    Duration keepalive_interval{};
+    Duration keepalive_timeout{};
+    bool keepalive_without_calls = true;
+};
+
+/// Counters that the owner of several sessions adds up.
+struct SessionCounters {
+    std::uint64_t messages_received = 0;
+    std::uint64_t messages_sent = 0;
+};
+
+class Session {
+  public:
+    Session(SessionOptions options, TimePoint now, SessionCounters& counters);
+    virtual ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    /// Takes what arrived and calls handlers. When the peer breaks HTTP/2, produce() gives the
+    /// GOAWAY that says so and finished() becomes true; what nghttp2 cannot go on after is a
+    /// failure.
+    [[nodiscard]] Result<void> receive(std::string_view bytes, TimePoint now);
+    /// Runs what was asked for outside of receive(): resumed reads, cancelled calls.
+    void turn();
+    /// Appends bytes to send until `out` has about `room` bytes. @return false when nothing is left
+    bool produce(std::string& out, std::size_t room);
+    /// The next time at which on_timeout() wants to be called.
+    [[nodiscard]] TimePoint next_timeout() const noexcept;
+    void on_timeout(TimePoint now);
+    /// The peer's SETTINGS have arrived.
+    [[nodiscard]] bool ready() const noexcept { return ready_; }
+    /// Nothing will be read or written any more: close the transport. failure() says why.
+    [[nodiscard]] bool finished() const noexcept;
+    [[nodiscard]] const std::string& failure() const noexcept { return failure_; }
+    /// The transport is gone, or is to be closed: ends all calls. Idempotent.
+    void end_all(const Status& why);
+    /// GOAWAY: no new calls; those that run may end.
+    void go_away();
+    [[nodiscard]] bool going_away() const noexcept { return goaway_sent_ || goaway_received_; }
+    [[nodiscard]] std::size_t live_streams() const noexcept { return streams_.size(); }
+    /// Frames that wait for produce().
+    [[nodiscard]] std::size_t waiting_frames() const noexcept {
+        return nghttp2_session_get_outbound_queue_size(http2_);
+    }
+    /// turn() has something to run.
+    [[nodiscard]] bool has_work() const noexcept { return !dead_ && !later_.empty(); }
+    [[nodiscard]] TimePoint last_received() const noexcept { return last_received_; }
+
+    /// Set by the driver: something is to be sent or run; call turn() and produce() soon.
+    std::function<void()> on_wake;
+
+  protected:
+    friend class Stream;
+
+    enum class EventKind : std::uint8_t {
+        kHeaders,
+        kHeadersAndEnd,
+        kData,
+        kEnd,
+        kClosed,
+        kWritable
+    };
+    struct Event {
+        EventKind kind;
+        std::shared_ptr<Stream> stream;
+        std::string_view data;
+        std::uint32_t code = 0;
+    };
+
+    /// Server: a request begins. @return null to refuse the stream
+    [[nodiscard]] virtual std::shared_ptr<Stream> make_stream() = 0;
+    virtual void handle_goaway(std::uint32_t /*code*/, std::string_view /*debug*/) {}
+
+    void add(std::int32_t id, std::shared_ptr<Stream> stream);
+    void resume_data(Stream& stream);
+    void reset(Stream& stream, std::uint32_t code);
+    void set_deadline(Stream& stream, TimePoint at);
+    void wake();
+    /// Asks for turn() to call `run` with the stream, if both still live then.
+    void later(std::shared_ptr<Stream> stream, void (*run)(Session&, Stream&));
+    void fail_session(std::string why);
+    [[nodiscard]] nghttp2_data_provider body_of(Stream& stream) noexcept;
+    /// The stream's close event was seen, or everything ends.
+    void forget(Stream& stream, std::uint32_t code, const Status* lost);
+
+    SessionOptions options_;
+    SessionCounters& counters_;
+    nghttp2_session* http2_ = nullptr;
+    bool dead_ = false;
+
+  private:
+    struct Callbacks;
+    friend struct Callbacks;
+
+    void dispatch();
+    void dispatch_one(const Event& event);
+    void take_data(Stream& stream, std::string_view data);
+    void feed(Stream& stream, std::string_view data);
+    void tell_end(Stream& stream);
+    void fail_stream(Stream& stream, Status status);
+    [[nodiscard]] bool keepalive_on() const noexcept;
+
+    std::unordered_map<std::int32_t, std::shared_ptr<Stream>> streams_;
+    std::vector<Event> events_;
+    std::vector<std::pair<std::shared_ptr<Stream>, void (*)(Session&, Stream&)>> later_;
+    std::vector<std::shared_ptr<Stream>> lingering_;  // closed by the peer while paused
+    std::set<std::pair<TimePoint, std::int32_t>> deadlines_;
+    std::string* out_ = nullptr;  // during produce()
+    std::size_t room_ = 0;
+    std::size_t buffered_ = 0;
+    TimePoint last_received_;
+    std::optional<TimePoint> ping_sent_;
+    std::string failure_;
+    std::string http2_text_;
+    bool ready_ = false;
+    bool goaway_sent_ = false;
+    bool goaway_received_ = false;
+    bool failed_ = false;
+};
+
+/// A header field that nghttp2 reads during the call that gets it.
+[[nodiscard]] inline nghttp2_nv field(std::string_view name, std::string_view value,
+                                      std::uint8_t flags = NGHTTP2_NV_FLAG_NONE) noexcept {
+    // nghttp2's struct has no const; it copies both texts before it returns.
+    auto bytes = [](std::string_view text) {
+        return const_cast<std::uint8_t*>(reinterpret_cast<const std::uint8_t*>(text.data()));
+    };
+    return {bytes(name), bytes(value), name.size(), value.size(), flags};
+}
+
+}  // namespace mesh::rpc::detail

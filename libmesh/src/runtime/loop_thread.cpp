@@ -1,0 +1,67 @@
+#include "runtime/loop_thread.hpp"
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <exception>
+#include <future>
+#include <thread>
+#include <utility>
+
+namespace mesh {
+
+namespace asio = boost::asio;
+
+struct LoopThread::State {
+    explicit State(OnFailure fail) : on_failure(std::move(fail)), io(1), work(io.get_executor()) {}
+    OnFailure on_failure;
+    asio::io_context io;
+    asio::executor_work_guard<asio::io_context::executor_type> work;
+    std::thread thread;
+
+    void loop() {
+        for (;;) {
+            try {
+                io.run();
+                return;
+            } catch (const std::exception& e) {
+                on_failure(e.what());
+            } catch (...) {
+                on_failure("unknown exception");
+            }
+        }
+    }
+};
+
+LoopThread::LoopThread(OnFailure on_failure)
+    : state_(std::make_unique<State>(std::move(on_failure))) {
+    state_->thread = std::thread([state = state_.get()] { state->loop(); });
+}
+
+LoopThread::~LoopThread() {
+    state_->io.stop();
+    state_->thread.join();
+}
+
+asio::any_io_executor LoopThread::executor() const {
+    return state_->io.get_executor();
+}
+
+bool LoopThread::on_loop() const noexcept {
+    return state_->thread.get_id() == std::this_thread::get_id();
+}
+
+void LoopThread::run(const std::function<void()>& call) const {
+    if (on_loop()) {
+        call();
+        return;
+    }
+    std::promise<void> done;
+    asio::post(state_->io, [&] {
+        call();
+        done.set_value();
+    });
+    done.get_future().wait();
+}
+
+}  // namespace mesh

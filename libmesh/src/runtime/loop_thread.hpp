@@ -1,0 +1,35 @@
+// An event loop on a thread of its own, for objects that live on a loop but are owned from another
+// thread. The only place where the library makes a thread for itself.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+namespace mesh {
+
+/// @thread every member function may be called from any thread
+class LoopThread {
+  public:
+    /// Called on the loop with the text of an exception that left a handler; the loop goes on.
+    using OnFailure = std::function<void(std::string_view what)>;
+
+    explicit LoopThread(OnFailure on_failure);
+    /// Stops the loop, handlers that were not run are dropped, and joins.
+    ~LoopThread();
+    LoopThread(const LoopThread&) = delete;
+    LoopThread& operator=(const LoopThread&) = delete;
+
+    [[nodiscard]] boost::asio::any_io_executor executor() const;
+    [[nodiscard]] bool on_loop() const noexcept;
+    /// Runs `call` on the loop and waits until it has returned; at once if already on the loop.
+    /// `call` must not throw.
+    void run(const std::function<void()>& call) const;
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace mesh

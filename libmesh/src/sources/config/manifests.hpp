@@ -1,0 +1,100 @@
+// Kubernetes manifests as a source of a cluster's objects: files of YAML or JSON, several documents
+// and Lists in each, in a directory. A file with a mistake keeps the objects of its last good
+// version. Users: mesh-operator.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mesh/error.hpp>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/kubernetes.hpp"
+#include "runtime/clock.hpp"
+#include "sources/config/directory_watcher.hpp"
+
+namespace mesh::sources::config {
+
+/// What a file of manifests holds.
+struct ParsedManifests {
+    std::vector<std::shared_ptr<const model::k8s::Object>> objects;
+    /// One per bad document: "<file>: document <n>: line <n>: <field>: expected ..., got ...".
+    std::vector<std::string> errors;
+    /// "<apiVersion> <kind>" of documents that are none of ours.
+    std::set<std::string> skipped;
+};
+
+/// Reads the documents of a file: Service, Pod, Node, Namespace of v1, EndpointSlice of
+/// discovery.k8s.io/v1, and Lists of them (List, ServiceList, ...). Names, labels and values are
+/// held to Kubernetes' own rules, fields that the mesh has no use for are not looked at. A missing
+/// namespace is "default".
+/// @thread any thread
+[[nodiscard]] ParsedManifests parse_manifests(std::string_view text, std::string_view file);
+
+/// What changed in a set of manifests, and what there is to say about it.
+struct ManifestUpdate {
+    std::vector<model::k8s::ObjectChange> changes;  ///< each object at most once
+    std::vector<std::string> errors;                ///< that were not there before
+    std::vector<std::string> warnings;
+};
+
+/// The objects of several files as one set. An object that several files define is that of the
+/// bytewise first file name, and an error. @thread one thread
+class ManifestSet {
+  public:
+    /// A file's new text. With a mistake anywhere in it the file's objects stay as they were.
+    [[nodiscard]] ManifestUpdate apply(std::string_view file, std::string_view text);
+    /// The file is gone, and its objects with it.
+    [[nodiscard]] ManifestUpdate remove(std::string_view file);
+    /// The file cannot be read: its objects stay as they were. @param why names the file
+    [[nodiscard]] ManifestUpdate fail(std::string_view file, std::string why);
+
+    [[nodiscard]] std::size_t size() const noexcept { return candidates_.size(); }
+    /// Number of objects by kind.
+    [[nodiscard]] std::map<model::k8s::Kind, std::size_t> counts() const;
+    /// All that is wrong now, by file.
+    [[nodiscard]] std::vector<std::string> errors() const;
+    /// True if some file has never been good: the set may lack objects that are meant to exist.
+    [[nodiscard]] bool incomplete() const;
+
+  private:
+    using ObjectPtr = std::shared_ptr<const model::k8s::Object>;
+    struct File {
+        std::map<model::k8s::ObjectKey, ObjectPtr> objects;
+        std::vector<std::string> errors;
+        bool ever_good = false;
+    };
+    void replace(const std::string& name, File& file,
+                 std::map<model::k8s::ObjectKey, ObjectPtr> objects, ManifestUpdate& update);
+    void note_duplicates(const model::k8s::ObjectKey& key, ManifestUpdate& update);
+
+    std::map<std::string, File, std::less<>> files_;
+    /// Per object the files that define it.
+    std::map<model::k8s::ObjectKey, std::map<std::string, ObjectPtr>> candidates_;
+    std::map<model::k8s::ObjectKey, std::set<std::string>> duplicates_;  ///< error texts
+    std::set<std::string> skipped_told_;
+};
+
+/// A directory of manifests: *.yaml, *.yml and *.json. @thread one thread; blocks for the reads
+class ManifestDirectory {
+  public:
+    ManifestDirectory(std::filesystem::path directory, const Clock& clock);
+    /// Reads what changed since the last call.
+    /// @errors as DirectoryReader::read(); the objects stay as they are
+    [[nodiscard]] Result<ManifestUpdate> refresh();
+    [[nodiscard]] const ManifestSet& set() const noexcept { return set_; }
+    /// True once the directory has been read.
+    [[nodiscard]] bool loaded() const noexcept { return loaded_; }
+
+  private:
+    DirectoryReader reader_;
+    ManifestSet set_;
+    bool loaded_ = false;
+};
+
+}  // namespace mesh::sources::config

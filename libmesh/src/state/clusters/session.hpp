@@ -1,0 +1,211 @@
+// The life of one remote cluster (or of the own one) as a state machine without I/O: events and the
+// time go in, actions come out; the driver (remote_cluster.hpp) does them. The same code runs under
+// virtual time in tests.
+//
+//   configure -> connect -> heartbeat list -> cluster-config -> validate, reserve the id
+//     -> watches, each opened by its canary -> all listed: sweep, ready -> steady
+//
+// An epoch is one life of a client: it ends when the configuration changes, another etcd answers,
+// heartbeats fail, or the cluster-config is refused. What is known outlives it. Entries that the
+// lists of a new epoch do not name are deleted when every prefix has been listed, not before (the
+// sync fence). Events that carry the number of an earlier epoch are ignored.
+//
+// @source spec protocol.md §3-§8
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mesh/error.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/log.hpp"
+#include "model/types.hpp"
+#include "model/validate.hpp"
+#include "runtime/clock.hpp"
+#include "sources/config/etcd_yaml.hpp"
+#include "sources/etcd/types.hpp"
+#include "state/clusters/id_registry.hpp"
+#include "state/clusters/refusals.hpp"
+#include "state/clusters/slots.hpp"
+#include "state/tables/changes.hpp"
+
+namespace mesh::state {
+
+/// As shown to people. Stale: was ready once, and what is known may be old now.
+enum class SessionState : std::uint8_t { kDisabled, kConnecting, kSyncing, kReady, kStale };
+[[nodiscard]] std::string_view to_string(SessionState state) noexcept;
+
+/// Times of the life; the defaults are Cilium's. @source protocol.md §3-§5
+struct SessionTimes {
+    Duration retry_step = std::chrono::seconds(1);  ///< times the failures so far
+    Duration connect_limit = std::chrono::minutes(15);
+    Duration config_retry_first = std::chrono::milliseconds(250);
+    Duration config_retry_limit = std::chrono::seconds(30);
+    Duration config_limit = std::chrono::minutes(3);
+    Duration client_retry = std::chrono::seconds(5);  ///< TLS files that are not there yet
+    Duration heartbeat_limit = std::chrono::minutes(2);
+    Duration check_fine = std::chrono::seconds(30);
+    Duration check_failing = std::chrono::seconds(5);
+    int check_errors = 2;                        ///< more than these in a row end the epoch
+    Duration probe = std::chrono::seconds(5);    ///< asks for the newest revision
+    Duration calm = std::chrono::seconds(1);     ///< without events over the rate: list again
+    Duration relist = std::chrono::seconds(10);  ///< when refused entries may have room now
+};
+
+struct SessionOptions {
+    std::string cluster;
+    /// The own cluster: no cluster-config, canaries or heartbeats are asked for, nothing is
+    /// bounded.
+    bool own = false;
+    model::ClusterId local_id{};
+    std::uint32_t max_clusters = 255;  ///< 255 or 511
+    model::Generation generation = model::Generation::k119;
+    SlotSet slots = kAgentSlots;
+    SessionTimes times;
+    OnRefused on_refused;  ///< sees each refused entry; may be empty
+};
+
+/// One change below a slot's prefix, as the watcher tells it.
+struct Incoming {
+    std::string_view key;
+    std::string_view value;  ///< of a put
+    bool deleted = false;
+};
+
+/// The answer to GetConfig.
+struct ConfigAnswer {
+    std::optional<std::string> value;  ///< nullopt = no such key
+    bool required = false;             ///< cilium/.has-cluster-config is there
+};
+
+// What the driver is to do, in order.
+struct Connect {
+    std::uint64_t epoch = 0;
+    sources::config::EtcdClientConfig etcd;
+};
+/// Ends the client of an epoch and all of its watches.
+struct Close {
+    std::uint64_t epoch = 0;
+};
+struct GetConfig {
+    std::uint64_t epoch = 0;
+    std::string key;
+};
+/// Lists a prefix and watches it from there; restarts it if it runs.
+struct Watch {
+    std::uint64_t epoch = 0;
+    Slot slot{};
+    std::string prefix;
+};
+struct Unwatch {
+    std::uint64_t epoch = 0;
+    Slot slot{};
+};
+/// Lists again within the running watch, which tells exact deletes itself.
+struct Relist {
+    std::uint64_t epoch = 0;
+    Slot slot{};
+};
+/// Asks the etcd for its newest revision: a proof of life.
+struct Probe {
+    std::uint64_t epoch = 0;
+};
+struct Emit {
+    ClusterBatch batch;
+};
+/// The state shown, or what is synced, has changed.
+struct StateChanged {
+    SessionState state{};
+};
+/// After remove(): all is drained and the id is free; the session has ended.
+struct Finished {};
+using Action = std::variant<Connect, Close, GetConfig, Watch, Unwatch, Relist, Probe, Emit,
+                            StateChanged, Finished>;
+
+/// One resource as status shows it.
+struct SlotStatus {
+    bool wanted = false;
+    bool synced = false;  ///< listed in full since the connection began
+    std::size_t count = 0;
+};
+
+/// A remote as API, status and metrics show it. @source spec services.md §10
+struct SessionStatus {
+    std::string cluster;
+    SessionState state = SessionState::kDisabled;
+    bool connected = false;
+    bool ready = false;
+    std::array<SlotStatus, kSlots> slots{};
+    std::size_t backends = 0;
+    bool config_retrieved = false, config_required = false;
+    model::ClusterConfig config;
+    etcd::Header position;             ///< etcd cluster id, member, revision up to which known
+    std::int64_t newest_revision = 0;  ///< as the etcd last told
+    std::int64_t lag_revisions = 0;    ///< writes outside the mesh's prefixes count, too,
+                                       ///< until the next event
+    Duration lag{};                    ///< since when behind, or without proof of life
+    std::optional<Duration> last_proof_of_life;  ///< ago
+    std::optional<Duration> last_heartbeat;      ///< ago
+    std::uint64_t failures = 0;                  ///< since the start
+    std::uint64_t failures_in_a_row = 0;
+    std::string last_failure;
+    std::optional<Duration> last_failure_age;
+    bool drained_as_stale = false;
+    std::array<Refusals::Count, kRefusals> refused{};
+};
+
+/// @thread one thread; sessions of one IdRegistry on the same
+class Session {
+  public:
+    Session(SessionOptions options, IdRegistry& ids, std::uint64_t seed, Logger log);
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    // Events. Each may append actions; take them with take_actions().
+
+    /// The remote's file appeared or changed: connects (anew), keeping what is known.
+    void configure(TimePoint now, sources::config::RemoteConfig config);
+    /// The file is gone: drains all, releases the id; Finished follows.
+    void remove(TimePoint now);
+    /// The process stops: closes, drains nothing.
+    void stop(TimePoint now);
+
+    /// The client could not even be made (a bad file); retried.
+    void client_refused(TimePoint now, std::uint64_t epoch, const Error& reason);
+    void connected(TimePoint now, std::uint64_t epoch, const etcd::Header& header);
+    /// An attempt failed; the client itself tries on.
+    void connect_failed(TimePoint now, std::uint64_t epoch, const Error& reason);
+    /// The connection is lost; the client itself tries on.
+    void lost(TimePoint now, std::uint64_t epoch, const Error& reason);
+    void config_answer(TimePoint now, std::uint64_t epoch, const Result<ConfigAnswer>& answer);
+    void changes(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header,
+                 bool from_list, std::span<const Incoming> changes);
+    void list_done(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header);
+    void progress(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header);
+    /// Another etcd answers a watch, or its revision went back.
+    void history_changed(TimePoint now, std::uint64_t epoch, std::string_view what);
+    /// The server refuses a watch; the watcher tries on.
+    void watch_refused(TimePoint now, std::uint64_t epoch, Slot slot, const Error& reason);
+    void probe_answer(TimePoint now, std::uint64_t epoch, const etcd::Header& header);
+    void tick(TimePoint now);
+
+    /// When tick() is wanted next.
+    [[nodiscard]] std::optional<TimePoint> deadline() const;
+    [[nodiscard]] std::vector<Action> take_actions();
+    [[nodiscard]] SessionState state() const noexcept;
+    [[nodiscard]] SessionStatus status(TimePoint now) const;
+    [[nodiscard]] std::uint64_t epoch() const noexcept;
+
+  private:
+    class Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mesh::state

@@ -1,0 +1,239 @@
+// Compaction of a Store, and mirror mode: another etcd's history taken as our own.
+#include <fmt/format.h>
+#include <algorithm>
+
+#include "state/store/store_impl.hpp"
+
+namespace mesh::store {
+
+// --- Compaction
+// ---------------------------------------------------------------------------------------
+
+// A version is superseded by a change that the log has, so the keys of the log's entries up to the
+// revision are all that need a look.
+
+std::vector<RecordPosition> Store::Impl::superseded(Revision at) const {
+    std::vector<RecordPosition> positions;
+    for (std::size_t i = 0; i < log.size() && log[i].mod_revision() <= at; ++i)
+        for (const KeyValue& kv : index.trimmable(log[i].key(), at))
+            positions.push_back({kv.mod_revision(), kv.sub_revision()});
+    std::sort(positions.begin(), positions.end());
+    positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
+    return positions;
+}
+
+void Store::Impl::forget(Revision at) {
+    while (log.size() != 0 && log[0].mod_revision() < at) {
+        const KeyValue kv = log[0];
+        log.pop_front();
+        index.trim(kv.key(), at);
+    }
+    for (std::size_t i = 0; i < log.size() && log[i].mod_revision() == at; ++i)
+        index.trim(log[i].key(), at);
+}
+
+Outcome<Revision> Store::compact(Revision at) {
+    Impl& impl = *impl_;
+    if (at <= impl.compacted) return StoreError(Fault::kCompacted);
+    if (at > impl.revision) return StoreError(Fault::kFutureRevision);
+    // Dropped versions cannot be brought back: whatever is held is committed first, then this.
+    if (Outcome<void> done = impl.commit(); !done) {
+        if (impl.held) impl.group_failure = done.error();
+        return done.error();
+    }
+    if (impl.backend->durable()) {
+        WriteBatch batch;
+        batch.erased = impl.superseded(at);
+        batch.compact_revision = at;
+        MESH_CHECK(impl.backend->commit(batch));
+    }
+    impl.forget(at);
+    impl.compacted = impl.floor = impl.log_start = at;
+    impl.hub.history_cut(at, at);
+    return impl.revision;
+}
+
+Revision Store::revision_keeping(std::size_t changes) const {
+    const RevisionLog& log = impl_->log;
+    return log.size() <= changes ? 0 : log[log.size() - changes - 1].mod_revision();
+}
+
+// --- Mirror mode
+// --------------------------------------------------------------------------------------
+
+Outcome<void> Store::Impl::become_mirror() {
+    if (backend->durable())
+        return StoreError(Fault::kMirror, "a store with a durable backend keeps its own history");
+    mirror = true;
+    return {};
+}
+
+namespace {
+
+StoreError out_of_order(const KeyValue& kv, std::string_view expected) {
+    return {Fault::kMirror,
+            fmt::format("key {} at revision {}: {}", kv.key(), kv.mod_revision(), expected)};
+}
+
+}  // namespace
+
+Outcome<void> Store::apply_upstream(Revision revision, std::span<const KeyValue> events) {
+    Impl& impl = *impl_;
+    MESH_CHECK(impl.become_mirror());
+    impl.snapshot.reset();
+    Revision last = 0;
+    for (const KeyValue& kv : events) {
+        if (kv.mod_revision() < last) return out_of_order(kv, "the event before it is newer");
+        if (kv.mod_revision() > revision)
+            return out_of_order(kv, fmt::format("expected at most revision {}", revision));
+        last = kv.mod_revision();
+        if (last > impl.revision) continue;
+        // A repetition is fine; the rest of a revision that was taken as complete is not.
+        const KeyValue known = impl.index.newest(kv.key());
+        if (known ? known.mod_revision() < last : !kv.tombstone())
+            return out_of_order(kv, fmt::format("never seen, but {} was reached", impl.revision));
+    }
+    for (const KeyValue& kv : events) {
+        const KeyValue known = impl.index.newest(kv.key());
+        if (kv.mod_revision() <= impl.published) continue;
+        if (known ? known.mod_revision() >= kv.mod_revision() : kv.tombstone()) continue;
+        if (known && known.tombstone() && kv.tombstone()) continue;
+        impl.revision = kv.mod_revision();
+        impl.add_version(kv);
+    }
+    impl.revision = std::max(impl.revision, revision);
+    return impl.commit();
+}
+
+void Store::begin_snapshot(Revision revision, bool same_history) {
+    impl_->snapshot = Impl::Snapshot{
+        .revision = revision, .same_history = same_history, .last_key = {}, .changed = {}};
+}
+
+Outcome<void> Store::Impl::check_page(const Snapshot& open, std::span<const KeyValue> page) const {
+    std::string_view last = open.last_key;
+    for (const KeyValue& kv : page) {
+        if (kv.key() <= last) return out_of_order(kv, "keys of a snapshot must ascend");
+        if (kv.tombstone() || kv.mod_revision() > open.revision || kv.mod_revision() <= 0)
+            return out_of_order(kv,
+                                fmt::format("expected a value of revision 1 to {}", open.revision));
+        last = kv.key();
+    }
+    return {};
+}
+
+void Store::Impl::compare_page(Snapshot& open, std::span<const KeyValue> page) const {
+    // Everything of ours between the last page's end and this one's is either in this page or
+    // deleted.
+    static constexpr std::string_view kOpen("\0", 1);
+    std::string from = open.last_key;
+    from.push_back('\0');
+    std::string to;
+    if (!page.empty()) to.assign(page.back().key()).push_back('\0');
+    auto theirs = page.begin();
+    const auto take = [&open, this](const KeyValue& kv) {
+        open.consistent = open.consistent && kv.mod_revision() > revision;
+        open.changed.push_back(kv);
+    };
+    index.visit({from, to.empty() ? kOpen : std::string_view(to)}, kNewest,
+                [&](const KeyValue& ours) {
+                    for (; theirs != page.end() && theirs->key() < ours.key(); ++theirs)
+                        take(*theirs);
+                    if (theirs == page.end() || theirs->key() != ours.key()) {
+                        open.changed.push_back(KeyValue::make_tombstone(ours.key(), open.revision));
+                        return true;
+                    }
+                    if (theirs->mod_revision() != ours.mod_revision()) take(*theirs);
+                    ++theirs;
+                    return true;
+                });
+    for (; theirs != page.end(); ++theirs) take(*theirs);
+}
+
+Outcome<void> Store::add_snapshot_page(std::span<const KeyValue> page) {
+    Impl& impl = *impl_;
+    if (!impl.snapshot) return StoreError(Fault::kMirror, "no snapshot was begun");
+    if (page.empty()) return {};
+    Impl::Snapshot& open = *impl.snapshot;
+    MESH_CHECK(impl.check_page(open, page));
+    if (open.same_history)
+        impl.compare_page(open, page);
+    else
+        open.changed.insert(open.changed.end(), page.begin(), page.end());
+    open.last_key = page.back().key();
+    return {};
+}
+
+Outcome<void> Store::commit_snapshot() {
+    Impl& impl = *impl_;
+    if (!impl.snapshot) return StoreError(Fault::kMirror, "no snapshot was begun");
+    MESH_CHECK(impl.become_mirror());
+    Impl::Snapshot open = *std::exchange(impl.snapshot, std::nullopt);
+    if (!open.same_history) {
+        impl.replace_all(open.revision, std::move(open.changed));
+        return {};
+    }
+    if (open.revision < impl.revision)
+        return StoreError(Fault::kMirror, fmt::format("a snapshot of revision {} after revision {}",
+                                                      open.revision, impl.revision));
+    impl.compare_page(open, {});
+    if (!open.consistent)
+        return StoreError(Fault::kMirror,
+                          fmt::format("the snapshot has a change that should have been seen "
+                                      "before revision {}",
+                                      impl.revision));
+    impl.apply_difference(open.revision, std::move(open.changed));
+    return {};
+}
+
+void Store::abort_snapshot() noexcept {
+    impl_->snapshot.reset();
+}
+
+Outcome<void> Store::reset_from_snapshot(Revision revision, std::span<const KeyValue> kvs,
+                                         bool same_history) {
+    begin_snapshot(revision, same_history);
+    if (Outcome<void> added = add_snapshot_page(kvs); !added) {
+        abort_snapshot();
+        return added;
+    }
+    return commit_snapshot();
+}
+
+void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
+    // The log's order is that of revisions; deletions are told as of the snapshot, hence last.
+    std::stable_sort(changed.begin(), changed.end(), [](const KeyValue& a, const KeyValue& b) {
+        return a.mod_revision() < b.mod_revision();
+    });
+    auto batch = std::make_shared<EventBatch>();
+    batch->revision = at;
+    for (KeyValue& kv : changed) {
+        if (!hub.empty()) batch->events.push_back(event_of(kv));
+        add_version(std::move(kv));
+    }
+    revision = revision_before = at;
+    compacted = at;
+    floor = at + 1;
+    if (!batch->events.empty()) hub.publish(std::move(batch));
+    published = at;
+    // Watchers that are behind may still read their way through what came before.
+    if (hub.any_behind()) return;
+    forget(at + 1);
+    log_start = at + 1;
+}
+
+void Store::Impl::replace_all(Revision at, std::vector<KeyValue> kvs) {
+    index.clear();
+    log.clear();
+    for (KeyValue& kv : kvs) index.append(std::move(kv));
+    revision = revision_before = published = at;
+    compacted = at;
+    floor = log_start = at + 1;
+    hub.cancel_all(CancelReason::kReplaced, floor);
+}
+
+void Store::set_identity(const Identity& identity) {
+    impl_->identity = identity;
+}
+
+}  // namespace mesh::store

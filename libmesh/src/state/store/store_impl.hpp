@@ -1,0 +1,131 @@
+// The parts of a Store and what works on several of them. Internal to the store.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "runtime/clock.hpp"
+#include "state/store/key_index.hpp"
+#include "state/store/lessor.hpp"
+#include "state/store/revision_log.hpp"
+#include "state/store/store.hpp"
+#include "state/store/watch_hub.hpp"
+
+namespace mesh::store {
+
+class Store::Impl final : public HistoryReader {
+  public:
+    Impl(std::unique_ptr<Backend> backend_in, const StoreOptions& options_in);
+
+    // --- Writing: changes are made in memory first, and taken back if the backend refuses them
+    // -------
+    /// One revision's changes. Operations of a txn share one.
+    class Writer;
+    /// What flush() takes back on failure, newest last.
+    struct Appended {};  // the last entry of the log
+    struct LeaseAdded {
+        LeaseId id;
+    };
+    struct LeaseRemoved {
+        Lease lease;
+    };
+    using Undo = std::variant<Appended, LeaseAdded, LeaseRemoved>;
+
+    Outcome<void> writable() const;
+    void add_version(KeyValue kv);
+    /// After each write operation: a commit of its own, unless hold() gathers.
+    Outcome<void> settle();
+    Outcome<void> commit();
+    void undo_all();
+    void publish();
+
+    Outcome<void> load(TimePoint now);
+    Outcome<void> load_record(KeyValue kv);
+    void load_lease(const LeaseRecord& record, TimePoint now);
+
+    // --- Reading ---------------------------------------------------------------------------------
+    Outcome<void> check_revision(Revision wanted) const;
+    /// A range at the request's revision, or the newest; revision in the answer is left to the
+    /// caller.
+    RangeAnswer read(const RangeRequest& request) const;
+    bool holds(const Compare& compare) const;
+
+    // HistoryReader
+    [[nodiscard]] std::shared_ptr<const EventBatch> read_history(const KeyRange& range,
+                                                                 Revision from) const override;
+    [[nodiscard]] Revision published_revision() const noexcept override { return published; }
+    [[nodiscard]] Event event_of(const KeyValue& kv) const;
+
+    // --- Leases ----------------------------------------------------------------------------------
+    void remove_lease(LeaseId id);
+    void note_lease(LeaseId id, std::chrono::seconds remaining);
+    void checkpoint_leases(TimePoint now);
+
+    // --- Compaction and mirror
+    // ----------------------------------------------------------------------
+    [[nodiscard]] std::vector<RecordPosition> superseded(Revision at) const;
+    void forget(Revision at);
+    Outcome<void> become_mirror();
+    void replace_all(Revision at, std::vector<KeyValue> kvs);
+    void apply_difference(Revision at, std::vector<KeyValue> changed);
+
+    struct Snapshot {
+        Revision revision = 0;
+        bool same_history = false;
+        std::string last_key;           // of the pages so far
+        std::vector<KeyValue> changed;  // new versions and tombstones
+        bool consistent = true;         // no change older than what we have seen
+    };
+    Outcome<void> check_page(const Snapshot& open, std::span<const KeyValue> page) const;
+    /// Notes how page differs from what we hold; an empty page stands for the end of all keys.
+    void compare_page(Snapshot& open, std::span<const KeyValue> page) const;
+
+    std::unique_ptr<Backend> backend;
+    StoreOptions options;
+    Identity identity;
+    Rng rng;
+
+    KeyIndex index;
+    RevisionLog log;
+    Revision revision = 1;   // newest, durable or not
+    Revision published = 1;  // newest that is durable and told to watchers
+    Revision compacted = 0;
+    Revision floor = 0;      // oldest start of a new watch
+    Revision log_start = 0;  // the log is complete from here on
+    Lessor lessor;
+    std::optional<TimePoint> next_checkpoint;
+    WatchHub hub;
+
+    bool held = false;
+    std::optional<StoreError> group_failure;  // of a commit that had to come before flush()
+    WriteBatch pending;
+    std::vector<Undo> undo;
+    Revision revision_before = 1;  // of the group in progress
+
+    bool mirror = false;
+    std::optional<Snapshot> snapshot;
+};
+
+/// Collects one revision's changes; revision() moves when the first one is made.
+class Store::Impl::Writer {
+  public:
+    explicit Writer(Impl& impl) : impl_(impl), revision_(impl.revision + 1) {}
+
+    /// The revision that answers carry at this point of the txn.
+    [[nodiscard]] Revision revision() const noexcept { return impl_.revision; }
+    PutAnswer put(const PutRequest& request);
+    DeleteRangeAnswer delete_range(const DeleteRangeRequest& request);
+    RangeAnswer range(const RangeRequest& request) const;
+    void delete_key(std::string_view key);
+
+  private:
+    std::uint32_t next_position();
+    Impl& impl_;
+    Revision revision_;
+    std::uint32_t changes_ = 0;
+};
+
+}  // namespace mesh::store

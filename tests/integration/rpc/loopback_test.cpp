@@ -1,0 +1,447 @@
+// Client and server over real sockets on loopback, with certificates of a real CA.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/read.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <filesystem>
+
+#include "pki/certificates.hpp"
+#include "pki/files.hpp"
+#include "rpc/client.hpp"
+#include "rpc/server.hpp"
+
+namespace mesh::rpc {
+namespace {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+
+class LoopbackTest : public ::testing::Test {
+  protected:
+    LoopbackTest() {
+        std::string pattern = (std::filesystem::temp_directory_path() / "mesh-rpc-XXXXXX").string();
+        dir_ = ::mkdtemp(pattern.data());
+    }
+    ~LoopbackTest() override { std::filesystem::remove_all(dir_); }
+
+    /// Runs a coroutine to its end, at most for a minute.
+    void run(std::function<asio::awaitable<void>()> test) {
+        bool done = false;
+        asio::co_spawn(
+            loop_,
+            [&]() -> asio::awaitable<void> {
+                co_await test();
+                done = true;
+                server_.reset();
+            },
+            [](std::exception_ptr e) {
+                if (e) std::rethrow_exception(e);
+            });
+        loop_.run_for(60s);
+        EXPECT_TRUE(done) << "the test did not end";
+    }
+
+    std::string write(const std::string& name, const std::string& text) {
+        const std::string path = (dir_ / name).string();
+        EXPECT_TRUE(pki::write_file(path, text, pki::FileMode::kPrivate));
+        return path;
+    }
+
+    void make_ca() {
+        now_ = SystemClock().wall_now();
+        ca_ = *pki::Authority::make("test ca", 24h, now_);
+        ca_file_ = write("ca.crt", ca_->certificate());
+    }
+
+    /// Files <name>.crt and <name>.key.
+    TlsOptions issue(const std::string& name, const pki::CertificateRequest& request,
+                     const pki::Authority* by = nullptr) {
+        const auto pair = (by != nullptr ? *by : *ca_).issue(request, now_);
+        EXPECT_TRUE(pair);
+        TlsOptions o;
+        o.ca_file = ca_file_;
+        o.cert_file = write(name + ".crt", pair->certificate);
+        o.key_file = write(name + ".key", pair->private_key);
+        return o;
+    }
+
+    void serve(ServerOptions options) {
+        server_ =
+            std::make_unique<Server>(loop_.get_executor(), std::move(options), clock_, logger());
+        server_->handle_unary("/t/Who", [](const ServerCallPtr& call, std::string_view) {
+            call->reply(make_frame(call->peer().common_name));
+        });
+        server_->handle("/t/Echo", [](const ServerCallPtr& call) {
+            call->on_message(
+                [call](std::string_view m) { static_cast<void>(call->write(make_frame(m))); });
+            call->on_half_close([call] { call->finish({}); });
+        });
+        const auto port = server_->listen("127.0.0.1", 0);
+        ASSERT_TRUE(port) << port.error().message();
+        port_ = *port;
+    }
+
+    void serve_tls(const pki::CertificateRequest& request,
+                   ClientCertificate need = ClientCertificate::kRequired) {
+        ServerOptions options;
+        options.tls = issue("server", request);
+        options.tls->client_certificate = need;
+        serve(std::move(options));
+    }
+
+    std::unique_ptr<Channel> channel(std::optional<TlsOptions> tls = {}, std::string name = {}) {
+        ChannelOptions options;
+        options.host = "127.0.0.1";
+        options.port = port_;
+        options.server_name = std::move(name);
+        if (tls) {
+            auto loaded = TlsCredentials::load(TlsRole::kClient, *tls, logger());
+            EXPECT_TRUE(loaded) << loaded.error().message();
+            options.tls = *loaded;
+        }
+        return std::make_unique<Channel>(loop_.get_executor(), options, clock_, logger());
+    }
+
+    /// What a client that should be refused is told, at connect or at its first call.
+    asio::awaitable<Error> refusal(Channel& c) {
+        auto connected = co_await c.async_connect();
+        if (!connected) co_return connected.error();
+        auto answer = co_await c.async_unary("/t/Who", make_frame(""), {});
+        EXPECT_FALSE(answer.status.ok()) << "not refused";
+        co_return to_error(answer.status);
+    }
+
+    Logger logger() {
+        return {"rpc", [this](LogLevel, std::string_view, std::string_view text) {
+                    log_.append(text).append("\n");
+                }};
+    }
+
+    asio::awaitable<void> sleep(Duration d) {
+        asio::steady_timer timer(loop_, std::chrono::ceil<std::chrono::microseconds>(d));
+        co_await timer.async_wait(asio::use_awaitable);
+    }
+
+    asio::io_context loop_{1};
+    SystemClock clock_;
+    std::filesystem::path dir_;
+    WallTime now_{};
+    std::optional<pki::Authority> ca_;
+    std::string ca_file_;
+    std::string log_;
+    std::unique_ptr<Server> server_;
+    std::uint16_t port_ = 0;
+};
+
+TEST_F(LoopbackTest, PlainUnaryAndLargeStream) {
+    serve({});
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel();
+        auto connected = co_await c->async_connect();
+        EXPECT_TRUE(connected) << connected.error().message();
+        auto who = co_await c->async_unary("/t/Who", make_frame(""), {});
+        EXPECT_TRUE(who.status.ok());
+        auto none = co_await c->async_unary("/t/None", make_frame(""), {});
+        EXPECT_EQ(none.status.code, StatusCode::kUnimplemented);
+
+        // 40 MB through every buffer on the way, and back.
+        std::size_t got = 0;
+        std::size_t sent = 0;
+        std::optional<Status> end;
+        const Frame frame = make_frame(std::string(100'000, 'm'));
+        ClientCallPtr call;
+        std::function<void()> pump = [&] {
+            while (sent < 400 && call->write(frame) == Write::kQueued) ++sent;
+            if (sent == 400) call->half_close();
+        };
+        CallEvents events;
+        events.on_message = [&](std::string_view m) { got += m.size(); };
+        events.on_writable = [&] { pump(); };
+        events.on_end = [&](const Status& s, const Metadata&) { end = s; };
+        call = c->call("/t/Echo", {}, events);
+        pump();
+        while (!end) co_await sleep(5ms);
+        EXPECT_TRUE(end->ok()) << end->message;
+        EXPECT_EQ(got, 40'000'000U);
+    });
+    EXPECT_EQ(log_, "");
+}
+
+TEST_F(LoopbackTest, WritesOfOneTurnLeaveInOneSocketWrite) {
+    serve({});
+    std::vector<ServerCallPtr> watchers;
+    server_->handle("/t/Watch", [&](const ServerCallPtr& call) { watchers.push_back(call); });
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel();
+        EXPECT_TRUE(co_await c->async_connect());
+        std::size_t got = 0;
+        for (int i = 0; i < 100; ++i) {
+            CallEvents events;
+            events.on_message = [&](std::string_view) { ++got; };
+            c->call("/t/Watch", {}, events);
+        }
+        while (watchers.size() < 100) co_await sleep(1ms);
+        const auto before = server_->stats().socket_writes;
+        const Frame frame = make_frame(std::string(300, 'e'));
+        for (auto& w : watchers) EXPECT_EQ(w->write(frame), Write::kQueued);
+        while (got < 100) co_await sleep(1ms);
+        EXPECT_LE(server_->stats().socket_writes - before, 3U);
+        watchers.clear();
+    });
+}
+
+TEST_F(LoopbackTest, CertificateNamesReachTheHandler) {
+    make_ca();
+    serve_tls(pki::server_request());
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel(issue("client", pki::client_request("remote-two")));
+        auto connected = co_await c->async_connect();
+        EXPECT_TRUE(connected) << connected.error().message();
+        auto who = co_await c->async_unary("/t/Who", make_frame(""), {});
+        EXPECT_EQ(who.message, "remote-two");
+        EXPECT_EQ(c->peer().common_name, pki::kServerCommonName);
+        EXPECT_TRUE(c->peer().verified);
+    });
+}
+
+TEST_F(LoopbackTest, NameOfTheServerIsChecked) {
+    make_ca();
+    serve_tls(pki::server_request());
+    run([&]() -> asio::awaitable<void> {
+        const TlsOptions tls = issue("client", pki::client_request("remote"));
+        auto good = channel(tls, "two.mesh.cilium.io");
+        EXPECT_TRUE(co_await good->async_connect());
+        auto bad = channel(tls, "other.example.com");
+        auto told = co_await refusal(*bad);
+        EXPECT_EQ(told.code(), Errc::kPermission);
+        EXPECT_NE(told.detail().find(
+                      "expected other.example.com, it carries clustermesh-apiserver.cilium.io"),
+                  std::string::npos)
+            << told.detail();
+        auto bad_ip = channel(tls, "10.1.2.3");
+        told = co_await refusal(*bad_ip);
+        EXPECT_EQ(told.code(), Errc::kPermission) << told.detail();
+        TlsOptions careless = tls;
+        careless.skip_verify = true;
+        auto any = channel(careless, "other.example.com");
+        EXPECT_TRUE(co_await any->async_connect());
+        EXPECT_FALSE(any->peer().verified);
+        EXPECT_EQ(any->peer().common_name, "");
+    });
+}
+
+TEST_F(LoopbackTest, ClientsWithoutAGoodCertificateAreRefused) {
+    make_ca();
+    serve_tls(pki::server_request());
+    run([&]() -> asio::awaitable<void> {
+        TlsOptions none;
+        none.ca_file = ca_file_;
+        auto c = channel(none);
+        auto told = co_await refusal(*c);
+        EXPECT_EQ(told.code(), Errc::kPermission) << told.detail();
+        EXPECT_NE(told.detail().find("requires a certificate"), std::string::npos) << told.detail();
+
+        const auto other = pki::Authority::make("other ca", 24h, now_);
+        auto d = channel(issue("stranger", pki::client_request("remote"), &*other));
+        told = co_await refusal(*d);
+        EXPECT_EQ(told.code(), Errc::kPermission) << told.detail();
+
+        const auto real_now = now_;
+        now_ -= 12h;
+        const auto old = pki::Authority::make("test ca", 24h, now_);
+        auto request = pki::client_request("remote");
+        request.validity = 1h;
+        auto expired = issue("expired", request);
+        now_ = real_now;
+        auto e = channel(expired);
+        told = co_await refusal(*e);
+        EXPECT_EQ(told.code(), Errc::kPermission) << told.detail();
+        EXPECT_NE(told.detail().find("expired"), std::string::npos) << told.detail();
+
+        auto plain = channel();
+        told = co_await refusal(*plain);
+        EXPECT_NE(log_.find("does not speak TLS"), std::string::npos) << log_;
+        EXPECT_EQ(server_->stats().calls_started, 0U);
+    });
+}
+
+TEST_F(LoopbackTest, ServersWithoutAGoodCertificateAreRefused) {
+    make_ca();
+    const auto other = pki::Authority::make("other ca", 24h, now_);
+    ServerOptions options;
+    options.tls = issue("server", pki::server_request(), &*other);
+    serve(std::move(options));
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel(issue("client", pki::client_request("remote")));
+        auto told = co_await refusal(*c);
+        EXPECT_EQ(told.code(), Errc::kPermission);
+        EXPECT_NE(told.detail().find("unable to get local issuer certificate"), std::string::npos)
+            << told.detail();
+        EXPECT_NE(told.detail().find("127.0.0.1:" + std::to_string(port_)), std::string::npos)
+            << told.detail();
+    });
+}
+
+TEST_F(LoopbackTest, ChangedFilesServeNewConnectionsWhileOldStreamsLive) {
+    make_ca();
+    serve_tls(pki::server_request({"first.example.com"}));
+    run([&]() -> asio::awaitable<void> {
+        const TlsOptions tls = issue("client", pki::client_request("remote"));
+        auto c = channel(tls);
+        EXPECT_TRUE(co_await c->async_connect());
+        std::vector<std::string> echoed;
+        CallEvents events;
+        events.on_message = [&](std::string_view m) { echoed.emplace_back(m); };
+        auto stream = c->call("/t/Echo", {}, events);
+        EXPECT_EQ(stream->write(make_frame("before")), Write::kQueued);
+        while (echoed.size() < 1) co_await sleep(1ms);
+
+        // Half of a change: the certificate without its key. The old pair stays in use.
+        const auto next = ca_->issue(pki::server_request({"second.example.com"}), now_);
+        write("server.crt", next->certificate);
+        auto half = channel(tls, "first.example.com");
+        auto ok = co_await half->async_connect();
+        EXPECT_TRUE(ok) << ok.error().message();
+        EXPECT_NE(log_.find("unusable"), std::string::npos) << log_;
+        EXPECT_EQ(log_.find("PRIVATE KEY"), std::string::npos);
+
+        write("server.key", next->private_key);
+        auto fresh = channel(tls, "second.example.com");
+        ok = co_await fresh->async_connect();
+        EXPECT_TRUE(ok) << ok.error().message();
+        EXPECT_EQ(server_->stats().tls_reloads, 1U);
+        auto stale = channel(tls, "first.example.com");
+        EXPECT_FALSE(co_await stale->async_connect());
+
+        EXPECT_EQ(stream->write(make_frame("after")), Write::kQueued);
+        while (echoed.size() < 2) co_await sleep(1ms);
+        EXPECT_EQ(echoed.back(), "after");
+        stream->abandon();
+    });
+}
+
+TEST_F(LoopbackTest, FilesThatAreNoneAreNamed) {
+    make_ca();
+    TlsOptions good = issue("client", pki::client_request("remote"));
+    const auto error_of = [&](TlsOptions o) {
+        auto r = TlsCredentials::load(TlsRole::kClient, std::move(o), {});
+        return r ? std::string("no error") : r.error().message();
+    };
+    TlsOptions o = good;
+    o.ca_file = (dir_ / "absent.crt").string();
+    EXPECT_NE(error_of(o).find("ca-file " + o.ca_file +
+                               ": expected PEM certificates of CAs: No such file"),
+              std::string::npos)
+        << error_of(o);
+    o = good;
+    o.cert_file = write("garbage.crt", "garbage");
+    EXPECT_NE(error_of(o).find("cert-file " + o.cert_file), std::string::npos) << error_of(o);
+    o = good;
+    o.key_file = write("other.key", ca_->issue(pki::client_request("x"), now_)->private_key);
+    EXPECT_NE(error_of(o).find("key-file " + o.key_file), std::string::npos) << error_of(o);
+    EXPECT_EQ(error_of(o).find("PRIVATE KEY"), std::string::npos);
+    o = good;
+    o.key_file.clear();
+    EXPECT_NE(error_of(o).find("together"), std::string::npos);
+}
+
+TEST_F(LoopbackTest, SilentAndForeignPeersAreClosedInTime) {
+    ServerOptions options;
+    options.handshake_timeout = 50ms;
+    serve(std::move(options));
+    run([&]() -> asio::awaitable<void> {
+        asio::ip::tcp::socket silent(loop_);
+        co_await silent.async_connect({asio::ip::make_address("127.0.0.1"), port_},
+                                      asio::use_awaitable);
+        char byte = 0;
+        boost::system::error_code ec;
+        // SETTINGS of the server come, then the end.
+        do {
+            co_await asio::async_read(silent, asio::buffer(&byte, 1),
+                                      asio::redirect_error(asio::use_awaitable, ec));
+        } while (!ec);
+        EXPECT_NE(log_.find("no HTTP/2 settings in time"), std::string::npos) << log_;
+        EXPECT_EQ(server_->stats().handshake_failures, 1U);
+
+        asio::ip::tcp::socket http(loop_);
+        co_await http.async_connect({asio::ip::make_address("127.0.0.1"), port_},
+                                    asio::use_awaitable);
+        co_await asio::async_write(http, asio::buffer("GET / HTTP/1.1\r\n\r\n", 18),
+                                   asio::use_awaitable);
+        ec = {};
+        do {
+            co_await asio::async_read(http, asio::buffer(&byte, 1),
+                                      asio::redirect_error(asio::use_awaitable, ec));
+        } while (!ec);
+        EXPECT_EQ(server_->stats().handshake_failures, 2U);
+        EXPECT_EQ(server_->stats().connections, 0U);
+    });
+}
+
+TEST_F(LoopbackTest, ConnectionsBeyondTheBoundAreClosed) {
+    ServerOptions options;
+    options.max_connections = 2;
+    serve(std::move(options));
+    run([&]() -> asio::awaitable<void> {
+        auto a = channel();
+        auto b = channel();
+        auto c = channel();
+        EXPECT_TRUE(co_await a->async_connect());
+        EXPECT_TRUE(co_await b->async_connect());
+        auto third = co_await c->async_connect();
+        EXPECT_FALSE(third);
+        EXPECT_EQ(server_->stats().refused_limit, 1U);
+    });
+}
+
+TEST_F(LoopbackTest, DrainLetsCallsEndAndStopsTheRest) {
+    serve({});
+    ServerCallPtr slow;
+    server_->handle("/t/Slow", [&](const ServerCallPtr& call) { slow = call; });
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel();
+        std::optional<Error> closed;
+        c->on_closed([&](const Error& e) { closed = e; });
+        EXPECT_TRUE(co_await c->async_connect());
+        std::optional<Status> ended;
+        CallEvents events;
+        events.on_end = [&](const Status& s, const Metadata&) { ended = s; };
+        c->call("/t/Slow", {}, events);
+        while (!slow) co_await sleep(1ms);
+        bool drained = false;
+        asio::co_spawn(loop_, server_->async_drain(30s),
+                       [&](std::exception_ptr) { drained = true; });
+        while (c->usable()) co_await sleep(1ms);
+        EXPECT_FALSE(drained);
+        auto late = co_await c->async_unary("/t/Who", make_frame(""), {});
+        EXPECT_EQ(late.status.code, StatusCode::kUnavailable);
+        slow->finish({});
+        while (!drained || !closed) co_await sleep(1ms);
+        EXPECT_TRUE(ended && ended->ok());
+        auto again = channel();
+        EXPECT_FALSE(co_await again->async_connect());
+    });
+}
+
+TEST_F(LoopbackTest, NobodyListensIsToldWithTheEndpoint) {
+    serve({});
+    server_->stop();
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel();
+        auto told = co_await c->async_connect();
+        EXPECT_FALSE(told);
+        EXPECT_EQ(told.error().code(), Errc::kUnavailable);
+        EXPECT_NE(told.error().detail().find("127.0.0.1:" + std::to_string(port_)),
+                  std::string::npos);
+    });
+}
+
+}  // namespace
+}  // namespace mesh::rpc

@@ -1,0 +1,178 @@
+#include "engine/node_state.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "datapath/memory_datapath.hpp"
+
+namespace {
+
+using namespace mesh;
+
+const state::ClusterKey kOwn{"cluster1", model::ClusterId{1}};
+const state::ClusterKey kRemote{"cluster2", model::ClusterId{2}};
+const datapath::ServiceFrontend kFrontend{model::IpAddress::v4(10, 11, 0, 10), 80,
+                                          datapath::Protocol::kTcp};
+
+model::ServicePort http(std::uint16_t port) {
+    model::ServicePort p;
+    p.name = "http";
+    p.protocol = "TCP";
+    p.port = port;
+    return p;
+}
+
+state::LocalServiceUpsert local(std::vector<model::IpAddress> addresses, bool global = true) {
+    model::LocalService service;
+    service.namespace_ = "shop";
+    service.name = "echo";
+    service.type = "ClusterIP";
+    service.cluster_ips = {kFrontend.address};
+    service.ports = {http(80)};
+    service.global = global;
+    service.shared = global;
+    for (const auto& address : addresses) {
+        model::LocalBackend backend;
+        backend.address = address;
+        backend.ports = {http(8080)};
+        service.backends.push_back(backend);
+    }
+    return {service};
+}
+
+state::ServiceUpsert remote(std::vector<model::IpAddress> addresses) {
+    model::Service service;
+    service.cluster = "cluster2";
+    service.namespace_ = "shop";
+    service.name = "echo";
+    service.cluster_id = kRemote.id;
+    service.include_external = true;
+    service.shared = true;
+    for (const auto& address : addresses) {
+        model::ServiceAddress backend;
+        backend.address = address;
+        backend.ports = {http(8080)};
+        service.backends.push_back(backend);
+    }
+    return {service};
+}
+
+class NodeState : public testing::Test {
+  protected:
+    /// The clusters whose backends get new connections.
+    std::vector<std::uint32_t> clusters_used(const datapath::Datapath& datapath) {
+        std::vector<std::uint32_t> ids;
+        if (const auto row = datapath.find(kFrontend)) {
+            for (const auto& backend : row->backends) {
+                if (backend.selectable) ids.push_back(backend.backend.cluster_id);
+            }
+        }
+        std::ranges::sort(ids);
+        return ids;
+    }
+    void flush(engine::NodeState& node) {
+        const auto result = node.flush();
+        ASSERT_TRUE(result) << result.error().message();
+    }
+
+    datapath::MemoryDatapath datapath_;
+    engine::NodeState node_{kOwn, "node1", 7, datapath_, Logger()};
+};
+
+TEST_F(NodeState, AGlobalServiceUsesTheBackendsOfBothClustersAndOutlivesEither) {
+    node_.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    EXPECT_TRUE(node_.dirty());
+    flush(node_);
+    EXPECT_FALSE(node_.dirty());
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{1, 2}));
+
+    node_.apply({kRemote, {remote({})}});
+    flush(node_);
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{1}));
+
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 2)})}});
+    node_.apply({kOwn, {local({})}});
+    flush(node_);
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{2}));
+
+    node_.drain("cluster2");
+    flush(node_);
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{}));
+
+    node_.apply({kOwn, {state::LocalServiceDelete{{"shop", "echo"}}}});
+    flush(node_);
+    EXPECT_EQ(datapath_.find(kFrontend), std::nullopt);
+}
+
+TEST_F(NodeState, ARemotesServiceWithoutALocalOneHasNoEffect) {
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+    EXPECT_TRUE(datapath_.dump().empty());
+    node_.apply({kOwn, {local({}, false)}});
+    flush(node_);
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{}));
+}
+
+TEST_F(NodeState, ARestartKeepsWhatNobodyHasConfirmedUntilThatClusterHasSynced) {
+    node_.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+
+    auto adopted = datapath_.restart();
+    engine::NodeState next{kOwn, "node1", 8, *adopted, Logger()};
+    EXPECT_EQ(clusters_used(*adopted), (std::vector<std::uint32_t>{1, 2}));
+    // The remote has synced first, and lost its backend while we were away: the own cluster's
+    // services are not known yet, so nothing may be pruned.
+    next.apply({kRemote, {remote({})}});
+    flush(next);
+    ASSERT_TRUE(next.cluster_synced(kRemote));
+    EXPECT_EQ(clusters_used(*adopted), (std::vector<std::uint32_t>{1, 2}));
+    next.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    flush(next);
+    ASSERT_TRUE(next.cluster_synced(kOwn));
+    EXPECT_EQ(clusters_used(*adopted), (std::vector<std::uint32_t>{1}));
+}
+
+TEST_F(NodeState, ARowThatTheDatapathRefusesIsKeptAndTriedAgainWhenThereIsRoom) {
+    datapath::MemoryDatapath small({.services = 1, .backends = 16, .slots = 32});
+    engine::NodeState node{kOwn, "node1", 7, small, Logger()};
+    auto second = local({model::IpAddress::v4(10, 10, 0, 2)});
+    second.service.name = "late";
+    second.service.cluster_ips = {model::IpAddress::v4(10, 11, 0, 11)};
+    node.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    flush(node);
+    node.apply({kOwn, {second}});
+    flush(node);
+    ASSERT_EQ(node.rejected().size(), 1U);
+    EXPECT_EQ(node.rejected().begin()->second.name, "shop/late");
+    EXPECT_EQ(clusters_used(small), (std::vector<std::uint32_t>{1}));
+
+    node.apply({kOwn, {state::LocalServiceDelete{{"shop", "echo"}}}});
+    flush(node);
+    EXPECT_TRUE(node.rejected().empty());
+    ASSERT_EQ(small.dump().size(), 1U);
+    EXPECT_EQ(small.dump().front().name, "shop/late");
+}
+
+TEST_F(NodeState, ViewsTellWhyEachBackendIsUsedOrNot) {
+    auto service = local({model::IpAddress::v4(10, 10, 0, 1)});
+    service.service.affinity = model::Affinity::kLocal;
+    node_.apply({kOwn, {service}});
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+    const auto view = node_.service({"shop", "echo"});
+    ASSERT_TRUE(view);
+    EXPECT_EQ(view->affinity, "local");
+    ASSERT_EQ(view->frontends.size(), 1U);
+    ASSERT_EQ(view->frontends[0].backends.size(), 2U);
+    EXPECT_TRUE(view->frontends[0].backends[0].selected);
+    EXPECT_FALSE(view->frontends[0].backends[1].selected);
+    EXPECT_EQ(view->frontends[0].backends[1].cluster, "cluster2");
+    EXPECT_NE(view->frontends[0].backends[1].reason.find("local"), std::string::npos);
+    EXPECT_EQ(node_.service({"shop", "absent"}), std::nullopt);
+}
+
+}  // namespace

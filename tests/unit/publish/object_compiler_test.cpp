@@ -1,0 +1,414 @@
+// Manifests in, keys out: each rule of what a cluster publishes.
+#include "publish/object_compiler.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "model/codec.hpp"
+#include "model/keys.hpp"
+#include "sources/config/manifests.hpp"
+
+namespace mesh::publish {
+namespace {
+
+namespace k8s = model::k8s;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::SizeIs;
+using testing::StartsWith;
+
+constexpr const char* kSlice = R"(
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {}, namespace: shop, labels: {{kubernetes.io/service-name: {}{}}}}}
+addressType: IPv4
+ports: [{{name: {}, port: {}}}]
+endpoints: [{}]
+)";
+
+class ObjectCompilerTest : public testing::Test {
+  protected:
+    /// Applies a file's new text and keeps what it changes.
+    std::vector<KeyChange> apply(const std::string& file, const std::string& text) {
+        const auto update = set.apply(file, text);
+        EXPECT_THAT(update.errors, IsEmpty());
+        return take(compiler.apply(update.changes, clock.now()));
+    }
+    std::vector<KeyChange> remove(const std::string& file) {
+        return take(compiler.apply(set.remove(file).changes, clock.now()));
+    }
+    std::vector<KeyChange> take(Compiled compiled) {
+        std::vector<KeyChange> real;
+        for (auto& change : compiled.changes) {
+            const auto before = keys.find(change.key);
+            const bool same = before == keys.end() ? !change.value : before->second == change.value;
+            if (same) continue;
+            if (change.value) {
+                keys[change.key] = *change.value;
+            } else {
+                keys.erase(change.key);
+            }
+            real.push_back(std::move(change));
+        }
+        warnings = std::move(compiled.warnings);
+        return real;
+    }
+    static std::vector<std::string> names(const std::vector<KeyChange>& changes) {
+        std::vector<std::string> out;
+        for (const auto& c : changes) out.push_back((c.value ? "+" : "-") + c.key);
+        return out;
+    }
+    std::string at(const std::string& key) const {
+        const auto found = keys.find(key);
+        return found == keys.end() ? "absent" : found->second;
+    }
+    model::LocalService local(const std::string& name) const {
+        const std::string key = model::local_service_key("shop", name);
+        auto parsed = model::parse_local_service(key, at(key));
+        EXPECT_TRUE(parsed) << parsed.error().message();
+        return parsed ? *parsed : model::LocalService{};
+    }
+    static std::string service(const std::string& annotations, const std::string& spec,
+                               const std::string& name = "cart") {
+        return fmt::format(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {}, namespace: shop, annotations: "
+            "{{{}}}}}\nspec: {}\n",
+            name, annotations, spec);
+    }
+    static std::string pod(const std::string& name, const std::string& ip,
+                           const std::string& labels = "app: cart",
+                           const std::string& created = "2026-01-01T00:00:00Z") {
+        return fmt::format(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {}, namespace: shop, creationTimestamp: "
+            "'{}', labels: {{{}}}}}\nspec: {{nodeName: n1, serviceAccountName: cart}}\n"
+            "status: {{podIP: '{}', phase: Running}}\n",
+            name, created, labels, ip);
+    }
+
+    sources::config::ManifestSet set;
+    ManualClock clock;
+    ObjectCompiler compiler{{"c1", model::ClusterId{7}, 255}, Rng(1), std::chrono::minutes(15)};
+    std::map<std::string, std::string> keys;
+    std::vector<std::string> warnings;
+};
+
+TEST_F(ObjectCompilerTest, ClusterConfig) {
+    take(compiler.start());
+    EXPECT_EQ(at("cilium/cluster-config/c1"),
+              R"({"id":7,"capabilities":{"syncedCanaries":true,"maxConnectedClusters":255,)"
+              R"("serviceExportsEnabled":false}})");
+}
+
+TEST_F(ObjectCompilerTest, Node) {
+    apply("n", R"(
+apiVersion: v1
+kind: Node
+metadata:
+  name: n1
+  labels: {topology.kubernetes.io/zone: z1}
+  annotations: {network.cilium.io/wg-pub-key: PUB, network.cilium.io/ipv4-cilium-host: 10.7.1.9}
+spec: {podCIDR: 10.7.1.0/24, podCIDRs: [10.7.1.0/24, "fd00:7::/64", 10.7.9.0/24]}
+status:
+  addresses:
+  - {type: InternalIP, address: 192.0.2.11}
+  - {type: Hostname, address: n1}
+  - {type: ExternalIP, address: "2001:DB8::1"}
+  nodeInfo: {bootID: b-1}
+)");
+    EXPECT_EQ(
+        at("cilium/state/nodes/v1/c1/n1"),
+        R"({"Name":"n1","Cluster":"c1","IPAddresses":[{"Type":"InternalIP","IP":"192.0.2.11"},)"
+        R"({"Type":"ExternalIP","IP":"2001:db8::1"},{"Type":"CiliumInternalIP","IP":"10.7.1.9"}],)"
+        R"("IPv4AllocCIDR":{"IP":"10.7.1.0","Mask":"////AA=="},"IPv4SecondaryAllocCIDRs":)"
+        R"([{"IP":"10.7.9.0","Mask":"////AA=="}],"IPv6AllocCIDR":{"IP":"fd00:7::","Mask":)"
+        R"("//////////8AAAAAAAAAAA=="},"IPv6SecondaryAllocCIDRs":null,"IPv4HealthIP":"",)"
+        R"("IPv6HealthIP":"","IPv4IngressIP":"","IPv6IngressIP":"","ClusterID":7,"Source":)"
+        R"("custom-resource","EncryptionKey":0,"Labels":{"topology.kubernetes.io/zone":"z1"},)"
+        R"("Annotations":{"network.cilium.io/ipv4-cilium-host":"10.7.1.9",)"
+        R"("network.cilium.io/wg-pub-key":"PUB"},"NodeIdentity":0,"WireguardPubKey":"PUB",)"
+        R"("BootID":"b-1"})");
+    EXPECT_THAT(names(remove("n")), ElementsAre("-cilium/state/nodes/v1/c1/n1"));
+}
+
+TEST_F(ObjectCompilerTest, GlobalServiceIsPublishedToTheMeshAndLocally) {
+    apply(
+        "s",
+        service("service.cilium.io/global: 'true'",
+                "{clusterIP: 10.96.4.4, ports: [{name: http, port: 80}], selector: {app: cart}}") +
+            "---" +
+            fmt::format(kSlice, "cart-1", "cart", "", "http", 8080,
+                        "{addresses: [10.7.1.20], hostname: cart-0, zone: z1, nodeName: n1}"));
+    EXPECT_EQ(
+        at("cilium/state/services/v1/c1/shop/cart"),
+        R"({"cluster":"c1","namespace":"shop","name":"cart","frontends":{"10.96.4.4":)"
+        R"({"http":{"Protocol":"TCP","Port":80}}},"backends":{"10.7.1.20":{"http":)"
+        R"({"Protocol":"TCP","Port":8080}}},"hostnames":{"10.7.1.20":"cart-0"},"zones":)"
+        R"({"10.7.1.20":{"zone":"z1","forZones":[]}},"labels":null,"selector":{"app":"cart"},)"
+        R"("includeExternal":true,"shared":true,"clusterID":7})");
+    const auto s = local("cart");
+    EXPECT_TRUE(s.global && s.shared);
+    ASSERT_THAT(s.backends, SizeIs(1));
+    EXPECT_EQ(s.backends[0].node, "n1");
+    EXPECT_EQ(s.type, "ClusterIP");
+}
+
+TEST_F(ObjectCompilerTest, OnlyGlobalAndSharedServicesLeaveTheCluster) {
+    const std::string key = "cilium/state/services/v1/c1/shop/cart";
+    apply("s", service("", "{clusterIP: 10.0.0.1}"));
+    EXPECT_EQ(at(key), "absent");
+    EXPECT_FALSE(local("cart").global);
+    apply("s", service("io.cilium/global-service: 'true'", "{clusterIP: 10.0.0.1}"));
+    EXPECT_THAT(at(key), StartsWith("{"));
+    // Without endpoints the record exists all the same.
+    EXPECT_THAT(at(key), HasSubstr(R"("backends":{})"));
+    apply("s",
+          service("service.cilium.io/global: 'true', service.cilium.io/shared: 'false'", "{}"));
+    EXPECT_EQ(at(key), "absent");
+    EXPECT_TRUE(local("cart").global);
+    EXPECT_FALSE(local("cart").shared);
+    apply("s", service("service.cilium.io/global: 'true'", "{type: ExternalName}"));
+    EXPECT_EQ(at(key), "absent");
+    apply("s", service("service.cilium.io/global: 'maybe'", "{}"));
+    EXPECT_THAT(warnings, ElementsAre(HasSubstr("Service shop/cart: annotation")));
+}
+
+TEST_F(ObjectCompilerTest, LocalServiceHasFlagsAffinityAndStates) {
+    apply("s",
+          service("service.cilium.io/global: 'true', service.cilium.io/affinity: local",
+                  "{clusterIPs: [10.0.0.1, 'fd00::1'], sessionAffinity: ClientIP, "
+                  "internalTrafficPolicy: Local, ports: [{port: 53, protocol: UDP}]}") +
+              "---" +
+              fmt::format(kSlice, "cart-1", "cart", "", "''", 53,
+                          "{addresses: [10.7.1.1], hints: {forZones: [{name: z1}]}}, "
+                          "{addresses: [10.7.1.2], conditions: {ready: false, serving: true, "
+                          "terminating: true}}, {addresses: [10.7.1.3], conditions: {ready: false, "
+                          "serving: true}}, {addresses: [10.7.1.4], conditions: {ready: false, "
+                          "serving: false, terminating: true}}"));
+    const auto s = local("cart");
+    EXPECT_EQ(s.affinity, model::Affinity::kLocal);
+    EXPECT_EQ(s.client_ip_affinity_seconds, 10800U);
+    EXPECT_TRUE(s.internal_traffic_local);
+    EXPECT_THAT(s.cluster_ips, SizeIs(2));
+    ASSERT_THAT(s.backends, SizeIs(2));
+    EXPECT_EQ(s.backends[0].state, model::BackendState::kActive);
+    EXPECT_THAT(s.backends[0].for_zones, ElementsAre("z1"));
+    EXPECT_EQ(s.backends[1].state, model::BackendState::kTerminating);
+    // Remotes get the serving one as well, without its state.
+    EXPECT_THAT(at("cilium/state/services/v1/c1/shop/cart"), HasSubstr("10.7.1.2"));
+    EXPECT_THAT(at("cilium/state/services/v1/c1/shop/cart"), Not(HasSubstr("10.7.1.3")));
+}
+
+TEST_F(ObjectCompilerTest, HeadlessServiceHasNoFrontends) {
+    apply("s", service("service.cilium.io/global: 'true'",
+                       "{clusterIP: None, ports: [{name: a, port: 1}]}") +
+                   "---" + fmt::format(kSlice, "x", "cart", "", "a", 1, "{addresses: [10.7.1.1]}"));
+    EXPECT_THAT(at("cilium/state/services/v1/c1/shop/cart"), HasSubstr(R"("frontends":{})"));
+    EXPECT_TRUE(local("cart").headless);
+}
+
+TEST_F(ObjectCompilerTest, SlicesOfAServiceAreMerged) {
+    apply("s", service("", "{}") + "---" +
+                   fmt::format(kSlice, "a", "cart", "", "http", 80,
+                               "{addresses: [10.7.1.1], conditions: {ready: false, serving: true, "
+                               "terminating: true}}") +
+                   "---" +
+                   fmt::format(kSlice, "b", "cart", "", "metrics", 90,
+                               "{addresses: [10.7.1.1], zone: z1}, {addresses: [10.7.1.0]}"));
+    auto s = local("cart");
+    ASSERT_THAT(s.backends, SizeIs(2));
+    EXPECT_EQ(s.backends[0].address.to_string(), "10.7.1.0");
+    EXPECT_THAT(s.backends[1].ports, SizeIs(2));
+    EXPECT_EQ(s.backends[1].state, model::BackendState::kActive);
+    EXPECT_EQ(s.backends[1].zone, "z1");
+    // A slice that moves to another Service leaves this one.
+    apply("s", service("", "{}") + "---" +
+                   fmt::format(kSlice, "a", "other", "", "http", 80, "{addresses: [10.7.1.1]}"));
+    EXPECT_THAT(local("cart").backends, IsEmpty());
+}
+
+TEST_F(ObjectCompilerTest, WhatWasLearnedFromTheMeshIsNeverExported) {
+    const std::string global = service("service.cilium.io/global: 'true'", "{}");
+    for (const char* label :
+         {", endpointslice.kubernetes.io/managed-by: endpointslice-mesh-controller.cilium.io",
+          ", multicluster.kubernetes.io/source-cluster: c2"}) {
+        apply("s",
+              global + "---" +
+                  fmt::format(kSlice, "m", "cart", label, "http", 80, "{addresses: [10.9.1.1]}"));
+        EXPECT_THAT(local("cart").backends, IsEmpty()) << label;
+        EXPECT_THAT(at("cilium/state/services/v1/c1/shop/cart"), HasSubstr(R"("backends":{})"));
+    }
+}
+
+TEST_F(ObjectCompilerTest, AChangeTouchesOnlyItsOwnKeys) {
+    apply("a", service("service.cilium.io/global: 'true'", "{}", "one"));
+    apply("b", service("service.cilium.io/global: 'true'", "{}", "two"));
+    const std::string backend =
+        fmt::format(kSlice, "x", "one", "", "http", 80, "{addresses: [10.7.1.1]}");
+    const auto changed = [&](const std::string& file, const std::string& text) {
+        return compiler.apply(set.apply(file, text).changes, clock.now()).changes;
+    };
+    EXPECT_THAT(names(changed("c", backend)), ElementsAre("+cilium/state/services/v1/c1/shop/one",
+                                                          "+mesh/local/services/v1/shop/one"));
+    EXPECT_THAT(names(remove("a")), ElementsAre("-cilium/state/services/v1/c1/shop/one",
+                                                "-mesh/local/services/v1/shop/one"));
+}
+
+TEST_F(ObjectCompilerTest, PodBecomesAnIpAndAnIdentity) {
+    apply("n",
+          "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {team: a}}\n---\n"
+          "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: "
+          "InternalIP, address: 192.0.2.11}]}\n");
+    apply("p",
+          pod("cart-0", "10.7.1.20", "app: cart, pod-template-hash: x1, kubernetes.io/arch: y"));
+    std::string id_key;
+    for (const auto& [key, value] : keys) {
+        if (key.starts_with("cilium/state/identities/v1/id/")) id_key = key;
+    }
+    EXPECT_EQ(at(id_key),
+              "k8s:app=cart;k8s:io.cilium.k8s.namespace.labels.team=a;"
+              "k8s:io.cilium.k8s.policy.cluster=c1;k8s:io.cilium.k8s.policy.serviceaccount=cart;"
+              "k8s:io.kubernetes.pod.namespace=shop;");
+    const auto id = model::parse_identity_id(id_key);
+    EXPECT_EQ(number(*id) >> 16, 7U);
+    EXPECT_EQ(at("cilium/state/ip/v1/default/10.7.1.20"),
+              fmt::format(R"({{"IP":"10.7.1.20","Mask":null,"HostIP":"192.0.2.11","ID":{},"Key":0,)"
+                          R"("Metadata":"","K8sNamespace":"shop","K8sPodName":"cart-0",)"
+                          R"("K8sServiceAccount":"cart"}})",
+                          number(*id)));
+    // Another pod of the same labels shares it.
+    EXPECT_THAT(names(apply("q", pod("cart-1", "10.7.1.21"))),
+                ElementsAre("+cilium/state/ip/v1/default/10.7.1.21"));
+    EXPECT_EQ(compiler.identities(), 1U);
+}
+
+TEST_F(ObjectCompilerTest, NodeAndNamespaceChangesReachTheirPods) {
+    apply("p", pod("a", "10.7.1.20"));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"), HasSubstr(R"("HostIP":"")"));
+    const std::string node =
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: "
+        "ExternalIP, address: 198.51.100.1}]}\n";
+    EXPECT_THAT(names(apply("n", node)), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20",
+                                                     "+cilium/state/nodes/v1/c1/n1"));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"), HasSubstr("198.51.100.1"));
+    const auto before = at("cilium/state/ip/v1/default/10.7.1.20");
+    const auto changes =
+        apply("s", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {x: y}}\n");
+    EXPECT_THAT(changes, SizeIs(2));  // a new identity, and the ip that has it
+    EXPECT_NE(at("cilium/state/ip/v1/default/10.7.1.20"), before);
+}
+
+TEST_F(ObjectCompilerTest, DualStackPodHasTwoIps) {
+    apply("p",
+          "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nstatus: {podIP: 10.7.1.1, hostIP: "
+          "192.0.2.1, podIPs: [{ip: 10.7.1.1}, {ip: 'fd00:7::1'}]}\n");
+    EXPECT_THAT(at("cilium/state/ip/v1/default/fd00:7::1"), HasSubstr(R"("HostIP":"192.0.2.1")"));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.1"), HasSubstr(R"("K8sPodName":"a")"));
+    EXPECT_THAT(names(remove("p")), ElementsAre("-cilium/state/ip/v1/default/10.7.1.1",
+                                                "-cilium/state/ip/v1/default/fd00:7::1"));
+}
+
+TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
+    for (const char* rest :
+         {"spec: {hostNetwork: true}\nstatus: {podIP: 192.0.2.1}\n",
+          "status: {podIP: 10.7.1.1, phase: Succeeded}\n",
+          "status: {podIP: 10.7.1.1, phase: Failed}\n", "status: {phase: Pending}\n"}) {
+        EXPECT_THAT(
+            apply("p", fmt::format("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\n{}", rest)),
+            IsEmpty())
+            << rest;
+    }
+    apply("p", pod("a", "10.7.1.20"));
+    EXPECT_EQ(keys.size(), 2U);
+    EXPECT_THAT(names(apply("s",
+                            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: "
+                            "{clustermesh.cilium.io/global: 'false'}}\n")),
+                ElementsAre("-cilium/state/ip/v1/default/10.7.1.20"));
+    EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
+}
+
+TEST_F(ObjectCompilerTest, AnAddressWithTwoOwnersSurvivesTheEndOfOne) {
+    const std::string key = "cilium/state/ip/v1/default/10.7.1.20";
+    apply("old", pod("old", "10.7.1.20", "app: a", "2026-01-01T00:00:00Z"));
+    apply("new", pod("new", "10.7.1.20", "app: b", "2026-01-02T00:00:00Z"));
+    EXPECT_THAT(warnings, ElementsAre(HasSubstr("10.7.1.20")));
+    EXPECT_THAT(at(key), HasSubstr(R"("K8sPodName":"new")"));
+    // The end of the old one, which the mesh's own exporter would take for the address's end.
+    EXPECT_THAT(names(remove("old")), IsEmpty());
+    EXPECT_THAT(at(key), HasSubstr(R"("K8sPodName":"new")"));
+    apply("old", pod("old", "10.7.1.20", "app: a", "2026-01-01T00:00:00Z"));
+    remove("new");
+    EXPECT_THAT(at(key), HasSubstr(R"("K8sPodName":"old")"));
+    remove("old");
+    EXPECT_EQ(at(key), "absent");
+}
+
+TEST_F(ObjectCompilerTest, IdentitiesOfAFormerRunAreUsedAgain) {
+    const std::string labels =
+        "k8s:app=cart;k8s:io.cilium.k8s.policy.cluster=c1;"
+        "k8s:io.cilium.k8s.policy.serviceaccount=cart;k8s:io.kubernetes.pod.namespace=shop;";
+    take(compiler.adopt_identity(model::IdentityId{7 * 65536 + 99}, labels, clock.now()));
+    // Not ours: another cluster's range, another cluster's label, a second number for the same.
+    EXPECT_THAT(compiler.adopt_identity(model::IdentityId{8 * 65536}, labels, clock.now()).changes,
+                IsEmpty());
+    EXPECT_THAT(compiler
+                    .adopt_identity(model::IdentityId{7 * 65536 + 1},
+                                    "k8s:io.cilium.k8s.policy.cluster=c2;", clock.now())
+                    .changes,
+                IsEmpty());
+    EXPECT_THAT(
+        compiler.adopt_identity(model::IdentityId{7 * 65536 + 100}, labels, clock.now()).changes,
+        IsEmpty());
+    EXPECT_THAT(names(apply("p", pod("a", "10.7.1.20"))),
+                ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"), HasSubstr("\"ID\":458851,"));
+}
+
+TEST_F(ObjectCompilerTest, AnUnusedIdentityGoesAfterItsGrace) {
+    apply("p", pod("a", "10.7.1.20"));
+    EXPECT_FALSE(compiler.next_collection());
+    remove("p");
+    clock.advance(std::chrono::minutes(14));
+    EXPECT_THAT(compiler.collect_identities(clock.now()).changes, IsEmpty());
+    apply("p", pod("a", "10.7.1.20"));
+    clock.advance(std::chrono::minutes(30));
+    EXPECT_THAT(compiler.collect_identities(clock.now()).changes, IsEmpty());
+    remove("p");
+    ASSERT_EQ(compiler.next_collection(), clock.now() + std::chrono::minutes(15));
+    clock.advance(std::chrono::minutes(15));
+    EXPECT_THAT(names(take(compiler.collect_identities(clock.now()))),
+                ElementsAre(StartsWith("-cilium/state/identities/v1/id/")));
+    EXPECT_THAT(keys, IsEmpty());
+}
+
+TEST(IdentityTest, DefaultLabelFilter) {
+    for (const char* key : {"app", "app.kubernetes.io/name", "team", "example.org/x", "k8s-app"}) {
+        EXPECT_TRUE(is_identity_label(key)) << key;
+    }
+    for (const char* key :
+         {"io.kubernetes.pod.name", "kubernetes.io/arch", "failure-domain.beta.kubernetes.io/zone",
+          "k8s.io/x", "topology.kubernetes.io/zone", "pod-template-hash", "pod-template-generation",
+          "controller-revision-hash", "controller-uid", "annotation.x", "etcd_node",
+          "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index",
+          "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/controller-uid",
+          "io.cilium.k8s.policy.cluster", "io.cilium.k8s.namespace.labels.team"}) {
+        EXPECT_FALSE(is_identity_label(key)) << key;
+    }
+}
+
+TEST(IdentityTest, NumbersAreFromTheRangeAndEndWhenItIsFull) {
+    IdentityAllocator allocator({100, 103}, Rng(3));
+    std::set<std::uint32_t> ids;
+    for (int i = 0; i < 4; ++i) ids.insert(number(allocator.acquire(fmt::format("l{}", i))->id));
+    EXPECT_THAT(ids, ElementsAre(100, 101, 102, 103));
+    EXPECT_EQ(allocator.acquire("l4").error().code(), Errc::kCapacity);
+    EXPECT_EQ(number(allocator.acquire("l2")->id), number(allocator.acquire("l2")->id));
+    allocator.release("l0", TimePoint{});
+    EXPECT_EQ(allocator.collect(TimePoint{}, Duration{}).size(), 1U);
+    EXPECT_TRUE(allocator.acquire("l4"));
+}
+
+}  // namespace
+}  // namespace mesh::publish

@@ -1,0 +1,648 @@
+// A client's and a server's session joined in memory, under a clock that the test moves.
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "rpc/client_session.hpp"
+#include "rpc/server_session.hpp"
+
+namespace mesh::rpc {
+namespace {
+
+using namespace std::chrono_literals;
+
+struct Outcome {
+    std::vector<std::string> messages;
+    std::optional<Status> status;
+    Metadata headers;
+    Metadata trailers;
+    int writable = 0;
+};
+
+class SessionTest : public ::testing::Test {
+  protected:
+    SessionTest() {
+        server_options_.keepalive_interval = Duration::zero();
+        channel_options_.keepalive_interval = Duration::zero();
+        channel_options_.host = "server";
+        channel_options_.port = 1;
+    }
+
+    void open() {
+        core_ = std::make_shared<detail::ServerCore>(
+            detail::ServerCore{server_options_, clock_, {}, std::move(routes_), {}, {}, {}});
+        auto peer = std::make_shared<Peer>();
+        peer->common_name = "remote-two";
+        server_ = std::make_unique<detail::ServerSession>(core_, peer);
+        client_ = std::make_unique<detail::ClientSession>(channel_options_, clock_);
+    }
+
+    /// Carries bytes until both are silent. @return false when one broke
+    bool run(std::size_t room = 1000) {
+        for (int quiet = 0; quiet < 2;) {
+            const bool a = carry(*client_, *server_, room);
+            const bool b = carry(*server_, *client_, room);
+            quiet = a || b ? 0 : quiet + 1;
+        }
+        return ok_;
+    }
+
+    bool carry(detail::Session& from, detail::Session& to, std::size_t room) {
+        from.turn();
+        std::string bytes;
+        from.produce(bytes, room);
+        if (!bytes.empty() && !to.receive(bytes, clock_.now())) ok_ = false;
+        return !bytes.empty() || from.has_work();
+    }
+
+    ClientCallPtr call(std::string_view path, Outcome& outcome, CallOptions options = {}) {
+        CallEvents events;
+        events.on_headers = [&](const Metadata& m) { outcome.headers = m; };
+        events.on_message = [&](std::string_view m) { outcome.messages.emplace_back(m); };
+        events.on_writable = [&] { ++outcome.writable; };
+        events.on_end = [&](const Status& s, const Metadata& t) {
+            EXPECT_FALSE(outcome.status) << "on_end came twice";
+            outcome.status = s;
+            outcome.trailers = t;
+        };
+        return client_->call(path, options, std::move(events));
+    }
+
+    void add_echo() {
+        routes_["/t.T/Echo"].stream = [](const ServerCallPtr& call) {
+            call->on_message([call](std::string_view m) {
+                EXPECT_EQ(call->write(make_frame(m)), Write::kQueued);
+            });
+            call->on_half_close([call] { call->finish({}, {{"seen", "all"}}); });
+        };
+    }
+
+    /// One that outlives the sessions, which end their calls when they go.
+    Outcome& outcome() { return outcomes_.emplace_back(); }
+
+    std::deque<Outcome> outcomes_;
+    ManualClock clock_;
+    ServerOptions server_options_;
+    ChannelOptions channel_options_;
+    std::map<std::string, detail::Route, std::less<>> routes_;
+    std::shared_ptr<detail::ServerCore> core_;
+    std::unique_ptr<detail::ServerSession> server_;
+    std::unique_ptr<detail::ClientSession> client_;
+    bool ok_ = true;
+};
+
+TEST_F(SessionTest, UnaryCallCarriesMetadataPeerAndTrailers) {
+    routes_["/t.T/Hello"].unary = [](const ServerCallPtr& call, std::string_view request) {
+        EXPECT_EQ(request, "hi");
+        EXPECT_EQ(call->method(), "/t.T/Hello");
+        EXPECT_EQ(call->peer().common_name, "remote-two");
+        EXPECT_EQ(find_metadata(call->metadata(), "hasleader"), "true");
+        EXPECT_FALSE(call->deadline());
+        call->reply(make_frame("ho"));
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Hello", got, {{{"hasleader", "true"}}, {}});
+    EXPECT_EQ(c->write(make_frame("hi")), Write::kQueued);
+    c->half_close();
+    ASSERT_TRUE(run());
+    EXPECT_EQ(got.messages, std::vector<std::string>{"ho"});
+    ASSERT_TRUE(got.status);
+    EXPECT_TRUE(got.status->ok());
+    EXPECT_TRUE(c->ended());
+    EXPECT_EQ(core_->stats.calls, 0U);
+}
+
+TEST_F(SessionTest, StatusWithoutMessageIsTrailersOnlyAndKeepsItsText) {
+    routes_["/t.T/No"].unary = [](const ServerCallPtr& call, std::string_view) {
+        call->finish({StatusCode::kPermissionDenied, "not for you: 100% \xc3\xa9"},
+                     {{"why", "role"}});
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/No", got);
+    EXPECT_EQ(c->write(make_frame("")), Write::kQueued);
+    c->half_close();
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->code, StatusCode::kPermissionDenied);
+    EXPECT_EQ(got.status->message, "not for you: 100% \xc3\xa9");
+    EXPECT_EQ(find_metadata(got.trailers, "why"), "role");
+}
+
+TEST_F(SessionTest, BidiStreamKeepsOrderOverManyWindows) {
+    add_echo();
+    server_options_.stream_window = 65535;
+    channel_options_.stream_window = 65535;
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Echo", got);
+    std::vector<std::string> sent;
+    for (int i = 0; i < 300; ++i) {
+        sent.push_back(std::to_string(i) + std::string(static_cast<std::size_t>(i) * 7, 'x'));
+        ASSERT_EQ(c->write(make_frame(sent.back())), Write::kQueued);
+    }
+    c->half_close();
+    ASSERT_TRUE(run());
+    EXPECT_EQ(got.messages, sent);
+    ASSERT_TRUE(got.status);
+    EXPECT_TRUE(got.status->ok());
+    EXPECT_EQ(find_metadata(got.trailers, "seen"), "all");
+}
+
+TEST_F(SessionTest, OneFrameGoesToManyStreams) {
+    std::vector<ServerCallPtr> watchers;
+    routes_["/t.T/Watch"].stream = [&](const ServerCallPtr& call) { watchers.push_back(call); };
+    open();
+    std::vector<Outcome> got(50);
+    std::vector<ClientCallPtr> calls;
+    for (auto& one : got) calls.push_back(call("/t.T/Watch", one));
+    ASSERT_TRUE(run());
+    ASSERT_EQ(watchers.size(), 50U);
+    const Frame frame = make_frame("event");
+    for (auto& w : watchers) EXPECT_EQ(w->write(frame), Write::kQueued);
+    ASSERT_TRUE(run());
+    for (auto& one : got) EXPECT_EQ(one.messages, std::vector<std::string>{"event"});
+    for (auto& c : calls) c->cancel();
+    ASSERT_TRUE(run());
+    for (auto& w : watchers) EXPECT_TRUE(w->ended());
+    for (auto& one : got) {
+        ASSERT_TRUE(one.status);
+        EXPECT_EQ(one.status->code, StatusCode::kCancelled);
+    }
+}
+
+TEST_F(SessionTest, FullQueueRefusesThenTellsWhenWritable) {
+    server_options_.max_send_queue_bytes = 100'000;
+    ServerCallPtr source;
+    int writable = 0;
+    routes_["/t.T/Watch"].stream = [&](const ServerCallPtr& call) {
+        source = call;
+        call->on_writable([&] { ++writable; });
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Watch", got);
+    ASSERT_TRUE(run());
+    c->pause();
+    const Frame frame = make_frame(std::string(10'000, 'e'));
+    int taken = 0;
+    // The client does not read: its window (4 MiB) fills, then the queue, then writes are refused.
+    for (int i = 0; i < 1000; ++i) {
+        if (source->write(frame) == Write::kQueued) ++taken;
+        ASSERT_TRUE(run(100'000));
+    }
+    EXPECT_LT(taken, 500);
+    EXPECT_GT(source->queued_bytes(), 50'000U);
+    EXPECT_LE(source->queued_bytes(), 100'000U);
+    EXPECT_EQ(writable, 0);
+    EXPECT_TRUE(got.messages.empty());
+    c->resume();
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(writable, 1);
+    EXPECT_EQ(source->queued_bytes(), 0U);
+    EXPECT_EQ(got.messages.size(), static_cast<std::size_t>(taken));
+}
+
+TEST_F(SessionTest, EmptyQueueTakesAMessageLargerThanItsBound) {
+    server_options_.max_send_queue_bytes = 1000;
+    routes_["/t.T/Big"].unary = [](const ServerCallPtr& call, std::string_view) {
+        call->reply(make_frame(std::string(3'000'000, 'b')));
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Big", got);
+    EXPECT_EQ(c->write(make_frame("")), Write::kQueued);
+    c->half_close();
+    ASSERT_TRUE(run(100'000));
+    ASSERT_EQ(got.messages.size(), 1U);
+    EXPECT_EQ(got.messages[0].size(), 3'000'000U);
+}
+
+TEST_F(SessionTest, ServerPauseHoldsTheClientBack) {
+    server_options_.stream_window = 65535;
+    ServerCallPtr sink;
+    std::size_t seen = 0;
+    routes_["/t.T/Put"].stream = [&](const ServerCallPtr& call) {
+        sink = call;
+        call->pause();
+        call->on_message([&](std::string_view m) { seen += m.size(); });
+        call->on_half_close([call] { call->finish({}); });
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Put", got);
+    for (int i = 0; i < 50; ++i)
+        ASSERT_EQ(c->write(make_frame(std::string(10'000, 'p'))), Write::kQueued);
+    c->half_close();
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(seen, 0U);
+    EXPECT_GT(c->queued_bytes(), 400'000U);
+    sink->resume();
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(seen, 500'000U);
+    ASSERT_TRUE(got.status);
+    EXPECT_TRUE(got.status->ok());
+}
+
+TEST_F(SessionTest, PausedClientGetsMessagesBeforeTheEnd) {
+    routes_["/t.T/Two"].stream = [](const ServerCallPtr& call) {
+        EXPECT_EQ(call->write(make_frame("a")), Write::kQueued);
+        EXPECT_EQ(call->write(make_frame("b")), Write::kQueued);
+        call->finish({StatusCode::kAborted, "later"});
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Two", got);
+    c->pause();
+    ASSERT_TRUE(run());
+    EXPECT_TRUE(got.messages.empty());
+    EXPECT_FALSE(got.status);
+    c->resume();
+    ASSERT_TRUE(run());
+    EXPECT_EQ(got.messages, (std::vector<std::string>{"a", "b"}));
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->code, StatusCode::kAborted);
+}
+
+TEST_F(SessionTest, DeadlineEndsBothSides) {
+    ServerCallPtr served;
+    std::optional<Status> server_end;
+    routes_["/t.T/Slow"].stream = [&](const ServerCallPtr& call) {
+        served = call;
+        call->on_end([&](const Status& s) { server_end = s; });
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Slow", got, {{}, 5s});
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(served->deadline());
+    EXPECT_EQ(*served->deadline(), clock_.now() + 5s);
+    EXPECT_EQ(client_->next_timeout(), clock_.now() + 5s);
+    clock_.advance(5s);
+    server_->on_timeout(clock_.now());
+    EXPECT_FALSE(got.status);
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->code, StatusCode::kDeadlineExceeded);
+    ASSERT_TRUE(server_end);
+    EXPECT_EQ(server_end->code, StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(client_->next_timeout(), TimePoint::max());
+
+    Outcome& again = outcome();
+    auto d = call("/t.T/Slow", again, {{}, 5s});
+    ASSERT_TRUE(run());
+    clock_.advance(5s);
+    client_->on_timeout(clock_.now());
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(again.status);
+    EXPECT_EQ(again.status->code, StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(server_end->code, StatusCode::kCancelled);
+}
+
+TEST_F(SessionTest, KeepalivePingsAndNoticesSilence) {
+    channel_options_.keepalive_interval = 15s;
+    channel_options_.keepalive_timeout = 25s;
+    routes_["/t.T/Watch"].stream = [](const ServerCallPtr&) {};
+    open();
+    ASSERT_TRUE(run());
+    EXPECT_EQ(client_->next_timeout(), TimePoint::max()) << "pings without calls";
+    Outcome& got = outcome();
+    auto c = call("/t.T/Watch", got);
+    ASSERT_TRUE(run());
+    for (int i = 0; i < 3; ++i) {
+        clock_.advance(15s);
+        client_->on_timeout(clock_.now());
+        ASSERT_TRUE(run());
+        EXPECT_FALSE(client_->finished());
+    }
+    clock_.advance(15s);
+    client_->on_timeout(clock_.now());
+    std::string lost;
+    client_->produce(lost, 1000);
+    EXPECT_FALSE(lost.empty());
+    clock_.advance(24s);
+    client_->on_timeout(clock_.now());
+    EXPECT_FALSE(client_->finished());
+    clock_.advance(1s);
+    client_->on_timeout(clock_.now());
+    EXPECT_TRUE(client_->finished());
+    EXPECT_NE(client_->failure().find("keepalive"), std::string::npos);
+}
+
+TEST_F(SessionTest, GoAwayLetsRunningCallsEnd) {
+    ServerCallPtr served;
+    routes_["/t.T/Slow"].stream = [&](const ServerCallPtr& call) { served = call; };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Slow", got);
+    ASSERT_TRUE(run());
+    server_->go_away();
+    ASSERT_TRUE(run());
+    EXPECT_TRUE(client_->going_away());
+    EXPECT_FALSE(server_->finished());
+    EXPECT_FALSE(got.status);
+    served->finish({StatusCode::kOk, ""});
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(got.status);
+    EXPECT_TRUE(server_->finished());
+    EXPECT_TRUE(client_->finished());
+}
+
+TEST_F(SessionTest, LostTransportEndsEveryCallOnce) {
+    ServerCallPtr served;
+    std::optional<Status> server_end;
+    routes_["/t.T/Watch"].stream = [&](const ServerCallPtr& call) {
+        served = call;
+        call->on_end([&, call](const Status& s) { server_end = s; });
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Watch", got);
+    ASSERT_TRUE(run());
+    client_->end_all({StatusCode::kUnavailable, "cable cut"});
+    server_->end_all({StatusCode::kUnavailable, "cable cut"});
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->message, "cable cut");
+    ASSERT_TRUE(server_end);
+    EXPECT_EQ(server_end->code, StatusCode::kUnavailable);
+    EXPECT_EQ(served->write(make_frame("x")), Write::kEnded);
+    EXPECT_EQ(c->write(make_frame("x")), Write::kEnded);
+    // The callbacks, which hold the pointer, were dropped: only ours is left.
+    EXPECT_EQ(served.use_count(), 1);
+}
+
+TEST_F(SessionTest, HandlerMayEndTheSessionFromInside) {
+    routes_["/t.T/Bye"].stream = [this](const ServerCallPtr& call) {
+        call->on_message([this](std::string_view) {
+            server_->end_all({StatusCode::kUnavailable, "stop"});
+        });
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Bye", got);
+    EXPECT_EQ(c->write(make_frame("1")), Write::kQueued);
+    EXPECT_EQ(c->write(make_frame("2")), Write::kQueued);
+    run();
+    EXPECT_TRUE(server_->finished());
+    EXPECT_EQ(core_->stats.calls, 0U);
+}
+
+TEST_F(SessionTest, AbandonedCallReportsNothing) {
+    add_echo();
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Echo", got);
+    EXPECT_EQ(c->write(make_frame("x")), Write::kQueued);
+    c->abandon();
+    ASSERT_TRUE(run());
+    EXPECT_FALSE(got.status);
+    EXPECT_TRUE(got.messages.empty());
+    EXPECT_TRUE(c->ended());
+}
+
+TEST_F(SessionTest, TooLargeAMessageEndsTheCallOnly) {
+    add_echo();
+    server_options_.max_message_bytes = 1000;
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Echo", got);
+    EXPECT_EQ(c->write(make_frame(std::string(1001, 'x'))), Write::kQueued);
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->code, StatusCode::kResourceExhausted);
+    Outcome& next = outcome();
+    auto d = call("/t.T/Echo", next);
+    EXPECT_EQ(d->write(make_frame(std::string(1000, 'x'))), Write::kQueued);
+    d->half_close();
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(next.status);
+    EXPECT_TRUE(next.status->ok());
+}
+
+TEST_F(SessionTest, MoreCallsThanTheServerAllowsWaitTheirTurn) {
+    add_echo();
+    server_options_.max_concurrent_streams = 3;
+    open();
+    ASSERT_TRUE(run());
+    std::vector<Outcome> got(10);
+    for (auto& one : got) {
+        auto c = call("/t.T/Echo", one);
+        EXPECT_EQ(c->write(make_frame("x")), Write::kQueued);
+        c->half_close();
+    }
+    ASSERT_TRUE(run());
+    for (auto& one : got) {
+        ASSERT_TRUE(one.status);
+        EXPECT_TRUE(one.status->ok()) << one.status->message;
+    }
+}
+
+TEST_F(SessionTest, LargeHeadersAreRefused) {
+    add_echo();
+    server_options_.max_header_bytes = 2000;
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Echo", got, {{{"big", std::string(3000, 'h')}}, {}});
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->code, StatusCode::kResourceExhausted);
+}
+
+TEST_F(SessionTest, UnknownPathIsUnimplementedUnlessCaught) {
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Nothing", got);
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(got.status);
+    EXPECT_EQ(got.status->code, StatusCode::kUnimplemented);
+    core_->unknown = [](const ServerCallPtr& one) {
+        one->finish({StatusCode::kPermissionDenied, "no"});
+    };
+    Outcome& caught = outcome();
+    auto d = call("/t.T/Nothing", caught);
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(caught.status);
+    EXPECT_EQ(caught.status->code, StatusCode::kPermissionDenied);
+}
+
+// ---- a client that breaks the rules: nghttp2 by hand ----
+
+class RawClient {
+  public:
+    RawClient() {
+        nghttp2_session_callbacks* cb = nullptr;
+        nghttp2_session_callbacks_new(&cb);
+        nghttp2_session_callbacks_set_on_header_callback(
+            cb, [](nghttp2_session*, const nghttp2_frame*, const std::uint8_t* name, std::size_t nl,
+                   const std::uint8_t* value, std::size_t vl, std::uint8_t, void* user) {
+                static_cast<RawClient*>(user)->headers.emplace_back(
+                    std::string(reinterpret_cast<const char*>(name), nl),
+                    std::string(reinterpret_cast<const char*>(value), vl));
+                return 0;
+            });
+        nghttp2_session_callbacks_set_on_frame_recv_callback(
+            cb, [](nghttp2_session*, const nghttp2_frame* frame, void* user) {
+                if (frame->hd.type == NGHTTP2_RST_STREAM) ++static_cast<RawClient*>(user)->resets;
+                if (frame->hd.type == NGHTTP2_GOAWAY) ++static_cast<RawClient*>(user)->goaways;
+                return 0;
+            });
+        nghttp2_session_client_new(&session, cb, this);
+        nghttp2_session_callbacks_del(cb);
+        nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, nullptr, 0);
+    }
+    ~RawClient() { nghttp2_session_del(session); }
+    RawClient(const RawClient&) = delete;
+    RawClient& operator=(const RawClient&) = delete;
+
+    void request(const Metadata& fields, std::string body) {
+        std::vector<nghttp2_nv> nva;
+        for (const auto& [n, v] : fields) nva.push_back(detail::field(n, v));
+        body_ = std::move(body);
+        nghttp2_data_provider provider{};
+        provider.source.ptr = this;
+        provider.read_callback = [](nghttp2_session*, std::int32_t, std::uint8_t* to, std::size_t n,
+                                    std::uint32_t* flags, nghttp2_data_source* source,
+                                    void*) -> ssize_t {
+            std::string& b = static_cast<RawClient*>(source->ptr)->body_;
+            n = std::min(n, b.size());
+            std::memcpy(to, b.data(), n);
+            b.erase(0, n);
+            if (b.empty()) *flags |= NGHTTP2_DATA_FLAG_EOF;
+            return static_cast<ssize_t>(n);
+        };
+        nghttp2_submit_request(session, nullptr, nva.data(), nva.size(), &provider, nullptr);
+    }
+
+    std::string bytes() {
+        std::string out;
+        const std::uint8_t* data = nullptr;
+        for (ssize_t n = 0; (n = nghttp2_session_mem_send(session, &data)) > 0;)
+            out.append(reinterpret_cast<const char*>(data), static_cast<std::size_t>(n));
+        return out;
+    }
+    void receive(const std::string& in) {
+        nghttp2_session_mem_recv(session, reinterpret_cast<const std::uint8_t*>(in.data()),
+                                 in.size());
+    }
+
+    nghttp2_session* session = nullptr;
+    Metadata headers;
+    int resets = 0;
+    int goaways = 0;
+
+  private:
+    std::string body_;
+};
+
+class MalformedTest : public SessionTest {
+  protected:
+    /// One request, as given; what the server answered.
+    void exchange(const Metadata& fields, std::string body) {
+        add_echo();
+        routes_["/t.T/One"].unary = [](const ServerCallPtr& call, std::string_view m) {
+            call->reply(make_frame(m));
+        };
+        open();
+        raw_.request(fields, std::move(body));
+        for (int i = 0; i < 5; ++i) {
+            EXPECT_TRUE(server_->receive(raw_.bytes(), clock_.now()));
+            server_->turn();
+            std::string back;
+            server_->produce(back, 100'000);
+            raw_.receive(back);
+        }
+    }
+    static Metadata good(std::string path = "/t.T/One") {
+        return {{":method", "POST"},
+                {":scheme", "http"},
+                {":path", std::move(path)},
+                {":authority", "a"},
+                {"content-type", "application/grpc"},
+                {"te", "trailers"}};
+    }
+    static Metadata with(std::string name, std::string value) {
+        Metadata fields = good();
+        for (auto& [n, v] : fields) {
+            if (n == name) {
+                v = value;
+                return fields;
+            }
+        }
+        fields.emplace_back(name, value);
+        return fields;
+    }
+    std::string_view status() const { return find_metadata(raw_.headers, "grpc-status"); }
+    std::string one_ = std::string(make_frame("x").wire());
+    RawClient raw_;
+};
+
+TEST_F(MalformedTest, ControlIsGood) {
+    exchange(good(), one_);
+    EXPECT_EQ(status(), "0");
+}
+TEST_F(MalformedTest, WrongMethod) {
+    exchange(with(":method", "GET"), one_);
+    EXPECT_EQ(find_metadata(raw_.headers, ":status"), "405");
+}
+TEST_F(MalformedTest, WrongContentType) {
+    exchange(with("content-type", "application/json"), one_);
+    EXPECT_EQ(find_metadata(raw_.headers, ":status"), "415");
+}
+TEST_F(MalformedTest, BadTimeout) {
+    exchange(with("grpc-timeout", "soon"), one_);
+    EXPECT_EQ(status(), "3");
+}
+TEST_F(MalformedTest, ForeignCompression) {
+    exchange(with("grpc-encoding", "gzip"), one_);
+    EXPECT_EQ(status(), "12");
+}
+TEST_F(MalformedTest, CompressedFlag) {
+    exchange(good(), std::string("\1\0\0\0\1x", 6));
+    EXPECT_EQ(status(), "12");
+}
+TEST_F(MalformedTest, UnaryWithoutMessage) {
+    exchange(good(), "");
+    EXPECT_EQ(status(), "13");
+}
+TEST_F(MalformedTest, UnaryWithTwoMessages) {
+    exchange(good(), one_ + one_);
+    EXPECT_EQ(status(), "13");
+}
+TEST_F(MalformedTest, HalfAMessage) {
+    exchange(good(), one_.substr(0, 5));
+    EXPECT_EQ(status(), "13");
+    EXPECT_NE(find_metadata(raw_.headers, "grpc-message").find("inside a message"),
+              std::string_view::npos);
+}
+TEST_F(MalformedTest, ConnectionHeaderResetsTheStream) {
+    exchange(with("connection", "close"), one_);
+    EXPECT_EQ(raw_.resets, 1);
+    EXPECT_EQ(core_->stats.calls, 0U);
+}
+
+TEST_F(SessionTest, BytesThatAreNoHttp2EndTheSession) {
+    open();
+    EXPECT_FALSE(server_->receive("GET / HTTP/1.1\r\nHost: a\r\n\r\n", clock_.now()));
+    EXPECT_TRUE(server_->finished());
+    EXPECT_FALSE(client_->receive("HTTP/1.1 400 Bad Request\r\n\r\n", clock_.now()) &&
+                 !client_->finished() && client_->ready());
+}
+
+TEST_F(SessionTest, FrameForAnIdleStreamIsAnsweredByGoAway) {
+    open();
+    RawClient raw;
+    std::string bytes = raw.bytes();
+    bytes +=
+        std::string("\0\0\4\x8\0\0\0\0\x5\0\0\0\1", 13);  // WINDOW_UPDATE on stream 5, never opened
+    EXPECT_TRUE(server_->receive(bytes, clock_.now()));
+    std::string back;
+    server_->produce(back, 100'000);
+    raw.receive(back);
+    EXPECT_EQ(raw.goaways, 1);
+    EXPECT_TRUE(server_->finished());
+    EXPECT_FALSE(server_->failure().empty());
+}
+
+}  // namespace
+}  // namespace mesh::rpc
