@@ -163,7 +163,7 @@ json::object status_document(const StatusSources& from) {
     for (const auto& conflict : from.node.routes().conflicts())
         conflicts.emplace_back(conflict.text);
     const auto occupancy = from.datapath.occupancy();
-    const auto unreachable = from.node.routes().unreachable();
+    const auto skipped = from.node.routes().skipped();
     return {
         {"cluster", from.options.cluster_name},
         {"id", from.options.cluster_id},
@@ -185,7 +185,7 @@ json::object status_document(const StatusSources& from) {
                       {"route_conflicts", std::move(conflicts)},
                       {"route_failures",
                        json::array(from.route_failures.begin(), from.route_failures.end())},
-                      {"unreachable_nodes", json::array(unreachable.begin(), unreachable.end())}}}};
+                      {"routes_skipped", json::array(skipped.begin(), skipped.end())}}}};
 }
 
 std::string metrics_document(const StatusSources& from) {

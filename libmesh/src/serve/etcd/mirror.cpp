@@ -62,9 +62,13 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         co_await tasks_.join();
     }
 
+    void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
     [[nodiscard]] const MirrorStatus& status() const noexcept { return status_; }
 
   private:
+    void changed() const {
+        if (on_change_) on_change_();
+    }
     void on_connection(const etcd::ConnectionEvent& event) {
         if (event.state == etcd::ConnectionEvent::State::kConnected) {
             status_.endpoint = event.endpoint;
@@ -90,6 +94,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
             log_.info("in step with upstream etcd at revision {}", status_.position.revision);
         }
         status_.stale = stale;
+        changed();
     }
 
     static asio::awaitable<void> run(std::shared_ptr<Impl> self) {
@@ -172,6 +177,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         }
         status_.serving = true;
         ++status_.lists;
+        changed();
         co_return Result<void>{};
     }
 
@@ -205,6 +211,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
                 return end(applied.error().to_error());
             }
             status_.position.revision = header.revision;
+            changed();
         };
         events.on_lost = [this](const Error& reason) { fail(reason); };
         events.on_end = [this](const etcd::WatchEnd& why) {
@@ -241,6 +248,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         }
         status_.events += records.size();
         status_.position.revision = revision;
+        changed();
     }
 
     [[nodiscard]] bool mirrored(std::string_view key) const {
@@ -264,6 +272,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     asio::steady_timer wake_;
     std::unique_ptr<etcd::Watch> watch_;
     MirrorStatus status_;
+    std::function<void()> on_change_;
     bool same_history_ = false;
     bool ended_ = false;
     bool stopping_ = false;
@@ -274,6 +283,9 @@ Mirror::Mirror(asio::any_io_executor loop, etcd::Client& client, store::Store& s
     : impl_(std::make_shared<Impl>(std::move(loop), client, store, clock, rng, std::move(options),
                                    std::move(log))) {}
 Mirror::~Mirror() = default;
+void Mirror::on_change(std::function<void()> callback) {
+    impl_->set_on_change(std::move(callback));
+}
 void Mirror::start() {
     impl_->start();
 }

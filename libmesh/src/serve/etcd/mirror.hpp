@@ -10,6 +10,7 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mesh/error.hpp>
 #include <optional>
@@ -55,6 +56,8 @@ class Mirror {
     Mirror(const Mirror&) = delete;
     Mirror& operator=(const Mirror&) = delete;
 
+    /// Called after each change of the store, and when status() has changed. Set before start().
+    void on_change(std::function<void()> callback);
     /// Starts the client and follows the upstream from now on.
     void start();
     /// Ends; await it before destruction. The client is left running.

@@ -1,0 +1,40 @@
+// Who may do what at a cluster's proxy, by the listener and the client certificate's common name
+// (spec protocol.md §10). Deny is the default.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "serve/etcd/access.hpp"
+
+namespace mesh::serve {
+
+/// For the listener that remote clusters reach: `remote` and `remote-<peer cluster>` may Range and
+/// Watch what role "remote" may read in Cilium 1.17 and later: prefix cilium/.heartbeat, prefix
+/// cilium/state/, the key cilium/cluster-config/<own>, prefix cilium/synced/<own>/; and the key
+/// cilium/.has-cluster-config, which readers of 1.14 to 1.16 ask for. Everything else is refused,
+/// whoever asks.
+class RemoteAccess final : public AccessPolicy {
+  public:
+    explicit RemoteAccess(const std::string& own_cluster);
+    [[nodiscard]] bool allows(const AccessRequest& request) const override;
+
+  private:
+    ReadOnly readable_;
+};
+
+/// For the listener of the own cluster's programs: `local-<own>` may read everything,
+/// `admin-<own>` may also write where `writable` (a proxy's own store; never a mirrored etcd, whose
+/// writers go to it directly).
+class LocalAccess final : public AccessPolicy {
+  public:
+    LocalAccess(std::string own_cluster, bool writable);
+    [[nodiscard]] bool allows(const AccessRequest& request) const override;
+
+  private:
+    std::string reader_;
+    std::string writer_;
+    bool writable_;
+};
+
+}  // namespace mesh::serve
