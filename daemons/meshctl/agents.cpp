@@ -1,0 +1,168 @@
+#include "meshctl/agents.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <tuple>
+
+#include "serve/status/http_get.hpp"
+
+namespace mesh::ctl {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::chrono::milliseconds kTimeout{5000};
+
+std::string where(const AgentSocket& agent) {
+    return agent.node.empty() ? agent.path : fmt::format("{} ({})", agent.node, agent.path);
+}
+
+const json::array& array_of(const json::object& object, std::string_view key) {
+    static const json::array none;
+    const json::value* value = object.if_contains(key);
+    return value != nullptr && value->is_array() ? value->get_array() : none;
+}
+
+using FrontendKey = std::tuple<std::string, std::int64_t, std::string>;
+FrontendKey key_of(const json::object& frontend) {
+    return {text_of(frontend, "address"), integer_of(frontend, "port"),
+            text_of(frontend, "protocol")};
+}
+using BackendKey = std::tuple<std::string, std::int64_t, std::string>;
+BackendKey backend_key(const json::object& backend) {
+    return {text_of(backend, "address"), integer_of(backend, "port"), text_of(backend, "cluster")};
+}
+
+template <class Key>
+json::object* find_by(json::array& list, const Key& key, Key (*of)(const json::object&)) {
+    for (json::value& item : list) {
+        if (item.is_object() && of(item.get_object()) == key) return &item.get_object();
+    }
+    return nullptr;
+}
+
+void deselect(json::object& backend, const std::string& reason) {
+    if (!flag_of(backend, "selected")) return;
+    backend["selected"] = false;
+    backend["reason"] = reason;
+}
+
+// Takes another node's view into the merged one.
+void merge_frontend(json::object& merged, const json::object& other, const std::string& node) {
+    if (!merged["backends"].is_array()) merged["backends"] = json::array();
+    json::array theirs = array_of(other, "backends");
+    json::array& backends = merged["backends"].get_array();
+    for (json::value& item : backends) {
+        if (!item.is_object()) continue;
+        const json::object* same =
+            find_by<BackendKey>(theirs, backend_key(item.get_object()), backend_key);
+        if (same == nullptr) {
+            deselect(item.get_object(), fmt::format("not known on {}", node));
+        } else if (!flag_of(*same, "selected")) {
+            deselect(item.get_object(), fmt::format("{} (on {})", text_of(*same, "reason"), node));
+        }
+    }
+    for (json::value& item : theirs) {
+        if (!item.is_object() ||
+            find_by<BackendKey>(backends, backend_key(item.get_object()), backend_key) != nullptr) {
+            continue;
+        }
+        deselect(item.get_object(), fmt::format("known on {} only", node));
+        backends.push_back(item);
+    }
+}
+
+}  // namespace
+
+Result<json::value> ask(const AgentSocket& agent, std::string_view target) {
+    auto reply = serve::http_get(agent.path, target, kTimeout);
+    if (!reply) {
+        return unavailable(fmt::format("agent at {}: {}", where(agent), reply.error().detail()));
+    }
+    if (reply->status == 404) return not_found(fmt::format("{}: no such object", target));
+    if (reply->status != 200) {
+        return unavailable(
+            fmt::format("agent at {}: {} answered with {}", where(agent), target, reply->status));
+    }
+    boost::system::error_code error;
+    json::value document = json::parse(reply->body, error);
+    if (error) {
+        return Error(Errc::kCorrupt, fmt::format("agent at {}: {} is not JSON: {}", where(agent),
+                                                 target, error.message()));
+    }
+    return document;
+}
+
+std::string text_of(const json::object& object, std::string_view key) {
+    const json::value* value = object.if_contains(key);
+    if (value == nullptr || value->is_null()) return {};
+    return value->is_string() ? std::string(value->get_string()) : json::serialize(*value);
+}
+
+std::int64_t integer_of(const json::object& object, std::string_view key) {
+    const json::value* value = object.if_contains(key);
+    if (value == nullptr) return 0;
+    boost::system::error_code error;
+    const auto number = value->to_number<std::int64_t>(error);
+    if (!error) return number;
+    return value->is_double() ? static_cast<std::int64_t>(value->get_double()) : 0;
+}
+
+bool flag_of(const json::object& object, std::string_view key) {
+    const json::value* value = object.if_contains(key);
+    return value != nullptr && value->is_bool() && value->get_bool();
+}
+
+std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agents,
+                                           const std::vector<std::string>& expected) {
+    std::vector<std::string> reasons;
+    if (agents.empty()) reasons.emplace_back("no agents");
+    for (const AgentStatus& agent : agents) {
+        const std::string node = agent.node.empty() ? agent.socket : agent.node;
+        if (!agent.status) {
+            reasons.push_back(fmt::format("{}: {}", node, agent.error));
+            continue;
+        }
+        const json::value* local = agent.status->if_contains("local");
+        if (local == nullptr || !local->is_object() || !flag_of(local->get_object(), "ready")) {
+            reasons.push_back(fmt::format("{}: own cluster is {}", node,
+                                          local != nullptr && local->is_object()
+                                              ? text_of(local->get_object(), "state")
+                                              : "unknown"));
+        }
+        std::vector<std::string> missing = expected;
+        for (const json::value& item : array_of(*agent.status, "remotes")) {
+            if (!item.is_object()) continue;
+            const std::string name = text_of(item.get_object(), "name");
+            std::erase(missing, name);
+            if (flag_of(item.get_object(), "ready")) continue;
+            const std::string failure = text_of(item.get_object(), "last_failure");
+            reasons.push_back(fmt::format("{}: {} is {}{}", node, name,
+                                          text_of(item.get_object(), "state"),
+                                          failure.empty() ? "" : ", last failure: " + failure));
+        }
+        for (const std::string& name : missing) {
+            reasons.push_back(fmt::format("{}: {} is configured but not seen yet", node, name));
+        }
+    }
+    return reasons;
+}
+
+json::object merge_service(const std::vector<std::pair<std::string, json::object>>& by_node) {
+    json::object merged = by_node.front().second;
+    if (!merged["frontends"].is_array()) merged["frontends"] = json::array();
+    for (auto it = by_node.begin() + 1; it != by_node.end(); ++it) {
+        json::array others = array_of(it->second, "frontends");
+        for (json::value& item : merged["frontends"].get_array()) {
+            if (!item.is_object()) continue;
+            const json::object* same =
+                find_by<FrontendKey>(others, key_of(item.get_object()), key_of);
+            merge_frontend(item.get_object(), same != nullptr ? *same : json::object(), it->first);
+        }
+    }
+    return merged;
+}
+
+}  // namespace mesh::ctl

@@ -1,0 +1,42 @@
+// The commands of meshctl. Each adds itself to the command line and, when chosen, leaves its exit
+// code in the context.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "meshctl/output.hpp"
+#include "runtime/clock.hpp"
+#include "sandbox/sandbox.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace mesh::ctl {
+
+/// What all commands share; outlives the parsing of the command line.
+struct Context {
+    SystemClock clock;
+    Progress progress;
+    std::string root = "/run/libmesh/sandbox";
+    std::string output = "table";      ///< "table" or "json"
+    std::vector<std::string> command;  ///< what stood behind "--"
+    int exit_code = kExitOk;
+
+    [[nodiscard]] bool json() const { return output == "json"; }
+    [[nodiscard]] sandbox::Environment environment();
+    /// The sandbox meant by --cluster, or the only one there is.
+    [[nodiscard]] Result<std::string> cluster(const std::string& given);
+};
+
+/// Adds -o json|table to a command.
+void add_output_flag(CLI::App& command, Context& context);
+
+void add_sandbox_commands(CLI::App& app, Context& context);
+/// ca, clustermesh, status, service.
+void add_mesh_commands(CLI::App& app, Context& context);
+
+}  // namespace mesh::ctl

@@ -1,0 +1,419 @@
+// meshctl sandbox ...
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+
+#include "meshctl/commands.hpp"
+#include "pki/files.hpp"
+#include "sandbox/process.hpp"
+
+namespace mesh::ctl {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::size_t kMaxManifest = std::size_t{4} << 20;
+
+Result<std::string> read_input(const std::string& file) {
+    if (file != "-") return pki::read_file(file, kMaxManifest);
+    return std::string(std::istreambuf_iterator<char>(std::cin), {});
+}
+
+template <class List>
+std::string joined(const List& list) {
+    std::string out;
+    for (const auto& item : list) out += (out.empty() ? "" : ",") + item.to_string();
+    return out;
+}
+
+// Runs when its command was chosen; failure becomes the exit code.
+void on_chosen(CLI::App* command, Context& context, std::function<Result<void>()> run) {
+    command->callback([&context, run = std::move(run)] {
+        if (auto done = run(); !done) context.exit_code = fail(done.error());
+    });
+}
+
+CLI::Option* add_cluster(CLI::App* command, std::string& target) {
+    return command->add_option("--cluster", target, "Name of the sandbox")->type_name("NAME");
+}
+
+void add_create(CLI::App& parent, Context& context) {
+    auto options = std::make_shared<sandbox::CreateOptions>();
+    auto etcd = std::make_shared<std::string>("embedded");
+    auto no_daemons = std::make_shared<bool>(false);
+    CLI::App* command = parent.add_subcommand("create", "Make a cluster on this machine");
+    command->add_option("--name", options->name, "Name of the cluster")->required();
+    command->add_option("--cluster-id", options->cluster_id, "1 to 511, of its own in the mesh")
+        ->required();
+    command
+        ->add_option("--pod-cidr", options->pod_cidr,
+                     "IPv4 block of its pods; for two families 10.10.0.0/16,fd00:10::/48")
+        ->required();
+    command->add_option("--service-cidr", options->service_cidr, "Block of its cluster IPs")
+        ->required();
+    command->add_option("--nodes", options->nodes, "Number of nodes (default 1)");
+    command->add_option("--inherit-ca", options->inherit_ca,
+                        "Another sandbox's name, or a folder with ca.crt and ca.key: clusters of "
+                        "one CA can be connected");
+    command->add_option("--etcd", *etcd, "real: etcd processes; embedded: mesh-proxy's own store")
+        ->check(CLI::IsMember({"real", "embedded"}));
+    command->add_flag("--no-daemons", *no_daemons, "Nodes and pods only");
+    command->footer(
+        "Examples:\n"
+        "  meshctl sandbox create --name cluster1 --cluster-id 1 --pod-cidr 10.10.0.0/16 "
+        "--service-cidr 10.11.0.0/16 --nodes 2\n"
+        "  meshctl sandbox create --name cluster2 --cluster-id 2 --pod-cidr 10.20.0.0/16 "
+        "--service-cidr 10.21.0.0/16 --inherit-ca cluster1 --etcd real");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        options->real_etcd = *etcd == "real";
+        options->daemons = !*no_daemons;
+        MESH_CHECK(sandbox::create(context.environment(), *options));
+        fmt::print("sandbox {} created\n", options->name);
+        return {};
+    });
+}
+
+void add_delete(CLI::App& parent, Context& context) {
+    auto names = std::make_shared<std::vector<std::string>>();
+    auto missing_ok = std::make_shared<bool>(false);
+    CLI::App* command = parent.add_subcommand(
+        "delete", "Remove a cluster with all that it put on this machine, however it was left");
+    command->add_option("--name,name", *names, "Name of the cluster")->required();
+    command->add_flag("--ignore-not-found", *missing_ok, "No such cluster is no failure");
+    command->footer("Examples:\n  meshctl sandbox delete --name cluster1");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        for (const std::string& name : *names) {
+            auto done = sandbox::destroy(context.environment(), name);
+            if (!done && *missing_ok && done.error().code() == Errc::kNotFound) continue;
+            MESH_CHECK(done);
+            fmt::print("sandbox {} deleted\n", name);
+        }
+        return {};
+    });
+}
+
+json::object to_json(const sandbox::Summary& summary) {
+    json::object out{{"name", summary.name}, {"complete", false}};
+    if (!summary.state) return out;
+    const sandbox::State& state = *summary.state;
+    json::array daemons, pods, cidrs, services;
+    for (const auto& cidr : state.pod_cidrs) cidrs.emplace_back(cidr.to_string());
+    for (const auto& cidr : state.service_cidrs) services.emplace_back(cidr.to_string());
+    for (const auto& daemon : state.daemons) {
+        daemons.push_back(json::object{{"name", daemon.name},
+                                       {"node", daemon.node},
+                                       {"running", sandbox::is_running(daemon.process)},
+                                       {"pid", daemon.process.pid},
+                                       {"socket", daemon.socket},
+                                       {"log", daemon.log}});
+    }
+    for (const auto& [key, pod] : state.objects.pods) {
+        json::array ips;
+        for (const auto& ip : pod.ips) ips.emplace_back(ip.to_string());
+        json::object entry{{"namespace", pod.namespace_},
+                           {"name", pod.name},
+                           {"node", pod.node},
+                           {"ips", ips},
+                           {"phase", to_string(pod.phase)},
+                           {"ready", pod.ready},
+                           {"message", pod.message}};
+        if (pod.exit_code) entry["exit_code"] = *pod.exit_code;
+        pods.push_back(std::move(entry));
+    }
+    out["complete"] = state.complete;
+    out["cluster_id"] = state.cluster_id;
+    out["pod_cidrs"] = cidrs;
+    out["service_cidrs"] = services;
+    out["nodes"] = state.nodes;
+    out["etcd"] = state.etcd;
+    out["daemons"] = daemons;
+    out["pods"] = pods;
+    return out;
+}
+
+void add_list(CLI::App& parent, Context& context) {
+    CLI::App* command = parent.add_subcommand("list", "The clusters on this machine");
+    add_output_flag(*command, context);
+    on_chosen(command, context, [&context]() -> Result<void> {
+        MESH_TRY(const auto all, sandbox::list(context.environment()));
+        json::array documents;
+        Table table({"NAME", "ID", "PODS FROM", "SERVICES FROM", "NODES", "ETCD", "DAEMONS", "PODS",
+                     "STATE"});
+        for (const sandbox::Summary& summary : all) {
+            documents.push_back(to_json(summary));
+            if (!summary.state) {
+                table.add({summary.name, "", "", "", "", "", "", "", "incomplete"});
+                continue;
+            }
+            const sandbox::State& state = *summary.state;
+            const bool all_run = summary.running_daemons == state.daemons.size();
+            table.add({state.name, std::to_string(state.cluster_id), joined(state.pod_cidrs),
+                       joined(state.service_cidrs), std::to_string(state.nodes), state.etcd,
+                       fmt::format("{}/{}", summary.running_daemons, state.daemons.size()),
+                       std::to_string(state.objects.pods.size()),
+                       !state.complete ? "incomplete"
+                       : all_run       ? "running"
+                                       : "not ready"});
+        }
+        if (context.json()) {
+            print_json(documents);
+        } else {
+            table.print();
+        }
+        return {};
+    });
+}
+
+void add_pods(CLI::App& parent, Context& context) {
+    auto cluster = std::make_shared<std::string>();
+    CLI::App* command = parent.add_subcommand("pods", "A cluster's pods and their state");
+    add_cluster(command, *cluster);
+    add_output_flag(*command, context);
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        MESH_TRY(const std::string name, context.cluster(*cluster));
+        MESH_TRY(sandbox::State state, sandbox::describe(context.environment(), name));
+        if (context.json()) {
+            print_json(to_json({name, std::move(state), 0}).at("pods"));
+            return {};
+        }
+        Table table({"NAMESPACE", "NAME", "READY", "STATE", "NODE", "IP", "MESSAGE"});
+        for (const auto& [key, pod] : state.objects.pods) {
+            const std::string end =
+                pod.exit_code ? fmt::format("exit code {}. ", *pod.exit_code) : "";
+            std::string message = end + pod.message;
+            std::replace(message.begin(), message.end(), '\n', ' ');
+            table.add({pod.namespace_, pod.name, pod.ready ? "yes" : "no",
+                       std::string(pod.terminating ? "Terminating" : to_string(pod.phase)),
+                       pod.node, joined(pod.ips), message});
+        }
+        table.print();
+        return {};
+    });
+}
+
+void print_changes(const std::vector<sandbox::Change>& changes) {
+    for (const sandbox::Change& change : changes) {
+        fmt::print("{} {}\n", change.object.to_string(), change.what);
+    }
+}
+
+void add_apply(CLI::App& parent, Context& context) {
+    auto cluster = std::make_shared<std::string>();
+    auto space = std::make_shared<std::string>("default");
+    auto files = std::make_shared<std::vector<std::string>>();
+    CLI::App* command = parent.add_subcommand(
+        "apply",
+        "Make a cluster hold the objects of manifests: Namespace, Service, Pod, Deployment, "
+        "EndpointSlice.\nA Pod's command runs as a process in a network namespace of its own; its "
+        "container's image is not looked at.");
+    add_cluster(command, *cluster);
+    command->add_option("-f,--filename", *files, "Manifest; - is standard input")->required();
+    command->add_option("-n,--namespace", *space, "For objects that name none (default default)");
+    command->footer("Examples:\n  meshctl sandbox apply --cluster cluster1 -f app.yaml");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        MESH_TRY(const std::string name, context.cluster(*cluster));
+        for (const std::string& file : *files) {
+            MESH_TRY(const std::string text, read_input(file));
+            MESH_TRY(const auto changes,
+                     sandbox::apply(context.environment(), name, text, file, *space));
+            print_changes(changes);
+        }
+        return {};
+    });
+}
+
+Result<sandbox::ObjectRef> parse_ref(const std::string& text, const std::string& space) {
+    static const std::map<std::string, std::string> kinds = {{"pod", "Pod"},
+                                                             {"pods", "Pod"},
+                                                             {"po", "Pod"},
+                                                             {"service", "Service"},
+                                                             {"services", "Service"},
+                                                             {"svc", "Service"},
+                                                             {"deployment", "Deployment"},
+                                                             {"deployments", "Deployment"},
+                                                             {"deploy", "Deployment"},
+                                                             {"namespace", "Namespace"},
+                                                             {"namespaces", "Namespace"},
+                                                             {"ns", "Namespace"},
+                                                             {"endpointslice", "EndpointSlice"}};
+    const std::size_t slash = text.find('/');
+    const auto kind =
+        kinds.find(slash == std::string::npos ? std::string() : text.substr(0, slash));
+    if (kind == kinds.end() || slash + 1 == text.size()) {
+        return invalid_argument(fmt::format(
+            "\"{}\": expected <kind>/<name>, e.g. deployment/echo or pod/client", text));
+    }
+    return sandbox::ObjectRef{kind->second, kind->second == "Namespace" ? "" : space,
+                              text.substr(slash + 1)};
+}
+
+void add_remove(CLI::App& parent, Context& context) {
+    auto cluster = std::make_shared<std::string>();
+    auto space = std::make_shared<std::string>("default");
+    auto files = std::make_shared<std::vector<std::string>>();
+    auto named = std::make_shared<std::vector<std::string>>();
+    CLI::App* command = parent.add_subcommand(
+        "remove", "Remove objects; a Namespace's and a Deployment's own go with it");
+    add_cluster(command, *cluster);
+    command->add_option("-f,--filename", *files, "Manifest that names them; - is standard input");
+    command->add_option("-n,--namespace", *space, "Where they are (default default)");
+    command->add_option("objects", *named, "deployment/echo, pod/client, service/echo ...");
+    command->footer(
+        "Examples:\n"
+        "  meshctl sandbox remove --cluster cluster2 -n shop deployment/echo\n"
+        "  meshctl sandbox remove --cluster cluster2 -f app.yaml");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        if (files->empty() && named->empty()) {
+            return invalid_argument("expected -f or objects to remove");
+        }
+        MESH_TRY(const std::string name, context.cluster(*cluster));
+        std::vector<sandbox::ObjectRef> refs;
+        for (const std::string& text : *named) {
+            MESH_TRY(sandbox::ObjectRef ref, parse_ref(text, *space));
+            refs.push_back(std::move(ref));
+        }
+        for (const std::string& file : *files) {
+            MESH_TRY(const std::string text, read_input(file));
+            MESH_TRY(const auto objects, sandbox::parse_objects(text, file, *space));
+            for (const auto& object : objects) refs.push_back(object.ref);
+        }
+        MESH_TRY(const auto changes, sandbox::remove(context.environment(), name, refs));
+        print_changes(changes);
+        // One that was named by hand and is not there is worth a failure; a manifest's is not.
+        for (std::size_t i = 0; i < named->size(); ++i) {
+            const bool removed = std::any_of(changes.begin(), changes.end(),
+                                             [&](const auto& c) { return c.object == refs[i]; });
+            if (!removed) return not_found(fmt::format("no {} in {}", refs[i].to_string(), name));
+        }
+        return {};
+    });
+}
+
+void add_exec(CLI::App& parent, Context& context) {
+    auto cluster = std::make_shared<std::string>();
+    auto node = std::make_shared<std::string>();
+    auto pod = std::make_shared<std::string>();
+    CLI::App* command = parent.add_subcommand(
+        "exec", "Run a command in a pod's network namespace and cgroup, or on a node");
+    add_cluster(command, *cluster);
+    auto* on_node = command->add_option("--node", *node, "On this node rather than in a pod");
+    command->add_option("pod", *pod, "NAMESPACE/POD, or POD in namespace default")
+        ->excludes(on_node);
+    command->footer(
+        "Examples:\n"
+        "  meshctl sandbox exec --cluster cluster1 shop/client -- curl -s http://10.11.0.2/\n"
+        "  meshctl sandbox exec --cluster cluster1 --node node1 -- ip route\n"
+        "The exit code is the command's.");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        MESH_TRY(const std::string name, context.cluster(*cluster));
+        if (pod->empty() && node->empty()) return invalid_argument("expected a pod, or --node");
+        if (context.command.empty()) {
+            return invalid_argument("expected a command: POD -- COMMAND ARGUMENT...");
+        }
+        MESH_TRY(const auto spec,
+                 sandbox::prepare_exec(context.environment(), name, *pod, *node, context.command));
+        std::fflush(nullptr);
+        return sandbox::become_process(spec);
+    });
+}
+
+void add_logs(CLI::App& parent, Context& context) {
+    auto cluster = std::make_shared<std::string>();
+    auto what = std::make_shared<std::string>();
+    auto node = std::make_shared<std::string>();
+    CLI::App* command = parent.add_subcommand("logs", "What a pod or a daemon wrote");
+    add_cluster(command, *cluster);
+    command->add_option("--node", *node, "Of the daemon on this node");
+    command->add_option("of", *what, "NAMESPACE/POD or a daemon's name")->required();
+    command->footer(
+        "Examples:\n"
+        "  meshctl sandbox logs --cluster cluster1 shop/client\n"
+        "  meshctl sandbox logs --cluster cluster1 mesh-agent --node node2");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        MESH_TRY(const std::string name, context.cluster(*cluster));
+        MESH_TRY(const sandbox::State state, sandbox::describe(context.environment(), name));
+        const std::size_t slash = what->find('/');
+        std::vector<std::string> paths;
+        if (slash != std::string::npos) {
+            paths.push_back(context.environment().paths(name).log(
+                fmt::format("pod.{}.{}", what->substr(0, slash), what->substr(slash + 1))));
+        }
+        for (const auto& daemon : state.daemons) {
+            if (daemon.name == *what && (node->empty() || daemon.node == *node)) {
+                paths.push_back(daemon.log);
+            }
+        }
+        if (paths.empty()) return not_found(fmt::format("no pod or daemon {} in {}", *what, name));
+        for (const std::string& path : paths) {
+            MESH_TRY(const std::string text, pki::read_file(path, std::size_t{1} << 30));
+            fmt::print("{}", text);
+        }
+        return {};
+    });
+}
+
+void add_daemon_commands(CLI::App& parent, Context& context) {
+    for (const bool kill : {true, false}) {
+        auto cluster = std::make_shared<std::string>();
+        auto node = std::make_shared<std::string>();
+        auto daemon = std::make_shared<std::string>();
+        CLI::App* command = parent.add_subcommand(
+            kill ? "kill" : "start",
+            kill ? "End a daemon as a crash would (SIGKILL)" : "Start the daemons that do not run");
+        add_cluster(command, *cluster);
+        command->add_option("--node", *node, "On this node only");
+        auto* which =
+            command->add_option("daemon", *daemon, "etcd, mesh-proxy, mesh-operator or mesh-agent");
+        if (kill) which->required();
+        command->footer(fmt::format("Examples:\n  meshctl sandbox {} --cluster cluster1 mesh-proxy",
+                                    kill ? "kill" : "start"));
+        on_chosen(command, context, [=, &context]() -> Result<void> {
+            MESH_TRY(const std::string name, context.cluster(*cluster));
+            const auto act = kill ? sandbox::kill_daemons : sandbox::start_daemons;
+            MESH_TRY(const std::size_t count, act(context.environment(), name, *daemon, *node));
+            fmt::print("{} {}\n", count, kill ? "killed" : "started");
+            return {};
+        });
+    }
+}
+
+void add_supervise(CLI::App& parent, Context& context) {
+    auto cluster = std::make_shared<std::string>();
+    auto pod = std::make_shared<std::string>();
+    auto ready_fd = std::make_shared<int>(-1);
+    CLI::App* command = parent.add_subcommand("supervise", "")->group("");
+    command->add_option("--root", context.root, "");
+    add_cluster(command, *cluster);
+    command->add_option("--ready-fd", *ready_fd, "");
+    command->add_option("pod", *pod, "")->required();
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        return sandbox::supervise(context.environment(), *cluster, *pod, *ready_fd);
+    });
+}
+
+}  // namespace
+
+void add_sandbox_commands(CLI::App& app, Context& context) {
+    CLI::App* sandbox = app.add_subcommand(
+        "sandbox", "Clusters on this machine: nodes and pods are network namespaces (needs root)");
+    sandbox->require_subcommand(1);
+    add_create(*sandbox, context);
+    add_delete(*sandbox, context);
+    add_list(*sandbox, context);
+    add_apply(*sandbox, context);
+    add_remove(*sandbox, context);
+    add_pods(*sandbox, context);
+    add_exec(*sandbox, context);
+    add_logs(*sandbox, context);
+    add_daemon_commands(*sandbox, context);
+    add_supervise(*sandbox, context);
+}
+
+}  // namespace mesh::ctl
