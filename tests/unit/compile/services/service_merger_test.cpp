@@ -114,9 +114,8 @@ class Merger : public testing::Test {
     }
     std::vector<Reason> reasons() {
         std::vector<Reason> all;
-        for (const auto& b : merger_->explain({"shop", "cart"}).frontends.at(0).backends) {
-            all.push_back(b.reason);
-        }
+        const auto explanation = merger_->explain({"shop", "cart"});
+        for (const auto& b : explanation.frontends.at(0).backends) all.push_back(b.reason);
         return all;
     }
     std::vector<std::string> notes() { return merger_->explain({"shop", "cart"}).notes; }
