@@ -32,7 +32,7 @@ using namespace std::chrono_literals;
 namespace {
 
 struct Options {
-    std::string watch, put, ca, cert, key;
+    std::string watch, put, ca, cert, key, put_cert, put_key;
     int streams = 1000;
     int connections = 10;
     int events = 500;
@@ -75,6 +75,11 @@ class Load {
                 {.ca_file = o_.ca, .cert_file = o_.cert, .key_file = o_.key}, {});
             if (!tls) return fail(tls.error().message());
             tls_ = *tls;
+            auto put = mesh::rpc::TlsCredentials::load(
+                mesh::rpc::TlsRole::kClient,
+                {.ca_file = o_.ca, .cert_file = o_.put_cert, .key_file = o_.put_key}, {});
+            if (!put) return fail(put.error().message());
+            put_tls_ = *put;
         }
         rss_before_ = rss_kib(o_.pid);
         for (int i = 0; i <= o_.connections; ++i) {
@@ -108,7 +113,7 @@ class Load {
         int port = 0;
         std::from_chars(to.data() + colon + 1, to.data() + to.size(), port);
         options.port = static_cast<std::uint16_t>(port);
-        options.tls = tls_;
+        options.tls = putter ? put_tls_ : tls_;
         return options;
     }
 
@@ -228,7 +233,7 @@ class Load {
     asio::io_context& io_;
     Options o_;
     mesh::SystemClock clock_;
-    std::shared_ptr<mesh::rpc::TlsCredentials> tls_;
+    std::shared_ptr<mesh::rpc::TlsCredentials> tls_, put_tls_;
     asio::steady_timer limit_;
     std::vector<std::unique_ptr<mesh::rpc::Channel>> channels_;
     std::vector<mesh::rpc::ClientCallPtr> calls_;
@@ -265,6 +270,8 @@ int main(int argc, char** argv) {
     app.add_option("--tls-ca", options.ca);
     app.add_option("--tls-cert", options.cert);
     app.add_option("--tls-key", options.key);
+    app.add_option("--put-cert", options.put_cert, "certificate of the writer");
+    app.add_option("--put-key", options.put_key);
     CLI11_PARSE(app, argc, argv);
     asio::io_context io(1);
     return Load(io, std::move(options)).run();
