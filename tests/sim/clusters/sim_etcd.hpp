@@ -83,9 +83,9 @@ class SimWriter {
     }
     /// Puts or deletes something. @return the key
     std::string step(Rng& rng) {
-        const auto which = static_cast<std::uint32_t>(rng.below(24));
+        const auto which = static_cast<std::uint32_t>(rng.below(12));
         const std::string key = key_of(static_cast<unsigned>(rng.below(4)), which);
-        if (objects_.contains(key) && rng.below(3) == 0) {
+        if (objects_.contains(key) && rng.below(2) == 0) {
             objects_.erase(key);
             return key;
         }

@@ -23,6 +23,9 @@ constexpr std::array<Slot, kObjectSlots> kDrainOrder{Slot::kServices,      Slot:
                                                      Slot::kLocalServices, Slot::kIps,
                                                      Slot::kIdentities,    Slot::kNodes};
 
+constexpr SlotSet kAllSlots{Slot::kServices, Slot::kServiceExports, Slot::kLocalServices,
+                            Slot::kIps,      Slot::kIdentities,     Slot::kNodes};
+
 sources::config::RemotePolicy unbounded() {
     sources::config::RemotePolicy policy;
     constexpr auto kNone = std::numeric_limits<std::uint64_t>::max();
@@ -132,6 +135,10 @@ class Session::Impl {
     [[nodiscard]] const sources::config::RemotePolicy& policy() const {
         return options_.own ? unbounded_ : config_->policy;
     }
+    /// All that is held is what the remote says now.
+    [[nodiscard]] bool fresh() const { return running_ && connected_ && config_ok_ && !holds_old_; }
+    [[nodiscard]] bool holds(SlotSet slots) const;
+    [[nodiscard]] SlotSet stale_slots() const;
     [[nodiscard]] std::optional<TimePoint> stale_at() const;
 
     SessionOptions options_;
@@ -153,6 +160,7 @@ class Session::Impl {
     TimePoint epoch_began_{};
     etcd::Header pinned_;
     std::int64_t newest_revision_ = 0;
+    bool holds_old_ = false;  ///< entries of an earlier epoch that are not listed again yet
     SlotSet wanted_, watching_, listed_, done_, to_sweep_, canaries_seen_;
     int check_errors_ = 0;
 
@@ -168,7 +176,7 @@ class Session::Impl {
     std::string last_failure_;
     std::optional<TimePoint> failed_at_, logged_at_;
     std::string logged_failure_;
-    std::optional<TimePoint> last_life_, last_heartbeat_, behind_since_, not_ready_since_;
+    std::optional<TimePoint> last_life_, last_heartbeat_, behind_since_, not_fresh_since_;
     SessionState shown_ = SessionState::kDisabled;
     SlotSet shown_listed_;
 
@@ -190,9 +198,7 @@ void Session::Impl::configure(TimePoint now, sources::config::RemoteConfig confi
 
 void Session::Impl::remove(TimePoint) {
     end_epoch();
-    SlotSet all;
-    for (const Slot slot : kDrainOrder) all.insert(slot);
-    drain(all);
+    drain(kAllSlots);
     ids_.release(options_.cluster);
     retry_at_.reset();
     config_.reset();
@@ -213,6 +219,7 @@ void Session::Impl::begin_epoch(TimePoint now) {
     epoch_began_ = now;
     pinned_ = {};
     newest_revision_ = 0;
+    holds_old_ = holds(kAllSlots);
     wanted_ = options_.slots;
     for (SlotSet* set : {&watching_, &listed_, &done_, &to_sweep_, &canaries_seen_}) set->clear();
     check_errors_ = 0;
@@ -399,9 +406,8 @@ void Session::Impl::accept_config(TimePoint now, const model::ClusterConfig& con
     if (key_.id != config.id && key_.id != model::ClusterId{}) {
         log_.info("remote cluster {}: its id changed from {} to {}, draining", options_.cluster,
                   model::number(key_.id), model::number(config.id));
-        SlotSet all;
-        for (const Slot slot : kDrainOrder) all.insert(slot);
-        drain(all);
+        drain(kAllSlots);
+        holds_old_ = false;
         ids_.release(options_.cluster);
         ever_ready_ = false;
         key_.id = {};
@@ -533,6 +539,7 @@ void Session::Impl::sweep() {
         emit(out);
     }
     to_sweep_.clear();
+    holds_old_ = false;
 }
 
 void Session::Impl::drain(SlotSet slots) {
@@ -562,11 +569,20 @@ void Session::Impl::watch_refused(TimePoint now, Slot slot, const Error& reason)
 
 // --- time -------------------------------------------------------------------------------------
 
+bool Session::Impl::holds(SlotSet slots) const {
+    return std::any_of(kDrainOrder.begin(), kDrainOrder.end(),
+                       [&](Slot slot) { return slots.contains(slot) && intake_.count(slot) != 0; });
+}
+
 std::optional<TimePoint> Session::Impl::stale_at() const {
-    if (options_.own || !config_ || !not_ready_since_ || !ever_ready_ || drained_as_stale_)
-        return {};
-    const auto age = config_->policy.max_stale_age;
-    return age ? std::optional(*not_ready_since_ + *age) : std::nullopt;
+    if (options_.own || !config_ || !config_->policy.max_stale_age || !not_fresh_since_) return {};
+    if (!holds(stale_slots())) return {};
+    return *not_fresh_since_ + *config_->policy.max_stale_age;
+}
+
+SlotSet Session::Impl::stale_slots() const {
+    if (config_->policy.stale_scope == sources::config::StaleScope::kAll) return kAllSlots;
+    return {Slot::kServices, Slot::kServiceExports};
 }
 
 std::optional<TimePoint> Session::Impl::deadline() const {
@@ -625,11 +641,9 @@ void Session::Impl::drain_as_stale(TimePoint now) {
     const bool was_running = running_;
     // The watches would not tell again what is dropped here: the next connection lists anew.
     end_epoch();
-    SlotSet slots{Slot::kServices, Slot::kServiceExports};
-    if (all) {
-        for (const Slot slot : kDrainOrder) slots.insert(slot);
-    }
-    drain(slots);
+    drain(stale_slots());
+    // What is listed from now on is given the same age again.
+    not_fresh_since_ = now;
     if (was_running) begin_epoch(now);
 }
 
@@ -646,10 +660,12 @@ void Session::Impl::settle(TimePoint now) {
     if (ready()) {
         failures_in_a_row_ = 0;
         ever_ready_ = true;
-        drained_as_stale_ = false;
-        not_ready_since_.reset();
-    } else if (ever_ready_ && !not_ready_since_) {
-        not_ready_since_ = now;
+    }
+    if (fresh()) drained_as_stale_ = false;
+    if (fresh() || (!drained_as_stale_ && !holds(kAllSlots))) {
+        not_fresh_since_.reset();
+    } else if (!not_fresh_since_) {
+        not_fresh_since_ = now;
     }
     const SessionState now_shown = state();
     if (now_shown == shown_ && listed_ == shown_listed_) return;
