@@ -88,8 +88,8 @@ Announcer read_node(const state::ClusterKey& cluster, const model::Node& node,
         if (*more) std::ranges::for_each(**more, add);
     }
     std::ranges::sort(result.prefixes);
-    const auto doubles = std::ranges::unique(result.prefixes);
-    result.prefixes.erase(doubles.begin(), doubles.end());
+    result.prefixes.erase(std::unique(result.prefixes.begin(), result.prefixes.end()),
+                          result.prefixes.end());
 
     std::vector<std::pair<bool, IpAddress>> addresses;
     if (node.addresses) {

@@ -34,10 +34,11 @@ void settle_doubles(std::vector<Candidate>& candidates) {
     const auto same = [](const Candidate& a, const Candidate& b) {
         return a.row.address == b.row.address && a.row.port == b.row.port;
     };
-    const auto doubles = std::ranges::unique(
-        candidates,
-        [&](const Candidate& a, const Candidate& b) { return same(a, b) && a.rank == b.rank; });
-    candidates.erase(doubles.begin(), doubles.end());
+    const auto own_double = [&](const Candidate& a, const Candidate& b) {
+        return same(a, b) && a.rank == b.rank;
+    };
+    candidates.erase(std::unique(candidates.begin(), candidates.end(), own_double),
+                     candidates.end());
     for (std::size_t i = 0; i < candidates.size(); ++i) {
         const bool shadowed = i > 0 && same(candidates[i - 1], candidates[i]);
         candidates[i].row.programmed = !shadowed;
