@@ -48,8 +48,7 @@ struct EtcdServiceStats {
 /// @thread the loop's thread only, construction and destruction included
 class EtcdService {
   public:
-    /// @param store outlives the service; while it lives, others may write to the store too
-    /// (Mirror does) and call changed() afterwards
+    /// @param store outlives the service; others may write to it too, as Mirror does
     EtcdService(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
                 EtcdServiceOptions options, Logger logger);
     /// Stop the attached servers first: no call may be running.
@@ -67,8 +66,6 @@ class EtcdService {
     void set_ready(bool ready);
     /// In mirror mode: the upstream's.
     void set_raft_term(std::uint64_t term);
-    /// The store was written to by somebody else: watchers that fell behind are seen to.
-    void changed();
 
     [[nodiscard]] EtcdServiceStats stats() const;
 

@@ -523,6 +523,9 @@ void Store::cancel_watch(WatchId id) {
 void Store::resume(WatchId id) {
     impl_->hub.resume(id);
 }
+bool Store::is_up_to_date(WatchId id) const {
+    return impl_->hub.is_up_to_date(id);
+}
 bool Store::request_progress(WatchId id) {
     return impl_->hub.request_progress(id);
 }

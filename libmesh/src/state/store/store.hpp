@@ -142,6 +142,8 @@ class Store {
     void cancel_watch(WatchId id);
     /// The sink has room again: the watcher goes back to being caught up.
     void resume(WatchId id);
+    /// Whether the watcher has been given everything up to the newest durable revision.
+    [[nodiscard]] bool is_up_to_date(WatchId id) const;
     /// Calls on_progress if the watcher has seen everything. @return whether it has
     bool request_progress(WatchId id);
     /// Gives each watcher that is behind at most one delivery from history; at most budget

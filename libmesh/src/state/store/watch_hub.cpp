@@ -115,13 +115,16 @@ void WatchHub::resume(WatchId id) {
     queue_.push_back(id);
 }
 
-bool WatchHub::request_progress(WatchId id) {
+bool WatchHub::is_up_to_date(WatchId id) const {
     const auto found = watchers_.find(id);
-    if (found == watchers_.end() || found->second->sink == nullptr ||
-        found->second->state != State::kSynced)
-        return false;
+    return found != watchers_.end() && found->second->sink != nullptr &&
+           found->second->state == State::kSynced;
+}
+
+bool WatchHub::request_progress(WatchId id) {
+    if (!is_up_to_date(id)) return false;
     const Dispatch guard(*this);
-    found->second->sink->on_progress(id, history_.published_revision());
+    watchers_.find(id)->second->sink->on_progress(id, history_.published_revision());
     return true;
 }
 

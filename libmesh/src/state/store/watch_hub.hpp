@@ -41,6 +41,7 @@ class WatchHub {
     Outcome<WatchId> add(const WatchRequest& request, Revision next, WatchSink& sink);
     void cancel(WatchId id);
     void resume(WatchId id);
+    [[nodiscard]] bool is_up_to_date(WatchId id) const;
     bool request_progress(WatchId id);
     /// Tells a new batch to all matching watchers that are up to date.
     void publish(const std::shared_ptr<const EventBatch>& batch);

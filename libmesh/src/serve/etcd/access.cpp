@@ -1,0 +1,44 @@
+#include "serve/etcd/access.hpp"
+
+#include <algorithm>
+
+namespace mesh::serve {
+namespace {
+
+bool no_end(std::string_view end) {
+    return end.size() == 1 && end[0] == '\0';
+}
+
+}  // namespace
+
+bool lies_within(const store::KeyRange& inner, std::string_view start, std::string_view end) {
+    if (inner.key < start) return false;
+    if (no_end(end)) return true;
+    if (inner.range_end.empty()) return inner.key < end;
+    return !no_end(inner.range_end) && inner.range_end <= end;
+}
+
+ReadOnly::ReadOnly(std::vector<Prefix> prefixes, bool allow_status) : allow_status_(allow_status) {
+    for (Prefix& prefix : prefixes) {
+        // [key, key + '\0') holds the key alone.
+        std::string end = prefix.exact ? prefix.prefix + '\0' : store::prefix_end(prefix.prefix);
+        ranges_.push_back({std::move(prefix.prefix), std::move(end)});
+    }
+}
+
+bool ReadOnly::allows(const AccessRequest& request) const {
+    switch (request.action) {
+        case EtcdAction::kRange:
+        case EtcdAction::kWatch:
+            break;
+        case EtcdAction::kStatus:
+            return allow_status_;
+        default:
+            return false;
+    }
+    return std::any_of(ranges_.begin(), ranges_.end(), [&request](const Range& range) {
+        return lies_within(request.range, range.start, range.end);
+    });
+}
+
+}  // namespace mesh::serve

@@ -1,0 +1,314 @@
+#include "serve/etcd/etcd_service.hpp"
+
+#include <array>
+#include <utility>
+
+#include "model/etcdpb/etcd.pb.h"
+#include "model/etcdpb/methods.hpp"
+#include "serve/etcd/convert.hpp"
+#include "serve/etcd/etcd_status.hpp"
+#include "serve/etcd/lease_service.hpp"
+#include "serve/etcd/service_core.hpp"
+#include "serve/etcd/watch_service.hpp"
+
+namespace mesh::serve {
+
+/// KV, Maintenance, Cluster and Auth; Watch and Lease have classes of their own.
+class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl> {
+  public:
+    Impl(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
+         EtcdServiceOptions options, Logger logger)
+        : core(std::make_shared<ServiceCore>(std::move(loop), store, clock, std::move(options),
+                                             std::move(logger))),
+          watches(std::make_shared<WatchService>(core)),
+          leases(std::make_shared<LeaseService>(core)) {
+        watches->start();
+        leases->start();
+    }
+    ~Impl() {
+        core->flush();
+        core->stopped = true;
+        watches->stop();
+        leases->stop();
+    }
+
+    void attach(rpc::Server& server, ListenerPtr listener);
+
+    std::shared_ptr<ServiceCore> core;
+    std::shared_ptr<WatchService> watches;
+    std::shared_ptr<LeaseService> leases;
+
+  private:
+    using Call = rpc::ServerCallPtr;
+
+    template <class Request>
+    void unary(rpc::Server& server, const ListenerPtr& listener, std::string_view path,
+               void (Impl::*method)(const Call&, const Listener&, const Request&));
+    template <class Request, class Response>
+    void administration(rpc::Server& server, const ListenerPtr& listener, std::string_view path,
+                        EtcdAction action, void (Impl::*method)(const Request&, Response&));
+
+    void range(const Call& call, const Listener& listener, const etcdpb::RangeRequest& request);
+    void put(const Call& call, const Listener& listener, const etcdpb::PutRequest& request);
+    void delete_range(const Call& call, const Listener& listener,
+                      const etcdpb::DeleteRangeRequest& request);
+    void txn(const Call& call, const Listener& listener, const etcdpb::TxnRequest& request);
+    void compact(const Call& call, const Listener& listener,
+                 const etcdpb::CompactionRequest& request);
+    rpc::Status check_txn(const rpc::ServerCall& call, const Listener& listener,
+                          const store::TxnRequest& request);
+    rpc::Status check_op(const rpc::ServerCall& call, const Listener& listener,
+                         const store::TxnOp& op);
+
+    void status(const etcdpb::StatusRequest& request, etcdpb::StatusResponse& response);
+    void alarm(const etcdpb::AlarmRequest& request, etcdpb::AlarmResponse& response);
+    void defragment(const etcdpb::DefragmentRequest& request, etcdpb::DefragmentResponse& response);
+    void members(const etcdpb::MemberListRequest& request, etcdpb::MemberListResponse& response);
+    void attach_refusals(rpc::Server& server, const ListenerPtr& listener);
+
+    /// The answer to a write, or its refusal, once it is committed.
+    template <class Response, class Answer>
+    void answer(const Call& call, const store::Outcome<Answer>& outcome) {
+        if (!outcome) return core->fail(call, to_status(outcome.error()));
+        Response response;
+        to_pb(*outcome, core->header(), response);
+        core->reply(call, rpc::encode_frame(response));
+    }
+    template <class Request>
+    bool too_large(const Call& call, const Request& request) {
+        if (request.ByteSizeLong() <= core->options.max_request_bytes) return false;
+        call->finish(request_too_large());
+        return true;
+    }
+    bool refused(const Call& call, rpc::Status status) {
+        if (status.ok()) return false;
+        call->finish(std::move(status));
+        return true;
+    }
+};
+
+// --- KV
+// -----------------------------------------------------------------------------------------------
+
+void EtcdService::Impl::range(const Call& call, const Listener& listener,
+                              const etcdpb::RangeRequest& request) {
+    const store::RangeRequest wanted = from_pb(request);
+    if (refused(call, core->check(*call, listener, EtcdAction::kRange, wanted.range))) return;
+    if (!has_known_enumerators(request)) return call->finish(invalid_sort_option());
+    const auto outcome = core->store.range(wanted);
+    if (!outcome) return core->fail(call, to_status(outcome.error()));
+    core->reply(call, encode_range(core->header(), *outcome));
+}
+
+void EtcdService::Impl::put(const Call& call, const Listener& listener,
+                            const etcdpb::PutRequest& request) {
+    const store::PutRequest wanted = from_pb(request);
+    if (refused(call, core->check(*call, listener, EtcdAction::kPut, {wanted.key, {}}))) return;
+    if (too_large(call, request)) return;
+    core->begin_write();
+    answer<etcdpb::PutResponse>(call, core->store.put(wanted));
+}
+
+void EtcdService::Impl::delete_range(const Call& call, const Listener& listener,
+                                     const etcdpb::DeleteRangeRequest& request) {
+    const store::DeleteRangeRequest wanted = from_pb(request);
+    if (refused(call, core->check(*call, listener, EtcdAction::kDelete, wanted.range))) return;
+    if (too_large(call, request)) return;
+    core->begin_write();
+    answer<etcdpb::DeleteRangeResponse>(call, core->store.delete_range(wanted));
+}
+
+rpc::Status EtcdService::Impl::check_op(const rpc::ServerCall& call, const Listener& listener,
+                                        const store::TxnOp& op) {
+    if (const auto* wanted = std::get_if<store::RangeRequest>(&op.request))
+        return core->check(call, listener, EtcdAction::kRange, wanted->range);
+    if (const auto* wanted = std::get_if<store::PutRequest>(&op.request))
+        return core->check(call, listener, EtcdAction::kPut, {wanted->key, {}});
+    if (const auto* wanted = std::get_if<store::DeleteRangeRequest>(&op.request))
+        return core->check(call, listener, EtcdAction::kDelete, wanted->range);
+    if (const auto* wanted = std::get_if<store::TxnRequest>(&op.request))
+        return check_txn(call, listener, *wanted);
+    return {};
+}
+
+rpc::Status EtcdService::Impl::check_txn(const rpc::ServerCall& call, const Listener& listener,
+                                         const store::TxnRequest& request) {
+    for (const store::Compare& compare : request.compare) {
+        rpc::Status status = core->check(call, listener, EtcdAction::kRange, compare.range);
+        if (!status.ok()) return status;
+    }
+    for (const auto* branch : {&request.success, &request.failure})
+        for (const store::TxnOp& op : *branch) {
+            rpc::Status status = check_op(call, listener, op);
+            if (!status.ok()) return status;
+        }
+    return core->ready ? rpc::Status{} : no_leader();
+}
+
+void EtcdService::Impl::txn(const Call& call, const Listener& listener,
+                            const etcdpb::TxnRequest& request) {
+    const store::TxnRequest wanted = from_pb(request);
+    if (refused(call, check_txn(*call, listener, wanted))) return;
+    if (too_large(call, request)) return;
+    if (!has_known_enumerators(request)) return call->finish(undecodable());
+    core->begin_write();
+    answer<etcdpb::TxnResponse>(call, core->store.txn(wanted));
+}
+
+void EtcdService::Impl::compact(const Call& call, const Listener& listener,
+                                const etcdpb::CompactionRequest& request) {
+    if (refused(call, core->check(*call, listener, EtcdAction::kCompact))) return;
+    core->begin_write();
+    const auto outcome = core->store.compact(request.revision());
+    if (!outcome) return core->fail(call, to_status(outcome.error()));
+    etcdpb::CompactionResponse response;
+    to_pb(core->header(), *response.mutable_header());
+    core->reply(call, rpc::encode_frame(response));
+}
+
+// --- Maintenance, Cluster
+// -----------------------------------------------------------------------------
+
+void EtcdService::Impl::status(const etcdpb::StatusRequest&, etcdpb::StatusResponse& response) {
+    const WireHeader header = core->header();
+    response.set_version(core->options.version);
+    response.set_dbsize(static_cast<std::int64_t>(core->store.backend().size_bytes()));
+    response.set_dbsizeinuse(static_cast<std::int64_t>(core->store.backend().size_in_use_bytes()));
+    response.set_leader(header.member_id);
+    response.set_raftterm(header.raft_term);
+    // There is no raft log; what it would have applied is the history itself.
+    response.set_raftindex(static_cast<std::uint64_t>(header.revision));
+    response.set_raftappliedindex(static_cast<std::uint64_t>(header.revision));
+}
+
+void EtcdService::Impl::alarm(const etcdpb::AlarmRequest&, etcdpb::AlarmResponse& response) {
+    response.clear_header();  // etcd tells none here
+}
+void EtcdService::Impl::defragment(const etcdpb::DefragmentRequest&, etcdpb::DefragmentResponse&) {}
+
+void EtcdService::Impl::members(const etcdpb::MemberListRequest&,
+                                etcdpb::MemberListResponse& response) {
+    response.mutable_header()->set_revision(0);  // etcd tells none here
+    etcdpb::Member& member = *response.add_members();
+    member.set_id(core->store.identity().member_id);
+    member.set_name(core->options.name);
+    for (const std::string& url : core->options.client_urls) member.add_clienturls(url);
+    for (const std::string& url : core->options.peer_urls) member.add_peerurls(url);
+}
+
+// --- Registration
+// -------------------------------------------------------------------------------------
+
+template <class Request>
+void EtcdService::Impl::unary(rpc::Server& server, const ListenerPtr& listener,
+                              std::string_view path,
+                              void (Impl::*method)(const Call&, const Listener&, const Request&)) {
+    server.handle_unary(path, [weak = weak_from_this(), listener, method](const Call& call,
+                                                                          std::string_view bytes) {
+        auto self = weak.lock();
+        if (!self) return call->finish(server_stopped());
+        Request request;
+        if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+            return call->finish(undecodable());
+        ((*self).*method)(call, *listener, request);
+    });
+}
+
+template <class Request, class Response>
+void EtcdService::Impl::administration(rpc::Server& server, const ListenerPtr& listener,
+                                       std::string_view path, EtcdAction action,
+                                       void (Impl::*method)(const Request&, Response&)) {
+    server.handle_unary(path, [weak = weak_from_this(), listener, action, method](
+                                  const Call& call, std::string_view bytes) {
+        auto self = weak.lock();
+        if (!self) return call->finish(server_stopped());
+        if (self->refused(call, self->core->check(*call, *listener, action))) return;
+        Request request;
+        if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+            return call->finish(undecodable());
+        Response response;
+        to_pb(self->core->header(), *response.mutable_header());
+        ((*self).*method)(request, response);
+        self->core->reply(call, rpc::encode_frame(response));
+    });
+}
+
+void EtcdService::Impl::attach_refusals(rpc::Server& server, const ListenerPtr& listener) {
+    const auto refuse = [&](std::string_view path, EtcdAction action, rpc::Status answer) {
+        server.handle(path, [weak = weak_from_this(), listener, action, answer](const Call& call) {
+            auto self = weak.lock();
+            if (self && self->refused(call, self->core->check(*call, *listener, action))) return;
+            call->finish(answer);
+        });
+    };
+    for (const std::string_view path : etcdpb::kAuthAdministration)
+        refuse(path, EtcdAction::kOther, auth_not_enabled());
+    refuse(etcdpb::kAuthenticate, EtcdAction::kOther, auth_not_enabled());
+
+    const auto unimplemented = [](std::string text) {
+        return rpc::Status{rpc::StatusCode::kUnimplemented, std::move(text)};
+    };
+    const rpc::Status one_member =
+        unimplemented("libmesh's etcd server has one member and its membership cannot be changed");
+    for (const std::string_view path :
+         {etcdpb::kMemberAdd, etcdpb::kMemberRemove, etcdpb::kMemberUpdate, etcdpb::kMemberPromote,
+          etcdpb::kMoveLeader})
+        refuse(path, EtcdAction::kOther, one_member);
+    for (const std::string_view path : {etcdpb::kHash, etcdpb::kHashKV, etcdpb::kDowngrade})
+        refuse(path, EtcdAction::kMaintenance,
+               unimplemented("libmesh's etcd server has no such maintenance call"));
+    refuse(etcdpb::kSnapshot, EtcdAction::kMaintenance,
+           unimplemented("libmesh's etcd server gives no snapshots: copy its database directory "
+                         "while it is stopped, or read all keys"));
+    server.handle_unknown([weak = weak_from_this(), listener](const Call& call) {
+        auto self = weak.lock();
+        if (self && self->refused(call, self->core->check(*call, *listener, EtcdAction::kOther)))
+            return;
+        call->finish(
+            {rpc::StatusCode::kUnimplemented, "unknown method " + std::string(call->method())});
+    });
+}
+
+void EtcdService::Impl::attach(rpc::Server& server, ListenerPtr listener) {
+    unary(server, listener, etcdpb::kRange, &Impl::range);
+    unary(server, listener, etcdpb::kPut, &Impl::put);
+    unary(server, listener, etcdpb::kDeleteRange, &Impl::delete_range);
+    unary(server, listener, etcdpb::kTxn, &Impl::txn);
+    unary(server, listener, etcdpb::kCompact, &Impl::compact);
+    administration(server, listener, etcdpb::kStatus, EtcdAction::kStatus, &Impl::status);
+    administration(server, listener, etcdpb::kAlarm, EtcdAction::kMaintenance, &Impl::alarm);
+    administration(server, listener, etcdpb::kDefragment, EtcdAction::kMaintenance,
+                   &Impl::defragment);
+    administration(server, listener, etcdpb::kMemberList, EtcdAction::kMembers, &Impl::members);
+    leases->attach(server, listener);
+    server.handle(etcdpb::kWatch, [weak = std::weak_ptr(watches), listener](const Call& call) {
+        auto service = weak.lock();
+        if (!service) return call->finish(server_stopped());
+        service->open(call, listener);
+    });
+    attach_refusals(server, listener);
+}
+
+EtcdService::EtcdService(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
+                         EtcdServiceOptions options, Logger logger)
+    : impl_(std::make_shared<Impl>(std::move(loop), store, clock, std::move(options),
+                                   std::move(logger))) {}
+EtcdService::~EtcdService() = default;
+
+void EtcdService::attach(rpc::Server& server, std::string listener,
+                         std::shared_ptr<const AccessPolicy> policy) {
+    impl_->attach(server,
+                  std::make_shared<Listener>(Listener{std::move(listener), std::move(policy)}));
+}
+
+void EtcdService::set_ready(bool ready) {
+    impl_->core->ready = ready;
+}
+void EtcdService::set_raft_term(std::uint64_t term) {
+    impl_->core->raft_term = term;
+}
+EtcdServiceStats EtcdService::stats() const {
+    return impl_->core->stats;
+}
+
+}  // namespace mesh::serve

@@ -1,0 +1,64 @@
+#include "serve/etcd/etcd_status.hpp"
+
+#include <string>
+
+namespace mesh::serve {
+
+using rpc::Status;
+using rpc::StatusCode;
+using store::Fault;
+
+Status to_status(const store::StoreError& error) {
+    const std::string text = "etcdserver: " + std::string(to_string(error.fault()));
+    switch (error.fault()) {
+        case Fault::kEmptyKey:
+        case Fault::kKeyNotFound:
+        case Fault::kValueProvided:
+        case Fault::kLeaseProvided:
+        case Fault::kTooManyOps:
+        case Fault::kDuplicateKey:
+        case Fault::kEmptyWatchRange:
+            return {StatusCode::kInvalidArgument, text};
+        case Fault::kCompacted:
+        case Fault::kFutureRevision:
+        case Fault::kLeaseTtlTooLarge:
+            return {StatusCode::kOutOfRange, text};
+        case Fault::kNoSpace:
+            return {StatusCode::kResourceExhausted, text};
+        case Fault::kLeaseNotFound:
+            return {StatusCode::kNotFound, text};
+        case Fault::kLeaseExists:
+            return {StatusCode::kFailedPrecondition, text};
+        case Fault::kMirror:
+            return permission_denied();
+        case Fault::kCorrupt:
+            return {StatusCode::kDataLoss, "etcdserver: corrupt cluster"};
+        case Fault::kBackend:
+            return {StatusCode::kUnavailable, text};
+    }
+    return {StatusCode::kUnknown, text};
+}
+
+Status permission_denied() {
+    return {StatusCode::kPermissionDenied, "etcdserver: permission denied"};
+}
+Status auth_not_enabled() {
+    return {StatusCode::kFailedPrecondition, "etcdserver: authentication is not enabled"};
+}
+Status request_too_large() {
+    return {StatusCode::kInvalidArgument, "etcdserver: request is too large"};
+}
+Status no_leader() {
+    return {StatusCode::kUnavailable, "etcdserver: no leader"};
+}
+Status server_stopped() {
+    return {StatusCode::kUnavailable, "etcdserver: server stopped"};
+}
+Status invalid_sort_option() {
+    return {StatusCode::kInvalidArgument, "etcdserver: invalid sort option"};
+}
+Status undecodable() {
+    return {StatusCode::kInternal, "grpc: error unmarshalling request: no message of its type"};
+}
+
+}  // namespace mesh::serve

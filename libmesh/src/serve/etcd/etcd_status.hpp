@@ -1,0 +1,20 @@
+// etcd's status codes and texts, word for word, since clients compare them.
+// @source etcd v3.4: etcdserver/api/v3rpc/rpctypes/error.go
+#pragma once
+
+#include "rpc/status.hpp"
+#include "state/store/outcome.hpp"
+
+namespace mesh::serve {
+
+[[nodiscard]] rpc::Status to_status(const store::StoreError& error);
+
+[[nodiscard]] rpc::Status permission_denied();
+[[nodiscard]] rpc::Status auth_not_enabled();
+[[nodiscard]] rpc::Status request_too_large();
+[[nodiscard]] rpc::Status no_leader();
+[[nodiscard]] rpc::Status server_stopped();
+[[nodiscard]] rpc::Status invalid_sort_option();
+[[nodiscard]] rpc::Status undecodable();
+
+}  // namespace mesh::serve

@@ -1,0 +1,176 @@
+#include "serve/etcd/lease_service.hpp"
+
+#include <algorithm>
+#include <deque>
+
+#include "model/etcdpb/etcd.pb.h"
+#include "model/etcdpb/methods.hpp"
+#include "serve/etcd/convert.hpp"
+#include "serve/etcd/etcd_status.hpp"
+
+namespace mesh::serve {
+namespace {
+
+using store::LeaseId;
+
+template <class Message>
+bool parse(Message& message, std::string_view bytes) {
+    return message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()));
+}
+
+}  // namespace
+
+/// Answers each message in order; a client that does not read is not read from either.
+class LeaseService::KeepAliveStream : public std::enable_shared_from_this<KeepAliveStream> {
+  public:
+    KeepAliveStream(std::shared_ptr<ServiceCore> core, rpc::ServerCallPtr call)
+        : core_(std::move(core)), call_(std::move(call)) {}
+
+    void start() {
+        auto self = shared_from_this();
+        call_->on_message([self](std::string_view bytes) { self->on_message(bytes); });
+        call_->on_half_close([self] {
+            self->core_->after_commit([self](const rpc::Status&) { self->call_->finish({}); });
+        });
+        call_->on_writable([self] { self->on_writable(); });
+    }
+
+  private:
+    void on_message(std::string_view bytes) {
+        etcdpb::LeaseKeepAliveRequest request;
+        if (!parse(request, bytes)) return call_->finish(undecodable());
+        core_->begin_write();
+        const auto ttl = core_->store.lease_keep_alive(LeaseId{request.id()}, core_->clock.now());
+        if (!ttl && ttl.error().fault() != store::Fault::kLeaseNotFound)
+            return call_->finish(to_status(ttl.error()));
+        etcdpb::LeaseKeepAliveResponse response;
+        to_pb(core_->header(), *response.mutable_header());
+        response.set_id(request.id());
+        response.set_ttl(ttl ? ttl->count() : 0);  // 0 = there is no such lease
+        core_->after_commit([self = shared_from_this(), frame = rpc::encode_frame(response)](
+                                const rpc::Status&) { self->send(frame); });
+    }
+    // A failed commit changes no renewal: the answer holds all the same.
+    void send(const rpc::Frame& frame) {
+        if (waiting_.empty() && call_->write(frame) != rpc::Write::kFull) return;
+        waiting_.push_back(frame);
+        call_->pause();
+    }
+    void on_writable() {
+        while (!waiting_.empty()) {
+            if (call_->write(waiting_.front()) == rpc::Write::kFull) return;
+            waiting_.pop_front();
+        }
+        call_->resume();
+    }
+
+    std::shared_ptr<ServiceCore> core_;
+    rpc::ServerCallPtr call_;
+    std::deque<rpc::Frame> waiting_;
+};
+
+LeaseService::LeaseService(std::shared_ptr<ServiceCore> core)
+    : core_(std::move(core)), timer_(core_->loop) {}
+
+void LeaseService::attach(rpc::Server& server, const ListenerPtr& listener) {
+    const auto unary = [&](std::string_view path, auto method) {
+        server.handle_unary(path, [weak = weak_from_this(), listener, method](
+                                      const rpc::ServerCallPtr& call, std::string_view bytes) {
+            auto self = weak.lock();
+            if (!self) return call->finish(server_stopped());
+            rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
+            if (!allowed.ok()) return call->finish(std::move(allowed));
+            method(*self, call, bytes);
+        });
+    };
+    unary(etcdpb::kLeaseGrant, [](LeaseService& self, const auto& call, std::string_view bytes) {
+        self.grant(call, bytes);
+        self.arm();
+    });
+    unary(etcdpb::kLeaseRevoke, [](LeaseService& self, const auto& call, std::string_view bytes) {
+        self.revoke(call, bytes);
+    });
+    unary(etcdpb::kLeaseTimeToLive, [](LeaseService& self, const auto& call,
+                                       std::string_view bytes) { self.time_to_live(call, bytes); });
+    unary(etcdpb::kLeaseLeases,
+          [](LeaseService& self, const auto& call, std::string_view) { self.list(call); });
+    server.handle(etcdpb::kLeaseKeepAlive, [self = shared_from_this(),
+                                            listener](const rpc::ServerCallPtr& call) {
+        rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
+        if (!allowed.ok()) return call->finish(std::move(allowed));
+        std::make_shared<KeepAliveStream>(self->core_, call)->start();
+    });
+}
+
+void LeaseService::grant(const rpc::ServerCallPtr& call, std::string_view bytes) {
+    etcdpb::LeaseGrantRequest request;
+    if (!parse(request, bytes)) return call->finish(undecodable());
+    core_->begin_write();
+    const auto granted = core_->store.lease_grant(
+        LeaseId{request.id()}, std::chrono::seconds(request.ttl()), core_->clock.now());
+    if (!granted) return core_->fail(call, to_status(granted.error()));
+    etcdpb::LeaseGrantResponse response;
+    to_pb(core_->header(), *response.mutable_header());
+    response.set_id(number(granted->id));
+    response.set_ttl(granted->ttl.count());
+    core_->reply(call, rpc::encode_frame(response));
+}
+
+void LeaseService::revoke(const rpc::ServerCallPtr& call, std::string_view bytes) {
+    etcdpb::LeaseRevokeRequest request;
+    if (!parse(request, bytes)) return call->finish(undecodable());
+    core_->begin_write();
+    const auto revoked = core_->store.lease_revoke(LeaseId{request.id()});
+    if (!revoked) return core_->fail(call, to_status(revoked.error()));
+    etcdpb::LeaseRevokeResponse response;
+    to_pb(core_->header(), *response.mutable_header());
+    core_->reply(call, rpc::encode_frame(response));
+}
+
+void LeaseService::time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes) {
+    etcdpb::LeaseTimeToLiveRequest request;
+    if (!parse(request, bytes)) return call->finish(undecodable());
+    const store::LeaseInfo info =
+        core_->store.lease_time_to_live(LeaseId{request.id()}, request.keys(), core_->clock.now());
+    etcdpb::LeaseTimeToLiveResponse response;
+    to_pb(core_->header(), *response.mutable_header());
+    response.set_id(request.id());
+    response.set_ttl(info.remaining.count());
+    response.set_grantedttl(info.granted.count());
+    for (const std::string& key : info.keys) response.add_keys(key);
+    core_->reply(call, rpc::encode_frame(response));
+}
+
+void LeaseService::list(const rpc::ServerCallPtr& call) {
+    etcdpb::LeaseLeasesResponse response;
+    to_pb(core_->header(), *response.mutable_header());
+    for (const LeaseId id : core_->store.leases()) response.add_leases()->set_id(number(id));
+    core_->reply(call, rpc::encode_frame(response));
+}
+
+// --- The clock
+// ----------------------------------------------------------------------------------------
+
+void LeaseService::arm() {
+    // Not more often than this: leases are counted in seconds.
+    constexpr Duration kShortest = std::chrono::milliseconds(50);
+    constexpr Duration kLongest = std::chrono::seconds(1);
+    const auto next = core_->store.next_tick();
+    const Duration wait =
+        next ? std::clamp(*next - core_->clock.now(), kShortest, kLongest) : kLongest;
+    timer_.expires_after(wait);
+    timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+        auto self = weak.lock();
+        if (error || !self || self->core_->stopped) return;
+        self->tick();
+        self->arm();
+    });
+}
+
+void LeaseService::tick() {
+    core_->flush();
+    if (auto expired = core_->store.tick(core_->clock.now()); !expired)
+        core_->log.error("leases cannot expire: {}", expired.error().to_error().message());
+}
+
+}  // namespace mesh::serve

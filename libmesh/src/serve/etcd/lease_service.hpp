@@ -1,0 +1,32 @@
+// The Lease service, and the clock of the store's leases. Internal to serve/etcd.
+#pragma once
+
+#include <boost/asio/steady_timer.hpp>
+#include <memory>
+
+#include "serve/etcd/service_core.hpp"
+
+namespace mesh::serve {
+
+/// @thread the loop's
+class LeaseService : public std::enable_shared_from_this<LeaseService> {
+  public:
+    explicit LeaseService(std::shared_ptr<ServiceCore> core);
+    void attach(rpc::Server& server, const ListenerPtr& listener);
+    void start() { arm(); }
+    void stop() { timer_.cancel(); }
+
+  private:
+    class KeepAliveStream;
+    void grant(const rpc::ServerCallPtr& call, std::string_view bytes);
+    void revoke(const rpc::ServerCallPtr& call, std::string_view bytes);
+    void time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes);
+    void list(const rpc::ServerCallPtr& call);
+    void arm();
+    void tick();
+
+    std::shared_ptr<ServiceCore> core_;
+    boost::asio::steady_timer timer_;
+};
+
+}  // namespace mesh::serve

@@ -1,0 +1,88 @@
+#include "serve/etcd/service_core.hpp"
+
+#include <boost/asio/post.hpp>
+
+#include "serve/etcd/etcd_status.hpp"
+
+namespace mesh::serve {
+
+ServiceCore::ServiceCore(boost::asio::any_io_executor loop_in, store::Store& store_in,
+                         const Clock& clock_in, EtcdServiceOptions options_in, Logger logger)
+    : loop(std::move(loop_in)),
+      store(store_in),
+      clock(clock_in),
+      options(std::move(options_in)),
+      log(std::move(logger)),
+      raft_term(options.raft_term) {}
+
+WireHeader ServiceCore::header() const {
+    const store::Identity& identity = store.identity();
+    return {.cluster_id = identity.cluster_id,
+            .member_id = identity.member_id,
+            .revision = store.revision(),
+            .raft_term = raft_term};
+}
+
+void ServiceCore::begin_write() {
+    if (group_open_ || !store.backend().durable()) return;
+    group_open_ = true;
+    store.hold();
+    // What else this turn of the loop has to offer joins the group.
+    boost::asio::post(loop, [weak = weak_from_this()] {
+        if (auto self = weak.lock(); self && !self->stopped) self->flush();
+    });
+}
+
+void ServiceCore::flush() {
+    if (!group_open_) return;
+    group_open_ = false;
+    rpc::Status status;
+    if (auto done = store.flush(); !done) {
+        ++stats.commit_failures;
+        log.error("{} answers of one commit failed: {}", waiting_.size(),
+                  done.error().to_error().message());
+        status = to_status(done.error());
+    }
+    for (const auto& answer : std::exchange(waiting_, {})) answer(status);
+}
+
+void ServiceCore::after_commit(std::function<void(const rpc::Status&)> answer) {
+    if (group_open_)
+        waiting_.push_back(std::move(answer));
+    else
+        answer({});
+}
+
+void ServiceCore::reply(const rpc::ServerCallPtr& call, rpc::Frame frame) {
+    if (!group_open_) return call->reply(std::move(frame));
+    waiting_.push_back([call, frame = std::move(frame)](const rpc::Status& commit) {
+        if (commit.ok())
+            call->reply(frame);
+        else
+            call->finish(commit);
+    });
+}
+
+void ServiceCore::fail(const rpc::ServerCallPtr& call, rpc::Status status) {
+    if (!group_open_) return call->finish(std::move(status));
+    // A refusal may rest on a write of the group, which may yet fail.
+    waiting_.push_back([call, status = std::move(status)](const rpc::Status& commit) {
+        call->finish(commit.ok() ? status : commit);
+    });
+}
+
+rpc::Status ServiceCore::check(const rpc::ServerCall& call, const Listener& listener,
+                               EtcdAction action, store::KeyRange range) {
+    const bool allowed = listener.policy->allows({.action = action,
+                                                  .method = call.method(),
+                                                  .range = range,
+                                                  .peer = call.peer(),
+                                                  .listener = listener.name});
+    if (!allowed) {
+        ++stats.denied;
+        return permission_denied();
+    }
+    return ready ? rpc::Status{} : no_leader();
+}
+
+}  // namespace mesh::serve

@@ -1,0 +1,63 @@
+// What the parts of EtcdService share: the store, headers, access checks, and the answers that wait
+// for the commit of their loop turn. Internal to serve/etcd.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rpc/server.hpp"
+#include "serve/etcd/etcd_service.hpp"
+#include "serve/etcd/wire_encode.hpp"
+
+namespace mesh::serve {
+
+/// One attached server.
+struct Listener {
+    std::string name;
+    std::shared_ptr<const AccessPolicy> policy;
+};
+using ListenerPtr = std::shared_ptr<const Listener>;
+
+/// @thread the loop's
+class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
+  public:
+    ServiceCore(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
+                EtcdServiceOptions options, Logger logger);
+
+    /// The header of an answer; its revision is the store's.
+    [[nodiscard]] WireHeader header() const;
+
+    /// Before a write: opens the turn's group if the backend is durable.
+    void begin_write();
+    /// Runs answer now, or, while a group is open, once it is committed, with the commit's status.
+    /// Reads answer through here too, since they may have seen what is not durable yet.
+    void after_commit(std::function<void(const rpc::Status& commit)> answer);
+    /// Commits an open group now.
+    void flush();
+
+    void reply(const rpc::ServerCallPtr& call, rpc::Frame frame);
+    void fail(const rpc::ServerCallPtr& call, rpc::Status status);
+
+    /// @return whether the service is ready and the policy allows it
+    [[nodiscard]] rpc::Status check(const rpc::ServerCall& call, const Listener& listener,
+                                    EtcdAction action, store::KeyRange range = {});
+
+    boost::asio::any_io_executor loop;
+    store::Store& store;
+    const Clock& clock;
+    const EtcdServiceOptions options;
+    Logger log;
+    EtcdServiceStats stats;
+    std::uint64_t raft_term;
+    bool ready = true;
+    bool stopped = false;
+
+  private:
+    bool group_open_ = false;
+    std::vector<std::function<void(const rpc::Status&)>> waiting_;
+};
+
+}  // namespace mesh::serve

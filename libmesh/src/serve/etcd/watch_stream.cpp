@@ -1,0 +1,241 @@
+#include "serve/etcd/watch_stream.hpp"
+
+#include "serve/etcd/etcd_status.hpp"
+
+namespace mesh::serve {
+namespace {
+
+constexpr std::int64_t kNoWatch = -1;
+// Control answers that may wait for a client that does not read; then we stop reading from it.
+constexpr std::size_t kMostWaiting = 64;
+
+/// An error as grpc-go's Error() prints it, which is what etcd puts into cancel_reason.
+std::string as_go_error(std::string_view code, const rpc::Status& status) {
+    return "rpc error: code = " + std::string(code) + " desc = " + status.message;
+}
+
+}  // namespace
+
+/// One watch of the stream: what the store tells, as frames with the watch's id.
+class WatchStream::Watch final : public store::WatchSink {
+  public:
+    Watch(WatchStream& stream, const etcdpb::WatchCreateRequest& request, std::int64_t id)
+        : stream_(stream),
+          key_{.watch_id = id, .prev_kv = request.prev_kv(), .fragment = request.fragment()},
+          wants_progress(request.progress_notify()) {}
+
+    bool on_events(store::WatchId, const store::Delivery& delivery) override {
+        if (!stream_.backlog_.empty()) return refuse();
+        ServiceCore& core = stream_.core();
+        const WatchFrames frames = watch_frames(delivery, key_, core.header(),
+                                                core.options.max_watch_response_bytes, core.stats);
+        switch (stream_.call_->write(frames->front())) {
+            case rpc::Write::kFull:
+                return refuse();
+            case rpc::Write::kEnded:
+                return true;
+            case rpc::Write::kQueued:
+                break;
+        }
+        for (std::size_t i = 1; i < frames->size(); ++i) stream_.send((*frames)[i]);
+        core.stats.events_sent +=
+            delivery.selection ? delivery.selection->size() : delivery.batch->events.size();
+        quiet = false;
+        return true;
+    }
+
+    void on_progress(store::WatchId, store::Revision revision) override {
+        etcdpb::WatchResponse response;
+        response.mutable_header()->set_revision(revision);
+        stream_.send(response, key_.watch_id);
+    }
+
+    void on_cancelled(store::WatchId, store::CancelReason, store::Revision floor) override {
+        etcdpb::WatchResponse response;
+        response.set_canceled(true);
+        response.set_compact_revision(floor);
+        stream_.send(response, key_.watch_id);
+        const auto self = stream_.watches_.extract(key_.watch_id);  // dies at the end of this call
+    }
+
+  private:
+    bool refuse() {
+        full = true;
+        stream_.any_full_ = true;
+        return false;
+    }
+    WatchStream& stream_;
+    WatchFrameKey key_;
+
+  public:
+    store::WatchId store_id{};
+    bool wants_progress;
+    bool quiet = true;  // no events since the last progress notification
+    bool full = false;
+};
+
+WatchStream::WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallPtr call,
+                         ListenerPtr listener)
+    : service_(std::move(service)), call_(std::move(call)), listener_(std::move(listener)) {}
+
+WatchStream::~WatchStream() {
+    close();
+}
+
+void WatchStream::start() {
+    auto self = shared_from_this();
+    call_->on_message([self](std::string_view bytes) { self->on_message(bytes); });
+    call_->on_half_close([self] { self->call_->finish({}); });
+    call_->on_writable([self] { self->on_writable(); });
+    call_->on_end([self](const rpc::Status&) { self->close(); });
+}
+
+void WatchStream::close() {
+    if (closed_) return;
+    closed_ = true;
+    for (const auto& [id, watch] : watches_) core().store.cancel_watch(watch->store_id);
+    watches_.clear();
+    backlog_.clear();
+    service_->closed(this);
+}
+
+// --- Sending
+// ------------------------------------------------------------------------------------------
+
+void WatchStream::send(rpc::Frame frame) {
+    if (closed_) return;
+    if (backlog_.empty() && call_->write(frame) != rpc::Write::kFull) return;
+    backlog_.push_back(std::move(frame));
+    if (backlog_.size() < kMostWaiting || paused_) return;
+    paused_ = true;
+    call_->pause();
+}
+
+void WatchStream::send(etcdpb::WatchResponse& response, std::int64_t watch_id) {
+    const WireHeader header = core().header();
+    etcdpb::ResponseHeader& out = *response.mutable_header();
+    out.set_cluster_id(header.cluster_id);
+    out.set_member_id(header.member_id);
+    if (out.revision() == 0) out.set_revision(header.revision);
+    out.set_raft_term(header.raft_term);
+    response.set_watch_id(watch_id);
+    send(rpc::encode_frame(response));
+}
+
+void WatchStream::on_writable() {
+    while (!backlog_.empty()) {
+        if (call_->write(backlog_.front()) == rpc::Write::kFull) return;
+        backlog_.pop_front();
+    }
+    if (std::exchange(paused_, false)) call_->resume();
+    if (!std::exchange(any_full_, false)) return;
+    for (const auto& [id, watch] : watches_)
+        if (std::exchange(watch->full, false)) core().store.resume(watch->store_id);
+    service_->schedule_catch_up();
+}
+
+// --- Requests
+// -----------------------------------------------------------------------------------------
+
+void WatchStream::on_message(std::string_view bytes) {
+    if (closed_) return;
+    etcdpb::WatchRequest request;
+    if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+        return call_->finish(undecodable());
+    switch (request.request_union_case()) {
+        case etcdpb::WatchRequest::kCreateRequest:
+            return create(request.create_request());
+        case etcdpb::WatchRequest::kCancelRequest:
+            return cancel(request.cancel_request().watch_id());
+        case etcdpb::WatchRequest::kProgressRequest:
+            if (!try_answer_progress()) service_->wait_for_progress(this);
+            return;
+        case etcdpb::WatchRequest::REQUEST_UNION_NOT_SET:
+            return;
+    }
+}
+
+void WatchStream::refuse(std::int64_t id, std::string reason) {
+    etcdpb::WatchResponse response;
+    response.set_created(true);
+    response.set_canceled(true);
+    response.set_cancel_reason(std::move(reason));
+    send(response, id);
+}
+
+std::int64_t WatchStream::choose_id() {
+    while (watches_.count(next_id_) != 0) ++next_id_;
+    return next_id_++;
+}
+
+void WatchStream::create(const etcdpb::WatchCreateRequest& request) {
+    // A watch begins at what is durable.
+    core().flush();
+    store::WatchRequest wanted{.range = {request.key(), request.range_end()},
+                               .start_revision = request.start_revision()};
+    static constexpr std::string_view kFirstKey("\0", 1);
+    if (wanted.range.key.empty()) wanted.range.key = kFirstKey;
+    for (const int filter : request.filters()) {
+        wanted.no_put = wanted.no_put || filter == etcdpb::WatchCreateRequest::NOPUT;
+        wanted.no_delete = wanted.no_delete || filter == etcdpb::WatchCreateRequest::NODELETE;
+    }
+    const rpc::Status allowed = core().check(*call_, *listener_, EtcdAction::kWatch, wanted.range);
+    if (allowed.code == rpc::StatusCode::kPermissionDenied)
+        return refuse(request.watch_id(), as_go_error("PermissionDenied", allowed));
+    if (!allowed.ok()) return call_->finish(allowed);
+    const std::int64_t wished = request.watch_id();  // 0 = none
+    if (wished < 0 || (wished != 0 && watches_.count(wished) != 0))
+        return refuse(kNoWatch, "mvcc: duplicate watch ID provided on the WatchStream");
+    if (watches_.size() >= core().options.max_watches_per_stream ||
+        core().store.stats().watchers >= core().options.max_watches)
+        return refuse(kNoWatch, "etcdserver: too many watches");
+
+    const std::int64_t id = wished != 0 ? wished : choose_id();
+    auto watch = std::make_unique<Watch>(*this, request, id);
+    const auto added = core().store.watch(wanted, *watch);
+    if (!added && added.error().fault() != store::Fault::kCompacted)
+        return refuse(kNoWatch, std::string(to_string(added.error().fault())));
+    etcdpb::WatchResponse created;
+    created.set_created(true);
+    send(created, id);
+    if (!added) {
+        etcdpb::WatchResponse response;
+        response.set_canceled(true);
+        response.set_compact_revision(core().store.watch_floor());
+        return send(response, id);
+    }
+    watch->store_id = *added;
+    watches_.emplace(id, std::move(watch));
+    service_->schedule_catch_up();
+}
+
+void WatchStream::cancel(std::int64_t id) {
+    const auto found = watches_.find(id);
+    if (found == watches_.end()) return;
+    core().store.cancel_watch(found->second->store_id);
+    watches_.erase(found);
+    etcdpb::WatchResponse response;
+    response.set_canceled(true);
+    send(response, id);
+}
+
+// --- Progress
+// -----------------------------------------------------------------------------------------
+
+void WatchStream::notify_progress() {
+    for (const auto& [id, watch] : watches_)
+        if (watch->wants_progress && std::exchange(watch->quiet, true))
+            core().store.request_progress(watch->store_id);
+}
+
+bool WatchStream::try_answer_progress() {
+    if (closed_) return true;
+    core().flush();
+    for (const auto& [id, watch] : watches_)
+        if (!core().store.is_up_to_date(watch->store_id)) return false;
+    etcdpb::WatchResponse response;
+    send(response, kNoWatch);
+    return true;
+}
+
+}  // namespace mesh::serve

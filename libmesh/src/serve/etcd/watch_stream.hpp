@@ -1,0 +1,57 @@
+// One Watch stream of a client. Internal to serve/etcd.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "model/etcdpb/etcd.pb.h"
+#include "serve/etcd/service_core.hpp"
+#include "serve/etcd/watch_frames.hpp"
+#include "serve/etcd/watch_service.hpp"
+
+namespace mesh::serve {
+
+/// @thread the loop's
+class WatchStream : public std::enable_shared_from_this<WatchStream> {
+  public:
+    WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallPtr call,
+                ListenerPtr listener);
+    ~WatchStream();
+
+    /// Sets the call's callbacks, which keep the stream alive until the call ends.
+    void start();
+    /// For each watch that asked for it and had nothing to say: tells where it is.
+    void notify_progress();
+    /// @return whether the awaited progress was told, or there is nobody to tell any more
+    bool try_answer_progress();
+
+  private:
+    class Watch;
+
+    void on_message(std::string_view bytes);
+    void create(const etcdpb::WatchCreateRequest& request);
+    void cancel(std::int64_t id);
+    void close();
+    void refuse(std::int64_t id, std::string reason);
+    [[nodiscard]] std::int64_t choose_id();
+
+    /// Takes the frame in any case: what the call's queue has no room for waits here.
+    void send(rpc::Frame frame);
+    void send(etcdpb::WatchResponse& response, std::int64_t watch_id);
+    void on_writable();
+    [[nodiscard]] ServiceCore& core() { return service_->core(); }
+
+    std::shared_ptr<WatchService> service_;
+    rpc::ServerCallPtr call_;
+    ListenerPtr listener_;
+    std::map<std::int64_t, std::unique_ptr<Watch>> watches_;
+    std::int64_t next_id_ = 0;
+    std::deque<rpc::Frame> backlog_;  // FIFO before everything that is sent later
+    bool paused_ = false;
+    bool closed_ = false;
+    bool any_full_ = false;
+};
+
+}  // namespace mesh::serve
