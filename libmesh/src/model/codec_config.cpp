@@ -101,7 +101,7 @@ bool parse_rfc3339(std::string_view text, std::int64_t& out) {
                                            std::chrono::day(static_cast<unsigned>(day))};
     if (!ok || !date.ok()) return false;
     const std::int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
-    out = days * 86400 + hour * 3600 + minute * 60 + second - offset;
+    out = ((days * 24 + hour) * 60 + minute) * 60 + second - offset;
     // An offset may lead out of the four-digit years that can be written again.
     return out >= kFirstSecond && out <= kLastSecond;
 }

@@ -58,7 +58,8 @@ class IpAddress {
     /// Appends to_string()'s text.
     void append_to(std::string& out) const;
 
-    friend constexpr auto operator<=>(const IpAddress&, const IpAddress&) = default;
+    friend constexpr auto operator<=>(const IpAddress&,
+                                      const IpAddress&) = default;  // NOLINT(modernize-use-nullptr)
 
   private:
     Bytes bytes_{};
