@@ -12,7 +12,8 @@
 namespace mesh::model {
 
 /// Reads port maps. Of the maps that follow each other in a service nearly all are equal: those
-/// share one block. @thread one reader, one thread
+/// share one block, and the same text is not read twice. One reader serves one value. @thread one
+/// reader, one thread
 class PortMapReader {
   public:
     /// @param out sorted by name; null is SharedList::null()
@@ -21,6 +22,7 @@ class PortMapReader {
   private:
     std::vector<ServicePort> ports_;
     SharedList<ServicePort> last_;
+    std::string_view last_text_;  ///< of last_, in the value that is read
 };
 
 /// Sorts by name; of equal names the one that stood last stays.

@@ -14,6 +14,9 @@ constexpr std::array<std::string_view, 2> kPortFields{"Protocol", "Port"};
 constexpr std::array<std::string_view, 2> kZoneFields{"zone", "forZones"};
 constexpr std::array<std::string_view, 1> kForZoneFields{"name"};
 
+/// Room made at once, so that services of the usual size do not grow into it step by step.
+constexpr std::size_t kUsualAddresses = 16;
+
 /// Puts addresses in the bytewise order of their text; of equal texts the one that came last stays.
 void sort_addresses(std::vector<ServiceAddress>& addresses) {
     std::vector<std::pair<std::string, ServiceAddress>> keyed;
@@ -83,6 +86,7 @@ class ServiceReader {
         // Entries of an earlier duplicate of this field stay, as Go's maps merge.
         addresses_.assign(std::make_move_iterator(out.begin()), std::make_move_iterator(out.end()));
         bool sorted = addresses_.empty();
+        addresses_.reserve(kUsualAddresses);
         previous_.clear();
         const bool ok = in_.entries([&](std::string_view text) {
             ServiceAddress& entry = addresses_.emplace_back();
@@ -220,6 +224,11 @@ bool PortMapReader::read(JsonReader& in, SharedList<ServicePort>& out) {
         out = SharedList<ServicePort>::null();
         return true;
     }
+    if (!last_text_.empty() && in.take_text(last_text_)) {
+        out = last_;
+        return true;
+    }
+    const char* const from = in.mark();
     ports_.clear();
     const bool ok = in.entries([&](std::string_view name) {
         ServicePort& port = ports_.emplace_back();
@@ -233,6 +242,7 @@ bool PortMapReader::read(JsonReader& in, SharedList<ServicePort>& out) {
     if (!ok) return false;
     sort_ports(ports_);
     if (!std::ranges::equal(last_, ports_)) last_ = ports_;
+    last_text_ = in.since(from);
     out = last_;
     return true;
 }

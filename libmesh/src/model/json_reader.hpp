@@ -73,6 +73,26 @@ class JsonReader {
     template <class OnElement>
     [[nodiscard]] bool elements(OnElement&& on);
 
+    // A value often has the very text of the one before it. read_x between mark() and since() gives
+    // its text; take_text() passes over the same text again. The text of an object ends itself, so
+    // what begins with it is it.
+    [[nodiscard]] const char* mark() noexcept {
+        skip_space();
+        return at_;
+    }
+    [[nodiscard]] std::string_view since(const char* mark) const noexcept {
+        return {mark, static_cast<std::size_t>(at_ - mark)};
+    }
+    /// @param object the text of an object that was read without an error
+    [[nodiscard]] bool take_text(std::string_view object) noexcept {
+        skip_space();
+        if (!std::string_view(at_, static_cast<std::size_t>(end_ - at_)).starts_with(object)) {
+            return false;
+        }
+        at_ += object.size();
+        return true;
+    }
+
     /// Passes over a value of any kind, checking its syntax.
     [[nodiscard]] bool skip();
 
