@@ -191,6 +191,10 @@ std::string node_cgroup(const std::string& mount, const Names& names, std::strin
 std::string daemons_cgroup(const std::string& mount, const Names& names, std::string_view node) {
     return node_cgroup(mount, names, node) + "/daemons";
 }
+std::string supervisors_cgroup(const std::string& mount, const Names& names,
+                               std::string_view node) {
+    return node_cgroup(mount, names, node) + "/supervisors";
+}
 std::string pod_cgroup(const std::string& mount, const Names& names, const Pod& pod) {
     return fmt::format("{}/pod.{}.{}", node_cgroup(mount, names, pod.node), pod.namespace_,
                        pod.name);

@@ -51,6 +51,9 @@ inline constexpr std::uint16_t kEtcdPeerPort = 2382;
                                       std::string_view node);
 [[nodiscard]] std::string daemons_cgroup(const std::string& mount, const Names& names,
                                          std::string_view node);
+/// Of the pods' supervisors, apart: they outlive what they wait for.
+[[nodiscard]] std::string supervisors_cgroup(const std::string& mount, const Names& names,
+                                             std::string_view node);
 [[nodiscard]] std::string pod_cgroup(const std::string& mount, const Names& names, const Pod& pod);
 
 }  // namespace mesh::sandbox

@@ -153,6 +153,7 @@ Result<void> build_nodes(const Environment& environment, const Names& names, Sta
         if (number > 1) MESH_CHECK(add_node(names, state.slot, number));
         MESH_CHECK(make_cgroup(node_cgroup(cgroups, names, node_name(number))));
         MESH_CHECK(make_cgroup(daemons_cgroup(cgroups, names, node_name(number))));
+        MESH_CHECK(make_cgroup(supervisors_cgroup(cgroups, names, node_name(number))));
     }
     return {};
 }
@@ -186,16 +187,25 @@ Result<void> build(const Environment& environment, const Names& names, const Cre
     return save_state(paths, state);
 }
 
+// Asks everything to end and waits a little. Not for the supervisors: they wait for the lock that
+// we hold, and have nothing to finish.
 void stop_processes(const Names& names) {
     const auto mount = cgroup_mount();
     if (!mount) return;
-    const auto folders = entries_with_prefix(*mount, names.prefix());
-    for (const std::string& folder : folders) signal_cgroup(folder, SIGTERM);
+    std::vector<std::string> groups;
+    for (const std::string& node : entries_with_prefix(*mount, names.prefix())) {
+        for (const std::string& group : entries_with_prefix(node, "")) {
+            if (fs::is_directory(group) && fs::path(group).filename() != "supervisors") {
+                groups.push_back(group);
+            }
+        }
+    }
+    for (const std::string& group : groups) signal_cgroup(group, SIGTERM);
     const auto deadline = std::chrono::steady_clock::now() + kStopGrace;
-    for (const std::string& folder : folders) {
+    for (const std::string& group : groups) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
             deadline - std::chrono::steady_clock::now());
-        if (!wait_cgroup_empty(folder, std::max(left, std::chrono::milliseconds(0)))) break;
+        if (!wait_cgroup_empty(group, std::max(left, std::chrono::milliseconds(0)))) break;
     }
 }
 

@@ -121,7 +121,7 @@ Result<void> start_pod(const Environment& environment, const Opened& sandbox,
                        std::to_string(report[1]),
                        full_name(pod)};
     supervisor.environment = base_environment(environment);
-    supervisor.cgroup = daemons_cgroup(cgroups, sandbox.names, pod.node);
+    supervisor.cgroup = supervisors_cgroup(cgroups, sandbox.names, pod.node);
     supervisor.log_file = sandbox.paths.log("supervisors");
     supervisor.keep_fd = report[1];
     auto started = start_process(supervisor);

@@ -1,0 +1,87 @@
+#include "meshctl/agents.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include "meshctl/output.hpp"
+
+namespace mesh::ctl {
+namespace {
+
+namespace json = boost::json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+json::object object(const char* text) {
+    return json::parse(text).as_object();
+}
+
+AgentStatus agent(const char* text) {
+    return {"node1", "/s", object(text), ""};
+}
+
+TEST(NotReady, NamesNodeClusterAndCause) {
+    EXPECT_THAT(not_ready_reasons({}, {}), ElementsAre("no agents"));
+    EXPECT_THAT(not_ready_reasons({agent(R"({"local":{"ready":true},"remotes":[]})")}, {}),
+                IsEmpty());
+    EXPECT_THAT(
+        not_ready_reasons(
+            {agent(R"({"local":{"ready":true},"remotes":[{"name":"c2","ready":true}]})")}, {"c2"}),
+        IsEmpty());
+    EXPECT_THAT(not_ready_reasons({agent(R"({"local":{"ready":true},"remotes":[]})")}, {"c2"}),
+                ElementsAre(HasSubstr("c2 is configured but not seen")));
+    EXPECT_THAT(
+        not_ready_reasons({agent(R"({"local":{"ready":false,"state":"syncing"},"remotes":[
+                        {"name":"c2","state":"stale","ready":false,"last_failure":"reset"}]})")},
+                          {}),
+        ElementsAre("node1: own cluster is syncing", "node1: c2 is stale, last failure: reset"));
+    EXPECT_THAT(not_ready_reasons({{"node2", "/s", std::nullopt, "nobody listens"}}, {}),
+                ElementsAre("node2: nobody listens"));
+    // What an agent of another version says must not pass for ready, nor end the program.
+    EXPECT_FALSE(not_ready_reasons({agent(R"({"local":[],"remotes":{}})")}, {}).empty());
+    EXPECT_FALSE(not_ready_reasons({agent(R"({"local":{"ready":"yes"}})")}, {}).empty());
+}
+
+TEST(MergeService, BackendIsUsedOnlyIfEveryNodeUsesIt) {
+    const char* one = R"({"namespace":"n","name":"s","frontends":[{"address":"10.0.0.1","port":80,
+        "protocol":"TCP","backends":[
+        {"address":"1.1.1.1","port":8,"cluster":"a","selected":true,"reason":"active"},
+        {"address":"1.1.1.2","port":8,"cluster":"b","selected":true,"reason":"active"},
+        {"address":"1.1.1.3","port":8,"cluster":"b","selected":true,"reason":"active"}]}]})";
+    const char* two = R"({"namespace":"n","name":"s","frontends":[{"address":"10.0.0.1","port":80,
+        "protocol":"TCP","backends":[
+        {"address":"1.1.1.1","port":8,"cluster":"a","selected":true,"reason":"active"},
+        {"address":"1.1.1.2","port":8,"cluster":"b","selected":false,"reason":"terminating"},
+        {"address":"1.1.1.4","port":8,"cluster":"b","selected":true,"reason":"active"}]}]})";
+    const json::object merged = merge_service({{"node1", object(one)}, {"node2", object(two)}});
+    const json::array& backends = merged.at("frontends").as_array().at(0).at("backends").as_array();
+    ASSERT_EQ(backends.size(), 4U);
+    EXPECT_EQ(backends[0].at("selected"), true);
+    EXPECT_EQ(backends[1].at("selected"), false);
+    EXPECT_EQ(backends[1].at("reason"), "terminating (on node2)");
+    EXPECT_EQ(backends[2].at("reason"), "not known on node2");
+    EXPECT_EQ(backends[3].at("reason"), "known on node2 only");
+    EXPECT_EQ(merge_service({{"node1", object(one)}}), object(one));
+    EXPECT_EQ(merge_service({{"node1", object(one)}, {"node2", object("{}")}})
+                  .at("frontends")
+                  .at_pointer("/0/backends/0/selected"),
+              false);
+}
+
+TEST(Table, ColumnsAreAligned) {
+    Table table({"A", "LONGER"});
+    table.add({"wide cell", "x"});
+    table.add({"\xc3\xa9", ""});
+    EXPECT_EQ(table.text(), "A          LONGER\nwide cell  x\n\xc3\xa9          -\n");
+}
+
+TEST(ExitCodes, TellUsageFromFailure) {
+    EXPECT_EQ(exit_code_of(invalid_argument("x")), 2);
+    EXPECT_EQ(exit_code_of(not_found("x")), 1);
+}
+
+}  // namespace
+}  // namespace mesh::ctl
