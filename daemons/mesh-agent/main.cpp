@@ -56,7 +56,7 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->capture_default_str();
     app.add_option("--netns-dir", flags.mesh.datapath.netns_directory,
                    "Folder of the pods' network namespaces, whose UDP sockets to removed backends "
-                   "are ended");
+                   "are ended; with --netns-prefix alone: /run/netns");
     app.add_option("--netns-prefix", flags.mesh.datapath.netns_prefix,
                    "Only namespaces whose name begins so");
     app.add_flag("--native-routes", flags.mesh.datapath.native_routes,
@@ -148,6 +148,9 @@ int main(int argc, char** argv) {
     if (const auto code = mesh::daemon::parse_command_line(app, argc, argv)) return *code;
     if (flags.datapath != "memory") {
         flags.mesh.datapath.kind = mesh::DatapathOptions::Kind::kBpf;
+    }
+    if (flags.mesh.datapath.netns_directory.empty() && !flags.mesh.datapath.netns_prefix.empty()) {
+        flags.mesh.datapath.netns_directory = "/run/netns";
     }
     flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
     const mesh::SystemClock clock;

@@ -142,7 +142,7 @@ class Planner {
               "--clustermesh-config", paths_.clustermesh(), "--cgroup",
               node_cgroup(cgroups_, names_, node), "--bpf-pin",
               fmt::format("{}/{}", kBpfFolder, names_.node(node)), "--netns-prefix",
-              names_.pods_of(node), "--native-routes", "--state-dir", paths_.data(node)});
+              names_.pods_of(node), "--native-routes"});
     }
 
     const Environment& environment_;
