@@ -52,7 +52,7 @@ void add_flags(CLI::App& app, Flags& flags) {
     app.add_option("--bpffs", flags.mesh.datapath.bpffs, "BPF file system for pins (bpf)")
         ->capture_default_str();
     app.add_option("--bpf-pin", flags.mesh.datapath.pin_directory,
-                   "Folder of this node's pins, relative to the BPF file system (bpf)")
+                   "Folder of this node's pins: below the BPF file system, or relative to it (bpf)")
         ->capture_default_str();
     app.add_option("--netns-dir", flags.mesh.datapath.netns_directory,
                    "Folder of the pods' network namespaces, whose UDP sockets to removed backends "
@@ -151,6 +151,10 @@ int main(int argc, char** argv) {
     }
     if (flags.mesh.datapath.netns_directory.empty() && !flags.mesh.datapath.netns_prefix.empty()) {
         flags.mesh.datapath.netns_directory = "/run/netns";
+    }
+    const std::string below = flags.mesh.datapath.bpffs + "/";
+    if (flags.mesh.datapath.pin_directory.starts_with(below)) {
+        flags.mesh.datapath.pin_directory.erase(0, below.size());
     }
     flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
     const mesh::SystemClock clock;
