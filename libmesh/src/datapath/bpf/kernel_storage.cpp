@@ -34,21 +34,14 @@ T read(T& where) {
 
 }  // namespace
 
-template <class T>
-MappedArray<T>::~MappedArray() {
-    if (!entries_.empty()) ::munmap(entries_.data(), mapped_bytes(entries_.size_bytes()));
+Result<void*> map_array(int fd, std::string_view name, std::size_t bytes) {
+    void* memory = ::mmap(nullptr, mapped_bytes(bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) return system_error(fmt::format("cannot map {}", name), errno);
+    return memory;
 }
 
-template <class T>
-Result<MappedArray<T>> MappedArray<T>::map(int fd, std::string_view name, std::uint32_t count) {
-    // The kernel rounds the size of an entry up to 8 bytes.
-    static_assert(sizeof(T) % 8 == 0);
-    MappedArray array;
-    void* memory =
-        ::mmap(nullptr, mapped_bytes(sizeof(T) * count), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED) return system_error(fmt::format("cannot map {}", name), errno);
-    array.entries_ = std::span(static_cast<T*>(memory), count);
-    return array;
+void unmap_array(void* memory, std::size_t bytes) noexcept {
+    ::munmap(memory, mapped_bytes(bytes));
 }
 
 Result<std::unique_ptr<KernelStorage>> KernelStorage::open(const MapFds& fds, TableSizes sizes,

@@ -2,13 +2,20 @@
 // frontends, a hash, goes in batches. Internal to this folder.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <span>
+#include <string_view>
+#include <utility>
 
 #include "datapath/bpf/fd.hpp"
 #include "datapath/table_storage.hpp"
 
 namespace mesh::datapath {
+
+/// Maps the first `bytes` of an array map. @errors kInternal, kPermission
+[[nodiscard]] Result<void*> map_array(int fd, std::string_view name, std::size_t bytes);
+void unmap_array(void* memory, std::size_t bytes) noexcept;
 
 /// An array map (BPF_F_MMAPABLE) in this process's memory.
 template <class T>
@@ -20,10 +27,19 @@ class MappedArray {
         std::swap(entries_, other.entries_);
         return *this;
     }
-    ~MappedArray();
+    ~MappedArray() {
+        if (!entries_.empty()) unmap_array(entries_.data(), entries_.size_bytes());
+    }
     /// @param fd of the map; may be closed afterwards
     [[nodiscard]] static Result<MappedArray> map(int fd, std::string_view name,
-                                                 std::uint32_t count);
+                                                 std::uint32_t count) {
+        // The kernel rounds the size of an entry up to 8 bytes.
+        static_assert(sizeof(T) % 8 == 0);
+        MESH_TRY(void* const memory, map_array(fd, name, sizeof(T) * count));
+        MappedArray array;
+        array.entries_ = std::span(static_cast<T*>(memory), count);
+        return array;
+    }
 
     [[nodiscard]] T& operator[](std::size_t index) const noexcept { return entries_[index]; }
     [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
