@@ -16,7 +16,8 @@ using mesh::model::ClusterId;
 using mesh::model::IpAddress;
 using testing::ElementsAre;
 
-/// Local: 'a' active, 't' terminating, 'q' quarantined, 'm' maintenance, '0' active of weight 0.
+/// Local: 'a' active, 't' terminating, 'q' quarantined, 'm' maintenance, '0' active of weight 0,
+/// 'z' terminating of weight 0.
 /// Remote: 'A', 'T', 'Q' likewise. Each has its place in the text as its address.
 std::vector<Candidate> candidates(const std::string& text) {
     std::vector<Candidate> all;
@@ -27,11 +28,11 @@ std::vector<Candidate> candidates(const std::string& text) {
         c.rank = remote ? 1 : 0;
         c.row.address = IpAddress::v4(10, 0, 0, static_cast<std::uint8_t>(i));
         c.row.port = 80;
-        c.row.state = kind == 't'   ? BackendState::kTerminating
-                      : kind == 'q' ? BackendState::kQuarantined
-                      : kind == 'm' ? BackendState::kMaintenance
-                                    : BackendState::kActive;
-        if (kind == '0') c.row.weight = 0;
+        c.row.state = kind == 't' || kind == 'z' ? BackendState::kTerminating
+                      : kind == 'q'              ? BackendState::kQuarantined
+                      : kind == 'm'              ? BackendState::kMaintenance
+                                                 : BackendState::kActive;
+        if (kind == '0' || kind == 'z') c.row.weight = 0;
         all.push_back(c);
     }
     return all;
@@ -74,6 +75,8 @@ TEST(Selection, FollowsTheTable) {
         {"qQ", "~~", "~.", ".~"},      // nothing is healthy: nobody is chosen
         {"aQ", "+~", "+.", "+~"},      // RH = 0: fall back to local
         {"q", "~", "~", "."},          // remote, RH = 0 and LH = 0: local stays out
+        {"zA", "~+", "~+", ".+"},
+        {"z", "~", "~", "."},  // not even as the last one
         {"tt", "++", "++", "++"},
         {"tq", "+~", "+~", "+~"},
         {"mqt0", "~~+~", "~~+~", "~~+~"},

@@ -362,6 +362,17 @@ TEST_F(Merger, PortZeroNeverServes) {
     EXPECT_THAT(now(), IsEmpty());
 }
 
+TEST_F(Merger, OfTwoPortsWithOneNumberTheFirstNameServes) {
+    // Kubernetes refuses such a Service; whatever the order, the choice must be the same.
+    LocalService s = local({backend("10.10.1.1")});
+    s.ports = {{"http", "TCP", 80}, {"web", "TCP", 80}};
+    put(s);
+    EXPECT_THAT(now(), ElementsAre("+ape 10.10.1.1:8080"));
+    s.ports = {{"web", "TCP", 80}, {"http", "TCP", 80}};
+    EXPECT_TRUE(put(s).empty());
+    EXPECT_THAT(now(), ElementsAre("+ape 10.10.1.1:8080"));
+}
+
 TEST_F(Merger, ExternalNameHasNoFrontends) {
     LocalService s = local({backend("10.10.1.1")});
     put(s);
