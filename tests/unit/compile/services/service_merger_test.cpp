@@ -164,6 +164,7 @@ TEST_F(Merger, NotGlobalMeansLocalOnly) {
     put(s);
     EXPECT_TRUE(put(kBee, remote(kBee, {"10.20.1.1"})).empty());
     EXPECT_THAT(now(), ElementsAre("+ape 10.10.1.1:8080"));
+    EXPECT_THAT(reasons(), ElementsAre(Reason::kActive));
     EXPECT_THAT(notes(),
                 ElementsAre("bee: its backends are not used, as this cluster's service has "
                             "not service.cilium.io/global=true"));
