@@ -30,7 +30,7 @@
 #include <linux/types.h>
 
 /* Raised with each change of this file that an older or newer program cannot read. */
-#define MESH_LAYOUT_VERSION 1
+#define MESH_LAYOUT_VERSION 2
 
 #define MESH_MAX_CLUSTERS 512
 
@@ -126,6 +126,8 @@ struct mesh_reverse {
     __u16 pad;
 };
 
+/* connects, by backend id, is a __u64 each. */
+
 /* counters, by CPU. */
 struct mesh_counters {
     __u64 connects_by_cluster[MESH_MAX_CLUSTERS];
@@ -142,7 +144,7 @@ struct mesh_meta {
     __u32 max_services;
     __u32 max_backends;
     __u32 max_slots;
-    __u32 pad;
+    __u32 used_backends; /* backend ids from here on were never used */
 };
 
 #ifdef __cplusplus

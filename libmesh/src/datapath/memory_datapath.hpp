@@ -12,8 +12,8 @@ namespace mesh::datapath {
 /// Bounds of the tables; an apply beyond them rejects the row with kCapacity.
 struct TableSizes {
     std::uint32_t services = 65536;
-    std::uint32_t backends = 262144;  ///< summed over services
-    std::uint32_t slots = 524288;     ///< at least twice the backends, so that ranges can move
+    std::uint32_t backends = 131072;  ///< summed over services
+    std::uint32_t slots = 262144;     ///< at least twice the backends, so that ranges can move
     friend bool operator==(const TableSizes&, const TableSizes&) = default;
 };
 

@@ -20,6 +20,9 @@ class MemoryStorage : public TableStorage {
     [[nodiscard]] mesh_service read_service(std::uint32_t id) const override;
     [[nodiscard]] mesh_backend read_backend(std::uint32_t id) const override;
     [[nodiscard]] mesh_slot read_slot(std::uint32_t index) const override;
+    [[nodiscard]] std::uint32_t used_backends() const override {
+        return static_cast<std::uint32_t>(backends_.size());
+    }
     void write_backend(std::uint32_t id, const mesh_backend& backend) override;
     void write_slots(std::uint32_t base, std::span<const mesh_slot> slots) override;
     void write_service(std::uint32_t id, const mesh_service& service) override;

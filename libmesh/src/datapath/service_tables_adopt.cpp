@@ -69,7 +69,8 @@ void ServiceTables::adopt_backends(
             in_slots.insert(storage_.read_slot(service.range.base + i).backend);
         }
     }
-    for (std::uint32_t id = 1; id < storage_.sizes().backends; ++id) {
+    const std::uint32_t used = storage_.used_backends();
+    for (std::uint32_t id = 1; id < used; ++id) {
         const mesh_backend record = storage_.read_backend(id);
         if ((record.flags & MESH_BACKEND_IN_USE) == 0) continue;
         const auto owner = by_id.find(record.service);

@@ -34,6 +34,8 @@ class TableStorage {
     [[nodiscard]] virtual mesh_service read_service(std::uint32_t id) const = 0;
     [[nodiscard]] virtual mesh_backend read_backend(std::uint32_t id) const = 0;
     [[nodiscard]] virtual mesh_slot read_slot(std::uint32_t index) const = 0;
+    /// No backend id from here on was ever written.
+    [[nodiscard]] virtual std::uint32_t used_backends() const = 0;
 
     /// Writes what no reader can see yet.
     virtual void write_backend(std::uint32_t id, const mesh_backend& backend) = 0;

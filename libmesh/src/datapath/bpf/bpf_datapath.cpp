@@ -1,5 +1,7 @@
 #include "datapath/bpf/bpf_datapath.hpp"
 
+#include <atomic>
+
 #include "datapath/bpf/kernel_storage.hpp"
 #include "datapath/bpf/pin_directory.hpp"
 #include "datapath/bpf/programs.hpp"
@@ -33,7 +35,9 @@ Result<std::unique_ptr<BpfDatapath>> BpfDatapath::open(const BpfOptions& options
     const TableSizes sizes = programs->sizes();
     if (storage->meta().layout_version == 0) {
         storage->meta() = {0, programs->cpus(), sizes.services, sizes.backends, sizes.slots, 0};
-        storage->meta().layout_version = MESH_LAYOUT_VERSION;
+        // Last: a process that dies here leaves maps that its successor makes anew.
+        std::atomic_ref(storage->meta().layout_version)
+            .store(MESH_LAYOUT_VERSION, std::memory_order_release);
     }
     auto state = std::make_unique<State>(std::move(pins), std::move(programs), std::move(storage));
     MESH_TRY(state->adopted, state->tables.adopt());

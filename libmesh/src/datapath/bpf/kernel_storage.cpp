@@ -57,7 +57,7 @@ Result<std::unique_ptr<KernelStorage>> KernelStorage::open(const MapFds& fds, Ta
              MappedArray<mesh_backend>::map(fds.backends, "backends", sizes.backends));
     MESH_TRY(storage->counters_, MappedArray<mesh_counters>::map(fds.counters, "counters", cpus));
     MESH_TRY(storage->connects_,
-             MappedArray<std::uint64_t>::map(fds.connects, "connects", cpus * sizes.backends));
+             MappedArray<std::uint64_t>::map(fds.connects, "connects", sizes.backends));
     MESH_TRY(storage->meta_, MappedArray<mesh_meta>::map(fds.meta, "meta", 1));
     MESH_CHECK(storage->make_grace_map());
     return storage;
@@ -112,6 +112,7 @@ mesh_slot KernelStorage::read_slot(std::uint32_t index) const {
 }
 
 void KernelStorage::write_backend(std::uint32_t id, const mesh_backend& backend) {
+    if (id >= meta_[0].used_backends) publish(meta_[0].used_backends, id + 1);
     // Programs may remember the id: the old tag must not be seen with the new address.
     publish(backends_[id].tag, backend.tag);
     std::atomic_thread_fence(std::memory_order_seq_cst);
@@ -177,17 +178,15 @@ Result<void> KernelStorage::delete_frontends(std::span<const mesh_frontend_key> 
 }
 
 std::uint64_t KernelStorage::connects(std::uint32_t backend_id) const {
-    std::uint64_t sum = 0;
-    for (std::uint32_t cpu = 0; cpu < cpus_; ++cpu) {
-        sum += read(connects_[std::size_t{cpu} * sizes_.backends + backend_id]);
-    }
-    return sum;
+    return read(connects_[backend_id]);
 }
 
 void KernelStorage::clear_connects(std::uint32_t backend_id) {
-    for (std::uint32_t cpu = 0; cpu < cpus_; ++cpu) {
-        connects_[std::size_t{cpu} * sizes_.backends + backend_id] = 0;
-    }
+    connects_[backend_id] = 0;
+}
+
+std::uint32_t KernelStorage::used_backends() const {
+    return std::min(meta_[0].used_backends, sizes_.backends);
 }
 
 Counters KernelStorage::counters() const {

@@ -67,6 +67,7 @@ class KernelStorage final : public TableStorage {
     [[nodiscard]] mesh_service read_service(std::uint32_t id) const override;
     [[nodiscard]] mesh_backend read_backend(std::uint32_t id) const override;
     [[nodiscard]] mesh_slot read_slot(std::uint32_t index) const override;
+    [[nodiscard]] std::uint32_t used_backends() const override;
     void write_backend(std::uint32_t id, const mesh_backend& backend) override;
     void write_slots(std::uint32_t base, std::span<const mesh_slot> slots) override;
     void write_service(std::uint32_t id, const mesh_service& service) override;

@@ -198,7 +198,7 @@ Result<void> Programs::size_maps(const BpfOptions& options, const PinDirectory& 
         {maps.reverse, client_entries("reverse", options.udp_flows)},
         {maps.udp_connected, client_entries("udp_connected", options.udp_flows)},
         {maps.counters, cpus_},
-        {maps.connects, cpus_ * sizes_.backends},
+        {maps.connects, sizes_.backends},
         {maps.meta, 1},
     }};
     for (const auto& [map, entries] : all) {
@@ -207,7 +207,6 @@ Result<void> Programs::size_maps(const BpfOptions& options, const PinDirectory& 
         if (error == 0) error = bpf_map__set_pin_path(map, path.c_str());
         if (error != 0) return system_error(path, error);
     }
-    skeleton_->rodata->max_backends = sizes_.backends;
     return {};
 }
 

@@ -119,8 +119,8 @@ void EchoServer::serve() {
     }
 }
 
-Socket::Socket(int family, int type)
-    : family_(family), fd_(::socket(family, type | SOCK_CLOEXEC, 0)) {
+Socket::Socket(int family, int type, int protocol)
+    : family_(family), fd_(::socket(family, type | SOCK_CLOEXEC, protocol)) {
     const timeval two_seconds{2, 0};
     ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &two_seconds, sizeof two_seconds);
 }

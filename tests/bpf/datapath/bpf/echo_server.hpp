@@ -38,7 +38,7 @@ class EchoServer {
 class Socket {
   public:
     /// @param family AF_INET or AF_INET6; @param type SOCK_STREAM or SOCK_DGRAM
-    Socket(int family, int type);
+    Socket(int family, int type, int protocol = 0);
     ~Socket();
     Socket(Socket&& other) noexcept;
     Socket& operator=(Socket&&) = delete;

@@ -47,6 +47,16 @@ TEST_F(SocketsTest, TcpReachesABackendAndSeesTheService) {
     });
 }
 
+TEST_F(SocketsTest, MultipathTcpIsTcp) {
+    node.upsert({service(frontend(kVip, 80, Protocol::kTcp), {backend(1)})});
+    in_client([] {
+        const Socket socket(AF_INET, SOCK_STREAM, 262 /* IPPROTO_MPTCP */);
+        if (socket.fd() < 0) GTEST_SKIP() << "this kernel has no multipath TCP";
+        ASSERT_EQ(socket.connect(kVip, 80), 0);
+        EXPECT_EQ(socket.receive(), "10.10.0.1");
+    });
+}
+
 TEST_F(SocketsTest, OtherPortsAndProtocolsAreNoService) {
     node.upsert({service(frontend(kVip, 80, Protocol::kTcp), {backend(1)})});
     in_client([] {
