@@ -50,8 +50,10 @@ void add_create(CLI::App& parent, Context& context) {
     auto no_daemons = std::make_shared<bool>(false);
     CLI::App* command = parent.add_subcommand("create", "Make a cluster on this machine");
     command->add_option("--name", options->name, "Name of the cluster")->required();
-    command->add_option("--cluster-id", options->cluster_id, "1 to 511, of its own in the mesh")
+    command->add_option("--cluster-id", options->cluster_id, "Its own in the mesh, from 1")
         ->required();
+    command->add_option("--max-connected-clusters", options->max_clusters,
+                        "255 (default) or 511, equal in all clusters of the mesh");
     command
         ->add_option("--pod-cidr", options->pod_cidr,
                      "IPv4 block of its pods; for two families 10.10.0.0/16,fd00:10::/48")

@@ -27,6 +27,11 @@ Result<void> check_distinct(const State& a, const State& b) {
     if (a.name == b.name) {
         return invalid_argument(fmt::format("{}: a cluster does not connect to itself", a.name));
     }
+    if (a.max_clusters != b.max_clusters) {
+        return Error(Errc::kConflict,
+                     fmt::format("{} and {} differ in --max-connected-clusters: {} and {}", a.name,
+                                 b.name, a.max_clusters, b.max_clusters));
+    }
     if (a.cluster_id == b.cluster_id) {
         return Error(Errc::kConflict,
                      fmt::format("{} and {} have the same cluster id {}: create one with another",

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "datapath/netlink/netns.hpp"
 #include "pki/certificates.hpp"
 #include "pki/files.hpp"
 #include "sandbox/cgroup.hpp"
@@ -132,17 +133,25 @@ class Planner {
     }
 
     void add_operator() {
-        tell(add("mesh-operator", node_name(1), false),
+        Daemon& program = add("mesh-operator", node_name(1), false);
+        tell(program,
              {"--etcd-config", paths_.etc("admin-etcd.yaml"), "--manifests", paths_.manifests()});
+        tell_mesh_size(program);
+    }
+
+    void tell_mesh_size(Daemon& daemon) const {
+        tell(daemon, {"--max-connected-clusters", std::to_string(state_.max_clusters)});
     }
 
     void add_agent(const std::string& node) {
-        tell(add("mesh-agent", node, true),
-             {"--node-name", node, "--etcd-config", paths_.etc("local-etcd.yaml"),
-              "--clustermesh-config", paths_.clustermesh(), "--cgroup",
-              node_cgroup(cgroups_, names_, node), "--bpf-pin",
-              fmt::format("{}/{}", kBpfFolder, names_.node(node)), "--netns-prefix",
-              names_.pods_of(node), "--native-routes"});
+        Daemon& agent = add("mesh-agent", node, true);
+        tell(agent, {"--node-name", node, "--etcd-config", paths_.etc("local-etcd.yaml")});
+        tell(agent, {"--clustermesh-config", paths_.clustermesh(), "--native-routes"});
+        tell(agent, {"--datapath", "bpf", "--cgroup", node_cgroup(cgroups_, names_, node)});
+        tell(agent, {"--bpffs", kBpfFolder, "--bpf-pin", names_.node(node)});
+        tell(agent, {"--netns-dir", std::string(datapath::netns_directory())});
+        tell(agent, {"--netns-prefix", names_.pods_of(node)});
+        tell_mesh_size(agent);
     }
 
     const Environment& environment_;

@@ -30,7 +30,6 @@ constexpr const char* kRunFolder = "/run/libmesh";
 constexpr const char* kUnderlayLock = "/run/libmesh/underlay.lock";
 constexpr const char* kBpfFolder = "/sys/fs/bpf";
 constexpr std::chrono::milliseconds kStopGrace{3000};
-constexpr std::uint32_t kMaxClusterId = 511;
 // sockaddr_un holds 107 bytes; the longest socket is run/mesh-agent-node250.sock.
 constexpr std::size_t kMaxFolder = 107 - 29;
 
@@ -90,9 +89,14 @@ Result<State> checked_state(const CreateOptions& options) {
     state.cluster_id = options.cluster_id;
     state.nodes = options.nodes;
     state.etcd = !options.daemons ? "none" : options.real_etcd ? "real" : "embedded";
-    if (options.cluster_id == 0 || options.cluster_id > kMaxClusterId) {
+    state.max_clusters = options.max_clusters;
+    if (options.max_clusters != 255 && options.max_clusters != 511) {
         return invalid_argument(
-            fmt::format("cluster id {}: expected 1 to {}", options.cluster_id, kMaxClusterId));
+            fmt::format("max connected clusters {}: expected 255 or 511", options.max_clusters));
+    }
+    if (options.cluster_id == 0 || options.cluster_id > options.max_clusters) {
+        return invalid_argument(fmt::format("cluster id {}: expected 1 to {}", options.cluster_id,
+                                            options.max_clusters));
     }
     if (options.nodes == 0 || options.nodes > kMaxNodes) {
         return invalid_argument(
@@ -172,13 +176,6 @@ Result<void> build(const Environment& environment, const Names& names, const Cre
         MESH_CHECK(mount_bpffs());
         MESH_TRY(const std::string cgroups, cgroup_mount());
         state.daemons = plan_daemons(environment, state, cgroups);
-        for (const Daemon& daemon : state.daemons) {
-            // Some daemons expect their folder to exist.
-            std::error_code ignored;
-            if (daemon.name == "mesh-agent") {
-                fs::create_directories(paths.data(daemon.node), ignored);
-            }
-        }
         std::vector<Daemon*> all;
         for (Daemon& daemon : state.daemons) all.push_back(&daemon);
         MESH_CHECK(start_all(environment, names, all));

@@ -37,8 +37,9 @@ struct Environment {
 
 struct CreateOptions {
     std::string name;
-    std::uint32_t cluster_id = 0;  ///< 1..511
-    std::string pod_cidr;          ///< "10.10.0.0/16" or "10.10.0.0/16,fd00:10::/48"
+    std::uint32_t cluster_id = 0;      ///< 1..max_clusters
+    std::uint32_t max_clusters = 255;  ///< 255 or 511, equal in all clusters of a mesh
+    std::string pod_cidr;              ///< "10.10.0.0/16" or "10.10.0.0/16,fd00:10::/48"
     std::string service_cidr;
     std::uint32_t nodes = 1;
     std::string inherit_ca;  ///< another sandbox's name, or a folder with ca.crt and ca.key

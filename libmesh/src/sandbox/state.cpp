@@ -111,6 +111,7 @@ State state_from(const json::object& in) {
     State state;
     state.name = text(in.at("name"));
     state.cluster_id = in.at("cluster_id").to_number<std::uint32_t>();
+    state.max_clusters = in.at("max_clusters").to_number<std::uint32_t>();
     state.pod_cidrs = prefixes(in.at("pod_cidrs"));
     state.service_cidrs = prefixes(in.at("service_cidrs"));
     state.nodes = in.at("nodes").to_number<std::uint32_t>();
@@ -184,6 +185,7 @@ std::string encode_state(const State& state) {
     for (const auto& [key, pod] : state.objects.pods) pods.push_back(to_json(pod));
     const json::object out{{"name", state.name},
                            {"cluster_id", state.cluster_id},
+                           {"max_clusters", state.max_clusters},
                            {"pod_cidrs", texts(state.pod_cidrs)},
                            {"service_cidrs", texts(state.service_cidrs)},
                            {"nodes", state.nodes},

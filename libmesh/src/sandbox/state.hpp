@@ -28,6 +28,7 @@ struct Daemon {
 struct State {
     std::string name;
     std::uint32_t cluster_id = 0;
+    std::uint32_t max_clusters = 255;                       ///< of the mesh: 255 or 511
     std::vector<model::IpPrefix> pod_cidrs, service_cidrs;  ///< IPv4 first
     std::uint32_t nodes = 0;
     std::uint32_t slot = 0;
