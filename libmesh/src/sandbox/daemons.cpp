@@ -91,31 +91,15 @@ class Planner {
     void add_etcd() {
         const std::string client = fmt::format("https://127.0.0.1:{}", kEtcdPort);
         const std::string peer = fmt::format("http://127.0.0.1:{}", kEtcdPeerPort);
-        tell(add("etcd", node_name(1), false), {"--name",
-                                                state_.name,
-                                                "--data-dir",
-                                                paths_.data("etcd"),
-                                                "--listen-client-urls",
-                                                client,
-                                                "--advertise-client-urls",
-                                                client,
-                                                "--listen-peer-urls",
-                                                peer,
-                                                "--initial-advertise-peer-urls",
-                                                peer,
-                                                "--initial-cluster",
-                                                fmt::format("{}={}", state_.name, peer),
-                                                "--client-cert-auth",
-                                                "--trusted-ca-file",
-                                                paths_.pki("ca.crt"),
-                                                "--cert-file",
-                                                paths_.pki("server.crt"),
-                                                "--key-file",
-                                                paths_.pki("server.key"),
-                                                "--logger",
-                                                "zap",
-                                                "--log-level",
-                                                "warn"});
+        Daemon& etcd = add("etcd", node_name(1), false);
+        tell(etcd, {"--name", state_.name, "--data-dir", paths_.data("etcd")});
+        tell(etcd, {"--listen-client-urls", client, "--advertise-client-urls", client});
+        tell(etcd, {"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer});
+        tell(etcd, {"--initial-cluster", fmt::format("{}={}", state_.name, peer)});
+        tell(etcd, {"--client-cert-auth", "--trusted-ca-file", paths_.pki("ca.crt")});
+        tell(etcd, {"--cert-file", paths_.pki("server.crt")});
+        tell(etcd, {"--key-file", paths_.pki("server.key")});
+        tell(etcd, {"--logger", "zap", "--log-level", "warn"});
     }
 
     void add_proxy() {
