@@ -164,6 +164,7 @@ void encode_to(const IpIdentityPair& pair, std::string& text) {
 
 std::string encode(const IpIdentityPair& pair) {
     std::string text;
+    text.reserve(192);
     encode_to(pair, text);
     return text;
 }

@@ -1,5 +1,7 @@
 // Nodes (wire.md §4). The struct of upstream has no field names of its own and omits nothing.
+#include <algorithm>
 #include <bit>
+#include <span>
 
 #include "model/base64.hpp"
 #include "model/codec.hpp"
@@ -226,17 +228,19 @@ void write_prefix(JsonWriter& out, const IpPrefix& prefix) {
     out.raw("}");
 }
 
-const UnusualCidr* find_unusual(const Node& node, NodeCidrField field, std::size_t index) {
-    for (const UnusualCidr& cidr : node.unusual_cidrs) {
-        if (cidr.field == field && cidr.index == index) return &cidr;
-    }
-    return nullptr;
+/// The first unusual CIDR of a field, and those behind it. They stand by field and index.
+std::span<const UnusualCidr> unusual_of(const Node& node, NodeCidrField field) {
+    const std::span<const UnusualCidr> all(node.unusual_cidrs);
+    const auto first = std::ranges::find(all, field, &UnusualCidr::field);
+    const auto end = std::find_if(first, all.end(),
+                                  [&](const UnusualCidr& cidr) { return cidr.field != field; });
+    return {first, end};
 }
 
 void write_cidr(JsonWriter& out, const Node& node, NodeCidrField field,
                 const std::optional<IpPrefix>& prefix) {
-    if (const UnusualCidr* unusual = find_unusual(node, field, 0)) {
-        write_unusual(out, *unusual);
+    if (const auto unusual = unusual_of(node, field); !unusual.empty()) {
+        write_unusual(out, unusual.front());
     } else if (prefix) {
         write_prefix(out, *prefix);
     } else {
@@ -251,14 +255,16 @@ void write_cidrs(JsonWriter& out, const Node& node, NodeCidrField field,
         return;
     }
     out.raw("[");
+    std::span<const UnusualCidr> unusual = unusual_of(node, field);
     std::size_t next = 0;  // of the usable ones
-    for (std::size_t i = 0;; ++i) {
-        const UnusualCidr* unusual = find_unusual(node, field, i);
-        if (unusual == nullptr && next == prefixes->size()) break;
+    for (std::size_t i = 0; next < prefixes->size() || !unusual.empty(); ++i) {
+        const bool take_unusual =
+            !unusual.empty() && (unusual.front().index <= i || next == prefixes->size());
         if (i != 0) out.raw(",");
-        if (unusual != nullptr) {
-            write_unusual(out, *unusual);
-            if (unusual->usable && next < prefixes->size()) ++next;
+        if (take_unusual) {
+            write_unusual(out, unusual.front());
+            if (unusual.front().usable && next < prefixes->size()) ++next;
+            unusual = unusual.subspan(1);
         } else {
             write_prefix(out, (*prefixes)[next++]);
         }
@@ -346,6 +352,7 @@ void encode_to(const Node& node, std::string& text) {
 
 std::string encode(const Node& node) {
     std::string text;
+    text.reserve(768);
     encode_to(node, text);
     return text;
 }

@@ -84,6 +84,7 @@ class ServiceReader {
         }
         is_null = false;
         // Entries of an earlier duplicate of this field stay, as Go's maps merge.
+        if (!out.empty() && !in_.may_merge()) return false;
         addresses_.assign(std::make_move_iterator(out.begin()), std::make_move_iterator(out.end()));
         bool sorted = addresses_.empty();
         addresses_.reserve(kUsualAddresses);
@@ -305,6 +306,8 @@ void encode_to(const Service& service, std::string& text) {
 
 std::string encode(const Service& service) {
     std::string text;
+    // About what it takes; a string that grows by doubling is copied several times.
+    text.reserve(256 + 64 * (service.frontends.size() + service.backends.size()));
     encode_to(service, text);
     return text;
 }

@@ -518,13 +518,21 @@ bool JsonReader::read_bytes(std::optional<std::string>& out) {
     return true;
 }
 
+bool JsonReader::may_merge() {
+    if (++merges_ <= kMaxMerges) return true;
+    return refuse("no more than 64 repeated maps in a value", "more");
+}
+
 bool JsonReader::read(OptionalStringMap& out) {
     if (take_null()) {
         out.reset();
         return true;
     }
     pairs_.clear();
-    if (out) pairs_.assign(out->begin(), out->end());
+    if (out && !out->empty()) {
+        if (!may_merge()) return false;
+        pairs_.assign(out->begin(), out->end());
+    }
     const bool ok = entries([&](std::string_view name) {
         pairs_.emplace_back(Text(name), Text());
         return read(pairs_.back().second);

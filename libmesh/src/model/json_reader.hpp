@@ -69,7 +69,8 @@ class JsonReader {
     /// Reads an object as a map: on(key) reads one value; the key must be used before that.
     template <class OnEntry>
     [[nodiscard]] bool entries(OnEntry&& on);
-    /// Reads an array: on() reads one element.
+    /// Reads an array: on() reads one element. More than 65536 elements are refused: "{}," is three
+    /// bytes of a value, and an object is many times that.
     template <class OnElement>
     [[nodiscard]] bool elements(OnElement&& on);
 
@@ -93,12 +94,18 @@ class JsonReader {
         return true;
     }
 
+    /// To be called before a map is added to one that is there: refuses the 65th time in a value.
+    /// Merging costs the size of what is there, and a remote could repeat an empty map at will.
+    [[nodiscard]] bool may_merge();
+
     /// Passes over a value of any kind, checking its syntax.
     [[nodiscard]] bool skip();
 
   private:
     static constexpr std::size_t kMaxDepth = 10000;  // as encoding/json
-    static constexpr std::size_t kPathDepth = 8;     // deeper than any of our types
+    static constexpr std::size_t kMaxElements = 65536;
+    static constexpr std::size_t kMaxMerges = 64;
+    static constexpr std::size_t kPathDepth = 8;  // deeper than any of our types
 
     struct PathPart {
         std::string_view name;
@@ -149,6 +156,7 @@ class JsonReader {
     const char* at_;
     const char* end_;
     std::size_t depth_ = 0;
+    std::size_t merges_ = 0;
     std::size_t path_size_ = 0;
     std::array<PathPart, kPathDepth> path_{};
     std::string name_scratch_;
@@ -213,6 +221,7 @@ bool JsonReader::elements(OnElement&& on) {
         bool done = false;
         if (!next_entry(']', first, done)) return false;
         if (done) break;
+        if (index == kMaxElements) return refuse("at most 65536 elements", "more");
         push({}, index++);
         if (!on()) return false;
         pop();

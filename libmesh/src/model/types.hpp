@@ -81,7 +81,7 @@ struct Node {
     IdentityId node_identity{};
     std::string wireguard_public_key;
     std::string boot_id;
-    std::vector<UnusualCidr> unusual_cidrs;  ///< nearly always empty
+    std::vector<UnusualCidr> unusual_cidrs;  ///< nearly always empty; each field by index
     friend bool operator==(const Node&, const Node&) = default;
 };
 

@@ -206,14 +206,14 @@ std::vector<NamedPort> usable_named_ports(const IpIdentityPair& pair) {
         if (protocol.empty()) protocol = "TCP";
         if (port.name.empty() || port.port == 0) continue;
         if (protocol != "TCP" && protocol != "UDP" && protocol != "SCTP") continue;
-        NamedPort made{folded(port.name, 'A', 'Z', 32), protocol, port.port};
-        const auto same = std::ranges::find(usable, made.name, &NamedPort::name);
-        if (same == usable.end()) {
-            usable.push_back(std::move(made));
-        } else {
-            *same = std::move(made);
-        }
+        usable.push_back({folded(port.name, 'A', 'Z', 32), protocol, port.port});
     }
+    // Of equal names the last stays.
+    std::ranges::stable_sort(usable, {}, &NamedPort::name);
+    const auto kept =
+        std::unique(usable.rbegin(), usable.rend(),
+                    [](const NamedPort& a, const NamedPort& b) { return a.name == b.name; });
+    usable.erase(usable.begin(), kept.base());
     return usable;
 }
 

@@ -96,8 +96,8 @@ inline constexpr std::string_view kClusterLabel = "io.cilium.k8s.policy.cluster"
                                                    const ParsedKey& key,
                                                    const ServiceExport& service_export);
 
-/// The named ports that policy can use: names in lower case, of equal names the last, protocol TCP
-/// where none is told; ports without a name, with port 0 or an unknown protocol are left out.
+/// The named ports that policy can use, by name: in lower case, of equal names the last, protocol
+/// TCP where none is told; ports without a name, with port 0 or an unknown protocol are left out.
 [[nodiscard]] std::vector<NamedPort> usable_named_ports(const IpIdentityPair& pair);
 
 }  // namespace mesh::model

@@ -149,6 +149,28 @@ TEST(Json, NestingEndsAtTenThousand) {
     EXPECT_NE(error_of("{\"x\":" + std::string(1000000, '{')), "accepted");
 }
 
+TEST(Json, WhatARemoteCouldRepeatAtWillIsBounded) {
+    const auto repeated = [](std::string_view field, std::size_t times) {
+        std::string text = "{";
+        for (std::size_t i = 0; i < times; ++i) text.append(i == 0 ? "" : ",").append(field);
+        return text.append("}");
+    };
+    EXPECT_EQ(error_of(repeated(R"("Labels":{"a":"b"})", 65)), "accepted");
+    EXPECT_EQ(error_of(repeated(R"("Labels":{"a":"b"})", 66)),
+              "k: field Labels: expected no more than 64 repeated maps in a value, got more");
+    EXPECT_TRUE(parse_service("k", repeated(R"("backends":{"10.0.0.1":{}})", 65)));
+    EXPECT_FALSE(parse_service("k", repeated(R"("backends":{"10.0.0.1":{}})", 66)));
+
+    const auto addresses = [](std::size_t count) {
+        std::string text = R"({"IPAddresses":[{})";
+        for (std::size_t i = 1; i < count; ++i) text += ",{}";
+        return text + "]}";
+    };
+    EXPECT_EQ(error_of(addresses(65536)), "accepted");
+    EXPECT_EQ(error_of(addresses(65537)),
+              "k: field IPAddresses: expected at most 65536 elements, got more");
+}
+
 TEST(Json, ErrorsNameTheFieldAndAreBounded) {
     EXPECT_EQ(error_of(R"({"ClusterID":"x"})"),
               R"(k: field ClusterID: expected an integer 0..4294967295, got "x")");

@@ -207,7 +207,7 @@ TEST(NamedPorts, UsableOnes) {
     pair.named_ports = {{"HTTP", "tcp", 80}, {"dns", "UDP", 53}, {"http", "", 81},
                         {"", "TCP", 1},      {"zero", "TCP", 0}, {"bad", "foo", 2}};
     EXPECT_EQ(usable_named_ports(pair),
-              (std::vector<NamedPort>{{"http", "TCP", 81}, {"dns", "UDP", 53}}));
+              (std::vector<NamedPort>{{"dns", "UDP", 53}, {"http", "TCP", 81}}));
 }
 
 }  // namespace
