@@ -74,6 +74,11 @@ struct WatchOptions {
     std::int64_t start_revision = 0;  ///< 0 = after the revision at creation
     /// The cluster that start_revision belongs to; another answers kHistoryChanged. 0 = any.
     std::uint64_t cluster_id = 0;
+    /// A key and its mod_revision (<= start_revision) that the server had. When the watch resumes
+    /// after a lost connection, a server without it is of another history. Later changes take its
+    /// place.
+    std::string known_key;
+    std::int64_t known_revision = 0;
     bool prev_kv = false;
     bool progress_notify = true;
 };
@@ -189,6 +194,7 @@ class Client {
     class Impl;
 
   private:
+    friend class PrefixWatcher;
     explicit Client(std::shared_ptr<Impl> impl);
     std::shared_ptr<Impl> impl_;
 };

@@ -1,0 +1,585 @@
+#include "sources/etcd/client.hpp"
+
+#include <algorithm>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <utility>
+
+#include "model/etcdpb/etcd.pb.h"
+#include "model/etcdpb/methods.hpp"
+#include "sources/etcd/client_impl.hpp"
+#include "sources/etcd/codec.hpp"
+#include "sources/etcd/views.hpp"
+#include "sources/etcd/watch_stream.hpp"
+
+namespace mesh::etcd {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+namespace {
+// A connection that lived this long starts again with the shortest backoff.
+constexpr Duration kStableAfter = std::chrono::seconds(10);
+constexpr std::size_t kFirstPageKeys = 1'000;
+constexpr std::size_t kLeastPageKeys = 16;
+
+std::string hex(std::uint64_t id) {
+    return fmt::format("{:x}", id);
+}
+}  // namespace
+
+// ---- Impl: the connection ----
+
+Client::Impl::Impl(asio::any_io_executor loop, ClientOptions options,
+                   std::vector<Endpoint> endpoints, std::shared_ptr<rpc::TlsCredentials> tls,
+                   const Clock& clock, Rng rng, Logger logger)
+    : loop_(std::move(loop)),
+      options_(std::move(options)),
+      clock_(clock),
+      rng_(rng),
+      logger_(std::move(logger)),
+      tasks_(loop_),
+      watches_(std::make_unique<detail::WatchStream>(*this)),
+      endpoints_(std::move(endpoints)),
+      tls_(std::move(tls)),
+      lost_signal_(loop_) {
+    for (std::size_t i = endpoints_.size(); i > 1; --i)
+        std::swap(endpoints_[i - 1], endpoints_[rng_.below(i)]);
+}
+
+Client::Impl::~Impl() {
+    // Calls that end with the channel must find nobody at home.
+    watches_->disconnected(Error(Errc::kCancelled, "the client is gone"));
+    if (channel_) channel_->close();
+}
+
+void Client::Impl::start() {
+    if (std::exchange(started_, true)) return;
+    tasks_.spawn(run());
+}
+
+asio::awaitable<void> Client::Impl::stop(std::shared_ptr<Impl> self) {
+    self->stopping_ = true;
+    self->tasks_.cancel();
+    self->wake_waiters();
+    co_await self->tasks_.join();
+    if (self->channel_) {
+        self->watches_->disconnected(Error(Errc::kCancelled, "the client stops"));
+        const auto channel = std::exchange(self->channel_, nullptr);
+        channel->close();
+    }
+}
+
+asio::awaitable<void> Client::Impl::run() {
+    Backoff backoff(options_.backoff_first, options_.backoff_limit);
+    std::size_t next = 0;
+    std::size_t failures = 0;
+    while (!stopping_) {
+        const Endpoint endpoint = endpoints_[next++ % endpoints_.size()];
+        auto outcome = co_await attempt(endpoint);
+        if (stopping_) break;
+        if (!outcome) {
+            last_failure_ = outcome.error().detail();
+            ConnectionEvent event;
+            event.state = ConnectionEvent::State::kFailed;
+            event.endpoint = endpoint.text;
+            event.reason = outcome.error();
+            report(std::move(event));
+            // Each endpoint gets its try before anybody waits.
+            if (++failures % endpoints_.size() == 0) co_await sleep(backoff.next(rng_));
+            continue;
+        }
+        failures = 0;
+        const TimePoint since = clock_.now();
+        co_await wait_lost();
+        const Error why(Errc::kUnavailable, lost_why_.empty() ? "the client stops" : lost_why_);
+        const auto channel = std::exchange(channel_, nullptr);
+        watches_->disconnected(why);
+        if (channel) channel->close();
+        if (stopping_) break;
+        last_failure_ = why.detail();
+        ConnectionEvent event;
+        event.state = ConnectionEvent::State::kLost;
+        event.endpoint = endpoint.text;
+        event.header = newest_;
+        event.reason = why;
+        report(std::move(event));
+        if (clock_.now() - since >= kStableAfter) backoff.reset();
+        co_await sleep(backoff.next(rng_));
+    }
+}
+
+asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
+    rpc::ChannelOptions o;
+    o.host = endpoint.host;
+    o.port = endpoint.port;
+    if (endpoint.tls) o.tls = tls_;
+    o.server_name = options_.server_name;
+    o.connect_timeout = options_.connect_timeout;
+    o.keepalive_interval = options_.keepalive_interval;
+    o.keepalive_timeout = options_.keepalive_timeout;
+    o.max_message_bytes = options_.max_message_bytes;
+    auto channel = std::make_shared<rpc::Channel>(loop_, std::move(o), clock_, logger_);
+    lost_ = false;
+    lost_why_.clear();
+    pinned_cluster_ = 0;
+    connected_header_ = {};
+    channel->on_closed([this, weak = std::weak_ptr<rpc::Channel>(channel)](const Error& reason) {
+        if (weak.lock() == channel_ || !channel_) drop(reason.detail());
+    });
+    const Result<void> connected = co_await channel->async_connect();
+    if (!connected) co_return connected.error();
+    if (!options_.probe_key.empty()) {
+        RangeRequest probe;
+        probe.range.key = options_.probe_key;
+        probe.keys_only = true;
+        rpc::CallOptions call;
+        call.deadline = options_.connect_timeout;
+        rpc::Frame frame = rpc::encode_frame(detail::encode(probe));
+        std::string path(etcdpb::kRange);
+        const rpc::UnaryResult answer =
+            co_await channel->async_unary(std::move(path), std::move(frame), std::move(call));
+        const std::string where = endpoint.text + ": the first read";
+        if (!answer.status.ok()) co_return detail::error_of(answer.status).with_prefix(where);
+        detail::RangeView view;
+        MESH_CO_CHECK(detail::parse_range(answer.message, view));
+        if (!view.has_header || view.header.cluster_id == 0)
+            co_return Error(Errc::kCorrupt, where + ": the answer has no header");
+        connected_header_ = view.header;
+        pinned_cluster_ = view.header.cluster_id;
+        newest_ = view.header;
+        last_heard_ = clock_.now();
+    }
+    if (lost_) co_return unavailable(lost_why_);
+    channel_ = std::move(channel);
+    ConnectionEvent event;
+    event.state = ConnectionEvent::State::kConnected;
+    event.endpoint = endpoint.text;
+    event.header = connected_header_;
+    event.cluster_changed =
+        last_cluster_ != 0 && pinned_cluster_ != 0 && last_cluster_ != pinned_cluster_;
+    if (pinned_cluster_ != 0) last_cluster_ = pinned_cluster_;
+    watches_->connected();
+    report(std::move(event));
+    wake_waiters();
+    co_return Result<void>();
+}
+
+asio::awaitable<void> Client::Impl::wait_lost() {
+    while (!lost_ && !stopping_) {
+        lost_signal_.expires_at(asio::steady_timer::time_point::max());
+        error_code ignored;
+        co_await lost_signal_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    }
+}
+
+asio::awaitable<bool> Client::Impl::wait_connected(TimePoint deadline) {
+    while (!usable()) {
+        if (stopping_ || clock_.now() >= deadline) co_return false;
+        // Told to go away: watches would keep the connection, requests need another.
+        if (channel_) drop("the server is going away");
+        asio::steady_timer timer(loop_);
+        timer.expires_after(std::chrono::ceil<std::chrono::microseconds>(deadline - clock_.now()));
+        waiters_.insert(&timer);
+        error_code ignored;
+        co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+        waiters_.erase(&timer);
+        const auto cancelled = (co_await asio::this_coro::cancellation_state).cancelled();
+        if (cancelled != asio::cancellation_type::none) co_return false;
+    }
+    co_return true;
+}
+
+asio::awaitable<void> Client::Impl::sleep(Duration duration) {
+    asio::steady_timer timer(loop_);
+    timer.expires_after(std::chrono::ceil<std::chrono::microseconds>(duration));
+    error_code ignored;
+    co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+}
+
+void Client::Impl::report(ConnectionEvent event) {
+    switch (event.state) {
+        case ConnectionEvent::State::kConnected:
+            logger_.info("{}: connected (cluster {}, member {}, revision {})", event.endpoint,
+                         hex(event.header.cluster_id), hex(event.header.member_id),
+                         event.header.revision);
+            break;
+        case ConnectionEvent::State::kLost:
+            logger_.warn("{}: connection lost: {}", event.endpoint, event.reason.detail());
+            break;
+        case ConnectionEvent::State::kFailed:
+            logger_.debug("{}: no connection: {}", event.endpoint, event.reason.detail());
+            break;
+    }
+    if (on_connection_) {
+        const auto callback = on_connection_;
+        callback(event);
+    }
+}
+
+void Client::Impl::wake_waiters() {
+    for (asio::steady_timer* timer : waiters_) timer->cancel();
+}
+
+void Client::Impl::drop(std::string why) {
+    if (lost_) return;
+    lost_ = true;
+    lost_why_ = std::move(why);
+    lost_signal_.cancel();
+}
+
+Result<void> Client::Impl::note(bool has_header, const Header& header) {
+    if (!has_header || header.cluster_id == 0) {
+        drop("an answer without a header");
+        return Error(Errc::kCorrupt, "the answer of etcd has no header");
+    }
+    if (pinned_cluster_ == 0) {
+        pinned_cluster_ = header.cluster_id;
+        last_cluster_ = header.cluster_id;
+    }
+    if (header.cluster_id != pinned_cluster_) {
+        const std::string why =
+            fmt::format("an answer of etcd cluster {:x} on a connection to cluster {:x}",
+                        header.cluster_id, pinned_cluster_);
+        drop(why);
+        return Error(Errc::kConflict, why);
+    }
+    newest_ = header;
+    last_heard_ = clock_.now();
+    return {};
+}
+
+rpc::CallOptions Client::Impl::stream_options() const {
+    rpc::CallOptions options;
+    if (options_.require_leader) options.metadata.emplace_back("hasleader", "true");
+    return options;
+}
+
+asio::awaitable<rpc::UnaryResult> Client::Impl::request(std::shared_ptr<Impl> self,
+                                                        std::string path, rpc::Frame frame,
+                                                        bool retry) {
+    const TimePoint deadline = self->clock_.now() + self->options_.request_timeout;
+    rpc::UnaryResult result;
+    for (;;) {
+        const bool connected = co_await self->wait_connected(deadline);
+        if (!connected) {
+            if (result.status.ok()) {
+                result.status = self->stopping_
+                                    ? rpc::Status{rpc::StatusCode::kCancelled, "the client stops"}
+                                    : rpc::Status{rpc::StatusCode::kUnavailable,
+                                                  "no connection to etcd: " + self->last_failure_};
+            }
+            co_return result;
+        }
+        rpc::CallOptions options = self->stream_options();
+        options.deadline = std::max(deadline - self->clock_.now(), Duration(1));
+        const auto channel = self->channel_;
+        std::string where = path;
+        rpc::Frame copy = frame;
+        result =
+            co_await channel->async_unary(std::move(where), std::move(copy), std::move(options));
+        if (result.status.ok()) co_return result;
+        // etcd says UNAVAILABLE also for "no leader" and "timed out" of its own.
+        const bool again = retry && result.status.code == rpc::StatusCode::kUnavailable &&
+                           self->clock_.now() < deadline && !self->stopping_;
+        if (!again) co_return result;
+        if (self->channel_ == channel && channel->usable())
+            self->drop("etcd answered " + rpc::to_error(result.status).detail());
+        co_await self->sleep(self->options_.backoff_first);
+        const auto cancelled = (co_await asio::this_coro::cancellation_state).cancelled();
+        if (cancelled != asio::cancellation_type::none) co_return result;
+    }
+}
+
+// ---- Client ----
+
+Result<std::unique_ptr<Client>> Client::make(asio::any_io_executor loop, ClientOptions options,
+                                             const Clock& clock, Rng rng, Logger logger) {
+    if (options.endpoints.empty()) return invalid_argument("endpoints: expected at least one");
+    const bool default_tls = !options.ca_file.empty() || !options.cert_file.empty();
+    std::vector<Endpoint> endpoints;
+    bool any_tls = false;
+    for (const std::string& text : options.endpoints) {
+        MESH_TRY(Endpoint endpoint, parse_endpoint(text, default_tls));
+        any_tls = any_tls || endpoint.tls;
+        endpoints.push_back(std::move(endpoint));
+    }
+    std::shared_ptr<rpc::TlsCredentials> tls;
+    if (any_tls) {
+        rpc::TlsOptions t;
+        t.ca_file = options.ca_file;
+        t.cert_file = options.cert_file;
+        t.key_file = options.key_file;
+        t.skip_verify = options.insecure_skip_verify;
+        MESH_TRY(tls, rpc::TlsCredentials::load(rpc::TlsRole::kClient, std::move(t), logger));
+    }
+    auto impl = std::make_shared<Impl>(std::move(loop), std::move(options), std::move(endpoints),
+                                       std::move(tls), clock, rng, std::move(logger));
+    return std::unique_ptr<Client>(new Client(std::move(impl)));
+}
+
+Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Client::~Client() = default;
+
+void Client::start() {
+    impl_->start();
+}
+asio::awaitable<void> Client::async_stop() {
+    return Impl::stop(impl_);
+}
+void Client::on_connection(std::function<void(const ConnectionEvent&)> callback) {
+    impl_->on_connection_ = std::move(callback);
+}
+bool Client::connected() const noexcept {
+    return impl_->usable();
+}
+const Header& Client::newest_header() const noexcept {
+    return impl_->newest_;
+}
+TimePoint Client::last_heard() const noexcept {
+    return impl_->last_heard_;
+}
+void Client::reconnect(std::string_view why) {
+    if (impl_->channel_) impl_->drop(std::string(why));
+}
+
+namespace {
+
+/// Sends, parses, notes the header. Header is in a field called header() in all of etcd's answers.
+template <class Response>
+asio::awaitable<Result<Response>> exchange(std::shared_ptr<Client::Impl> impl, std::string path,
+                                           rpc::Frame frame, bool retry) {
+    const rpc::UnaryResult answer =
+        co_await Client::Impl::request(impl, std::move(path), std::move(frame), retry);
+    if (!answer.status.ok()) co_return detail::error_of(answer.status);
+    Response response;
+    if (!response.ParseFromArray(answer.message.data(), static_cast<int>(answer.message.size())))
+        co_return Error(Errc::kCorrupt, "etcd's answer is no valid message of its type");
+    const Header header = detail::decode(response.header());
+    MESH_CO_CHECK(impl->note(response.has_header(), header));
+    co_return Result<Response>(std::move(response));
+}
+
+asio::awaitable<Result<RangeResult>> range(std::shared_ptr<Client::Impl> impl,
+                                           RangeRequest request) {
+    rpc::Frame frame = rpc::encode_frame(detail::encode(request));
+    std::string path(etcdpb::kRange);
+    const rpc::UnaryResult answer =
+        co_await Client::Impl::request(impl, std::move(path), std::move(frame), true);
+    if (!answer.status.ok()) co_return detail::error_of(answer.status);
+    detail::RangeView view;
+    MESH_CO_CHECK(detail::parse_range(answer.message, view));
+    MESH_CO_CHECK(impl->note(view.has_header, view.header));
+    RangeResult result;
+    result.header = view.header;
+    result.more = view.more;
+    result.count = view.count;
+    result.kvs.reserve(view.kvs.size());
+    for (const KeyValueView& kv : view.kvs) result.kvs.push_back(detail::copy(kv));
+    co_return Result<RangeResult>(std::move(result));
+}
+
+asio::awaitable<Result<Header>> list(std::shared_ptr<Client::Impl> impl, RangeRequest request,
+                                     PageCallback page) {
+    const std::size_t most = std::max<std::size_t>(impl->options_.page_keys, 1);
+    std::size_t keys = std::min(most, kFirstPageKeys);
+    Header first;
+    detail::RangeView view;
+    for (;;) {
+        request.limit = static_cast<std::int64_t>(keys);
+        rpc::Frame frame = rpc::encode_frame(detail::encode(request));
+        std::string path(etcdpb::kRange);
+        const rpc::UnaryResult answer =
+            co_await Client::Impl::request(impl, std::move(path), std::move(frame), true);
+        if (answer.status.code == rpc::StatusCode::kResourceExhausted && keys > 1) {
+            // A page of values this large does not fit into a message.
+            keys = std::max<std::size_t>(keys / 8, 1);
+            continue;
+        }
+        if (!answer.status.ok()) co_return detail::error_of(answer.status);
+        view.kvs.clear();
+        view.more = false;
+        view.has_header = false;
+        MESH_CO_CHECK(detail::parse_range(answer.message, view));
+        MESH_CO_CHECK(impl->note(view.has_header, view.header));
+        if (first.cluster_id == 0) {
+            first = view.header;
+            if (request.revision == 0) request.revision = first.revision;
+            first.revision = request.revision;
+        } else if (view.header.cluster_id != first.cluster_id) {
+            co_return Error(Errc::kConflict, "the pages of a list came from two etcd clusters");
+        }
+        if (page && (!view.kvs.empty() || !view.more)) page(first, view.kvs);
+        if (!view.more || view.kvs.empty()) co_return Result<Header>(first);
+        request.range.key = std::string(view.kvs.back().key) + '\0';
+        const std::size_t bytes = std::max<std::size_t>(answer.message.size(), 1);
+        const double fits =
+            static_cast<double>(impl->options_.page_bytes) / static_cast<double>(bytes);
+        const double wanted = static_cast<double>(view.kvs.size()) * std::min(fits, 16.0);
+        keys = std::clamp(static_cast<std::size_t>(wanted), std::min(kLeastPageKeys, most), most);
+    }
+}
+
+asio::awaitable<Result<PutResult>> put(std::shared_ptr<Client::Impl> impl, std::string key,
+                                       std::string value, PutOptions options) {
+    etcdpb::PutRequest request;
+    request.set_key(std::move(key));
+    request.set_value(std::move(value));
+    request.set_lease(options.lease);
+    request.set_prev_kv(options.prev_kv);
+    rpc::Frame frame = rpc::encode_frame(request);
+    std::string path(etcdpb::kPut);
+    auto answer = co_await exchange<etcdpb::PutResponse>(std::move(impl), std::move(path),
+                                                         std::move(frame), false);
+    if (!answer) co_return answer.error();
+    PutResult result;
+    result.header = detail::decode(answer->header());
+    if (answer->has_prev_kv()) result.prev_kv = detail::decode(answer->prev_kv());
+    co_return Result<PutResult>(std::move(result));
+}
+
+asio::awaitable<Result<DeleteResult>> erase(std::shared_ptr<Client::Impl> impl, KeyRange range) {
+    etcdpb::DeleteRangeRequest request;
+    request.set_key(std::move(range.key));
+    request.set_range_end(std::move(range.end));
+    rpc::Frame frame = rpc::encode_frame(request);
+    std::string path(etcdpb::kDeleteRange);
+    auto answer = co_await exchange<etcdpb::DeleteRangeResponse>(std::move(impl), std::move(path),
+                                                                 std::move(frame), false);
+    if (!answer) co_return answer.error();
+    DeleteResult result;
+    result.header = detail::decode(answer->header());
+    result.deleted = answer->deleted();
+    co_return Result<DeleteResult>(std::move(result));
+}
+
+asio::awaitable<Result<TxnResult>> transact(std::shared_ptr<Client::Impl> impl, Txn txn) {
+    rpc::Frame frame = rpc::encode_frame(detail::encode(txn));
+    std::string path(etcdpb::kTxn);
+    auto answer = co_await exchange<etcdpb::TxnResponse>(std::move(impl), std::move(path),
+                                                         std::move(frame), false);
+    if (!answer) co_return answer.error();
+    co_return Result<TxnResult>(detail::decode(*answer));
+}
+
+asio::awaitable<Result<LeaseGrant>> grant(std::shared_ptr<Client::Impl> impl, std::int64_t ttl,
+                                          std::int64_t id) {
+    etcdpb::LeaseGrantRequest request;
+    request.set_ttl(ttl);
+    request.set_id(id);
+    rpc::Frame frame = rpc::encode_frame(request);
+    std::string path(etcdpb::kLeaseGrant);
+    auto answer = co_await exchange<etcdpb::LeaseGrantResponse>(std::move(impl), std::move(path),
+                                                                std::move(frame), false);
+    if (!answer) co_return answer.error();
+    if (!answer->error().empty()) co_return Error(Errc::kInvalidArgument, answer->error());
+    LeaseGrant result;
+    result.header = detail::decode(answer->header());
+    result.id = answer->id();
+    result.ttl_seconds = answer->ttl();
+    co_return Result<LeaseGrant>(result);
+}
+
+asio::awaitable<Result<void>> revoke(std::shared_ptr<Client::Impl> impl, std::int64_t id) {
+    etcdpb::LeaseRevokeRequest request;
+    request.set_id(id);
+    rpc::Frame frame = rpc::encode_frame(request);
+    std::string path(etcdpb::kLeaseRevoke);
+    auto answer = co_await exchange<etcdpb::LeaseRevokeResponse>(std::move(impl), std::move(path),
+                                                                 std::move(frame), false);
+    if (!answer) co_return answer.error();
+    co_return Result<void>();
+}
+
+asio::awaitable<Result<MemberStatus>> status(std::shared_ptr<Client::Impl> impl) {
+    rpc::Frame frame = rpc::make_frame("");
+    std::string path(etcdpb::kStatus);
+    auto answer = co_await exchange<etcdpb::StatusResponse>(std::move(impl), std::move(path),
+                                                            std::move(frame), true);
+    if (!answer) co_return answer.error();
+    MemberStatus result;
+    result.header = detail::decode(answer->header());
+    result.version = answer->version();
+    result.db_size = answer->dbsize();
+    result.leader = answer->leader();
+    result.raft_term = answer->raftterm();
+    result.errors.assign(answer->errors().begin(), answer->errors().end());
+    co_return Result<MemberStatus>(std::move(result));
+}
+
+asio::awaitable<Result<MemberList>> members(std::shared_ptr<Client::Impl> impl) {
+    rpc::Frame frame = rpc::make_frame("");
+    std::string path(etcdpb::kMemberList);
+    auto answer = co_await exchange<etcdpb::MemberListResponse>(std::move(impl), std::move(path),
+                                                                std::move(frame), true);
+    if (!answer) co_return answer.error();
+    MemberList result;
+    result.header = detail::decode(answer->header());
+    for (const auto& one : answer->members()) {
+        Member& member = result.members.emplace_back();
+        member.id = one.id();
+        member.name = one.name();
+        member.peer_urls.assign(one.peerurls().begin(), one.peerurls().end());
+        member.client_urls.assign(one.clienturls().begin(), one.clienturls().end());
+        member.learner = one.islearner();
+    }
+    co_return Result<MemberList>(std::move(result));
+}
+
+class WatchHandle final : public Watch {
+  public:
+    WatchHandle(std::shared_ptr<Client::Impl> impl, std::shared_ptr<detail::WatchState> state)
+        : impl_(std::move(impl)), state_(std::move(state)) {}
+    ~WatchHandle() override { impl_->watches_->remove(state_); }
+    WatchHandle(const WatchHandle&) = delete;
+    WatchHandle& operator=(const WatchHandle&) = delete;
+    std::int64_t revision() const noexcept override { return state_->revision; }
+
+  private:
+    std::shared_ptr<Client::Impl> impl_;
+    std::shared_ptr<detail::WatchState> state_;
+};
+
+}  // namespace
+
+asio::awaitable<Result<RangeResult>> Client::async_range(RangeRequest request) {
+    return range(impl_, std::move(request));
+}
+asio::awaitable<Result<Header>> Client::async_list(RangeRequest request, PageCallback page) {
+    return list(impl_, std::move(request), std::move(page));
+}
+asio::awaitable<Result<PutResult>> Client::async_put(std::string key, std::string value,
+                                                     PutOptions options) {
+    return put(impl_, std::move(key), std::move(value), options);
+}
+asio::awaitable<Result<DeleteResult>> Client::async_delete(KeyRange range) {
+    return erase(impl_, std::move(range));
+}
+asio::awaitable<Result<TxnResult>> Client::async_txn(Txn txn) {
+    return transact(impl_, std::move(txn));
+}
+asio::awaitable<Result<LeaseGrant>> Client::async_lease_grant(std::int64_t ttl_seconds,
+                                                              std::int64_t id) {
+    return grant(impl_, ttl_seconds, id);
+}
+asio::awaitable<Result<void>> Client::async_lease_revoke(std::int64_t id) {
+    return revoke(impl_, id);
+}
+asio::awaitable<Result<MemberStatus>> Client::async_status() {
+    return status(impl_);
+}
+asio::awaitable<Result<MemberList>> Client::async_member_list() {
+    return members(impl_);
+}
+
+std::unique_ptr<Watch> Client::watch(WatchOptions options, WatchEvents events) {
+    auto state = impl_->watches_->add(std::move(options), std::move(events));
+    return std::make_unique<WatchHandle>(impl_, std::move(state));
+}
+
+void Client::request_progress() {
+    impl_->watches_->request_progress();
+}
+
+}  // namespace mesh::etcd

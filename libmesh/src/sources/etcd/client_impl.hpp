@@ -1,0 +1,86 @@
+// The inside of Client: the connection loop, requests with retry, and what watches and leases need
+// of them. Internal to sources/etcd/.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rpc/client.hpp"
+#include "runtime/backoff.hpp"
+#include "runtime/task_group.hpp"
+#include "sources/etcd/client.hpp"
+#include "sources/etcd/endpoint.hpp"
+
+namespace mesh::etcd {
+
+namespace detail {
+class WatchStream;
+}
+
+class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
+  public:
+    Impl(boost::asio::any_io_executor loop, ClientOptions options, std::vector<Endpoint> endpoints,
+         std::shared_ptr<rpc::TlsCredentials> tls, const Clock& clock, Rng rng, Logger logger);
+    ~Impl();
+
+    void start();
+    static boost::asio::awaitable<void> stop(std::shared_ptr<Impl> self);
+
+    /// Sends when connected; a read is sent again when the connection breaks, until the deadline.
+    static boost::asio::awaitable<rpc::UnaryResult> request(std::shared_ptr<Impl> self,
+                                                            std::string path, rpc::Frame frame,
+                                                            bool retry);
+    /// Takes note of an answer's header.
+    /// @errors kCorrupt for an answer without one, kConflict when it is of another cluster than the
+    /// connection's first: the connection is dropped then
+    [[nodiscard]] Result<void> note(bool has_header, const Header& header);
+    void note_alive() { last_heard_ = clock_.now(); }
+
+    /// Gives up the connection; the next endpoint is tried.
+    void drop(std::string why);
+    [[nodiscard]] bool usable() const noexcept { return channel_ && channel_->usable(); }
+    [[nodiscard]] rpc::CallOptions stream_options() const;
+
+    boost::asio::any_io_executor loop_;
+    const ClientOptions options_;
+    const Clock& clock_;
+    Rng rng_;
+    Logger logger_;
+    TaskGroup tasks_;
+    std::shared_ptr<rpc::Channel> channel_;  // null unless connected
+    std::unique_ptr<detail::WatchStream> watches_;
+    std::function<void(const ConnectionEvent&)> on_connection_;
+    Header newest_;
+    Header connected_header_;           // of the probe of this connection; zero without one
+    std::uint64_t pinned_cluster_ = 0;  // of this connection; 0 before its first answer
+    TimePoint last_heard_{};
+    bool started_ = false;
+    bool stopping_ = false;
+
+  private:
+    boost::asio::awaitable<void> run();
+    boost::asio::awaitable<Result<void>> attempt(Endpoint endpoint);
+    boost::asio::awaitable<void> wait_lost();
+    /// @return false when the deadline passed or the client stops
+    boost::asio::awaitable<bool> wait_connected(TimePoint deadline);
+    boost::asio::awaitable<void> sleep(Duration duration);
+    void report(ConnectionEvent event);
+    void wake_waiters();
+
+    std::vector<Endpoint> endpoints_;
+    std::shared_ptr<rpc::TlsCredentials> tls_;
+    std::uint64_t last_cluster_ = 0;
+    std::string lost_why_;
+    std::string last_failure_;
+    bool lost_ = false;
+    boost::asio::steady_timer lost_signal_;
+    std::set<boost::asio::steady_timer*> waiters_;
+};
+
+}  // namespace mesh::etcd

@@ -1,0 +1,41 @@
+// Answers of etcd that can be large, read without copying: Range and Watch give views into the
+// received bytes, where the generated classes would allocate two strings per key. Internal to
+// sources/etcd/; the field numbers are those of model/etcdpb/etcd.proto.
+#pragma once
+
+#include <mesh/error.hpp>
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "sources/etcd/client.hpp"
+#include "sources/etcd/types.hpp"
+
+namespace mesh::etcd::detail {
+
+struct RangeView {
+    bool has_header = false;
+    Header header;
+    std::vector<KeyValueView> kvs;
+    bool more = false;
+    std::int64_t count = 0;
+};
+
+struct WatchView {
+    bool has_header = false;
+    Header header;
+    std::int64_t watch_id = 0;
+    bool created = false;
+    bool canceled = false;
+    bool fragment = false;
+    std::int64_t compact_revision = 0;
+    std::string_view cancel_reason;
+    std::vector<WatchEvent> events;
+};
+
+/// @errors kCorrupt when the bytes are no such message @thread any thread
+[[nodiscard]] Result<void> parse_range(std::string_view bytes, RangeView& out);
+[[nodiscard]] Result<void> parse_watch(std::string_view bytes, WatchView& out);
+
+}  // namespace mesh::etcd::detail
