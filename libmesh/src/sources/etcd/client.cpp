@@ -124,7 +124,6 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
     lost_ = false;
     lost_why_.clear();
     pinned_cluster_ = 0;
-    connected_header_ = {};
     channel->on_closed([this, weak = std::weak_ptr<rpc::Channel>(channel)](const Error& reason) {
         if (weak.lock() == channel_ || !channel_) drop(reason.detail());
     });
@@ -146,7 +145,6 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
         MESH_CO_CHECK(detail::parse_range(answer.message, view));
         if (!view.has_header || view.header.cluster_id == 0)
             co_return Error(Errc::kCorrupt, where + ": the answer has no header");
-        connected_header_ = view.header;
         pinned_cluster_ = view.header.cluster_id;
         newest_ = view.header;
         last_heard_ = clock_.now();
@@ -156,7 +154,7 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
     ConnectionEvent event;
     event.state = ConnectionEvent::State::kConnected;
     event.endpoint = endpoint.text;
-    event.header = connected_header_;
+    if (pinned_cluster_ != 0) event.header = newest_;
     event.cluster_changed =
         last_cluster_ != 0 && pinned_cluster_ != 0 && last_cluster_ != pinned_cluster_;
     if (pinned_cluster_ != 0) last_cluster_ = pinned_cluster_;
@@ -245,7 +243,10 @@ Result<void> Client::Impl::note(bool has_header, const Header& header) {
         drop(why);
         return Error(Errc::kConflict, why);
     }
-    newest_ = header;
+    // Answers overtake each other: an event may be older than a read before it.
+    const bool same =
+        newest_.cluster_id == header.cluster_id && newest_.member_id == header.member_id;
+    if (!same || header.revision >= newest_.revision) newest_ = header;
     last_heard_ = clock_.now();
     return {};
 }

@@ -56,8 +56,7 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     std::shared_ptr<rpc::Channel> channel_;  // null unless connected
     std::unique_ptr<detail::WatchStream> watches_;
     std::function<void(const ConnectionEvent&)> on_connection_;
-    Header newest_;
-    Header connected_header_;           // of the probe of this connection; zero without one
+    Header newest_;                     // of this connection the one with the highest revision
     std::uint64_t pinned_cluster_ = 0;  // of this connection; 0 before its first answer
     TimePoint last_heard_{};
     bool started_ = false;

@@ -29,7 +29,8 @@ bool is_permission(std::string_view text) {
 
 std::shared_ptr<WatchState> WatchStream::add(WatchOptions options, WatchEvents events) {
     auto watch = std::make_shared<WatchState>();
-    watch->revision = options.start_revision > 0 ? options.start_revision - 1 : 0;
+    watch->from_now = options.start_revision <= 0;
+    watch->revision = watch->from_now ? 0 : options.start_revision - 1;
     watch->cluster_id = options.cluster_id;
     watch->proof_key = options.known_key;
     watch->proof_revision = options.known_revision;
@@ -117,11 +118,12 @@ void WatchStream::create_next() {
         const WatchPtr watch = to_create_.front();
         to_create_.pop_front();
         if (watch->cancelled) continue;
-        const Header& now = client_.connected_header_;
+        // The connection's first read was a linearizable one: a server of the same history has all
+        // that it had, and shows no lower revision.
+        const Header& now = client_.newest_;
         const bool other = watch->cluster_id != 0 && client_.pinned_cluster_ != 0 &&
                            watch->cluster_id != client_.pinned_cluster_;
-        // The probe was a linearizable read: a server of the same history has all that it had.
-        const bool went_back = now.revision != 0 && watch->revision > now.revision;
+        const bool went_back = client_.pinned_cluster_ != 0 && watch->revision > now.revision;
         if (watch->revision != 0 && (other || went_back)) {
             WatchEnd over;
             over.reason = WatchEnd::Reason::kHistoryChanged;
@@ -187,7 +189,7 @@ void WatchStream::send_create(const WatchPtr& watch) {
     auto* create = request.mutable_create_request();
     create->set_key(watch->options.range.key);
     create->set_range_end(watch->options.range.end);
-    if (watch->revision != 0) create->set_start_revision(watch->revision + 1);
+    if (!watch->from_now) create->set_start_revision(watch->revision + 1);
     create->set_prev_kv(watch->options.prev_kv);
     create->set_progress_notify(watch->options.progress_notify);
     create->set_fragment(true);
@@ -242,7 +244,7 @@ void WatchStream::on_created(const WatchView& view) {
         by_id_[view.watch_id] = watch;
         if (watch->cluster_id == 0) watch->cluster_id = view.header.cluster_id;
         // A watch from "now" began at this revision, which is where it resumes should nothing come.
-        if (watch->revision == 0) watch->revision = view.header.revision;
+        if (std::exchange(watch->from_now, false)) watch->revision = view.header.revision;
         watch->created_once = true;
         if (watch->events.on_created) call(watch->events.on_created, view.header);
     }

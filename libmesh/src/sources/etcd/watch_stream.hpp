@@ -28,6 +28,7 @@ struct WatchState {
     std::string proof_key;
     std::int64_t proof_revision = 0;
     bool proof_is_delete = false;
+    bool from_now = false;  // has no revision yet
     bool created_once = false;
     bool queued = false;     // to be created, or created, on the stream that is open
     bool cancelled = false;  // by its handle, or over
