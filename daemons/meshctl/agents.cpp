@@ -121,6 +121,7 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
     if (agents.empty()) reasons.emplace_back("no agents");
     for (const AgentStatus& agent : agents) {
         const std::string node = agent.node.empty() ? agent.socket : agent.node;
+        const std::size_t before = reasons.size();
         if (!agent.status) {
             reasons.push_back(fmt::format("{}: {}", node, agent.error));
             continue;
@@ -131,6 +132,10 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
                                           local != nullptr && local->is_object()
                                               ? text_of(local->get_object(), "state")
                                               : "unknown"));
+        }
+        for (const json::value& item : array_of(*agent.status, "config_errors")) {
+            if (!item.is_object()) continue;
+            reasons.push_back(fmt::format("{}: {}", node, text_of(item.get_object(), "error")));
         }
         std::vector<std::string> missing = expected;
         for (const json::value& item : array_of(*agent.status, "remotes")) {
@@ -145,6 +150,11 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
         }
         for (const std::string& name : missing) {
             reasons.push_back(fmt::format("{}: {} is configured but not seen yet", node, name));
+        }
+        // What this version does not know how to explain.
+        const json::value* ready = agent.status->if_contains("ready");
+        if (ready != nullptr && *ready == false && reasons.size() == before) {
+            reasons.push_back(fmt::format("{}: not ready", node));
         }
     }
     return reasons;

@@ -145,6 +145,15 @@ std::vector<const json::object*> remotes_of(const AgentStatus& agent) {
     return remotes;
 }
 
+// "bpf", with what went wrong there lately.
+std::string datapath_of(const json::object& status) {
+    const json::value* datapath = status.if_contains("datapath");
+    if (datapath == nullptr || !datapath->is_object()) return text_of(status, "datapath");
+    const std::string error = text_of(datapath->get_object(), "last_error");
+    const std::string kind = text_of(datapath->get_object(), "kind");
+    return error.empty() ? kind : fmt::format("{}, last error: {}", kind, error);
+}
+
 void print_status(const std::vector<AgentStatus>& agents) {
     Table nodes({"NODE", "AGENT", "DATAPATH", "OWN CLUSTER", "REMOTES READY"});
     Table members = member_table();
@@ -167,12 +176,13 @@ void print_status(const std::vector<AgentStatus>& agents) {
         for (const json::object* remote : remotes) {
             members.add(member_row(agent.node, text_of(*remote, "name"), *remote));
         }
-        nodes.add({agent.node, "running", text_of(*agent.status, "datapath"), own,
+        nodes.add({agent.node, "running", datapath_of(*agent.status), own,
                    fmt::format("{}/{}", ready, remotes.size())});
     }
     nodes.print();
     if (!members.empty()) {
         fmt::print("\n");
+        members.drop_empty_columns();
         members.print();
     }
 }
@@ -311,6 +321,7 @@ void add_mesh_status(CLI::App& parent, Context& context) {
                     table.add(member_row(agent.node, text_of(*remote, "name"), *remote));
                 }
             }
+            table.drop_empty_columns();
             table.print();
             for (const std::string& reason : reasons) fmt::print("not ready: {}\n", reason);
         }
@@ -433,6 +444,12 @@ void print_service(const json::object& service) {
         if (!any) table.add({frontend_text(frontend), "none", "", "", "", ""});
     });
     table.print();
+    if (const json::value* notes = service.if_contains("notes");
+        notes != nullptr && notes->is_array()) {
+        for (const json::value& note : notes->get_array()) {
+            if (note.is_string()) fmt::print("note: {}\n", std::string(note.get_string()));
+        }
+    }
 }
 
 void add_service_get(CLI::App& parent, Context& context) {

@@ -48,6 +48,18 @@ int fail(const Error& error) {
     return exit_code_of(error);
 }
 
+void Table::drop_empty_columns() {
+    for (std::size_t i = rows_.front().size(); i-- > 0;) {
+        const bool used = std::any_of(rows_.begin() + 1, rows_.end(), [i](const auto& row) {
+            return i < row.size() && !row[i].empty();
+        });
+        if (used || empty()) continue;
+        for (auto& row : rows_) {
+            if (i < row.size()) row.erase(row.begin() + static_cast<std::ptrdiff_t>(i));
+        }
+    }
+}
+
 std::string Table::text() const {
     std::vector<std::size_t> widths;
     for (const auto& row : rows_) {

@@ -26,6 +26,8 @@ class Table {
   public:
     explicit Table(std::vector<std::string> headings) : rows_{std::move(headings)} {}
     void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+    /// Takes out columns that no row has anything in.
+    void drop_empty_columns();
     [[nodiscard]] bool empty() const { return rows_.size() == 1; }
     /// With colours where a cell is a known state and standard output is a terminal.
     [[nodiscard]] std::string text() const;

@@ -51,8 +51,7 @@ Result<pki::Authority> authority_for(const Environment& environment, const State
 class Planner {
   public:
     Planner(const Environment& environment, const State& state, const std::string& cgroups)
-        : environment_(environment),
-          state_(state),
+        : state_(state),
           cgroups_(cgroups),
           paths_(environment.paths(state.name)),
           names_(Names::make(state.name).value()) {}
@@ -138,7 +137,6 @@ class Planner {
         tell_mesh_size(agent);
     }
 
-    const Environment& environment_;
     const State& state_;
     const std::string& cgroups_;
     Paths paths_;

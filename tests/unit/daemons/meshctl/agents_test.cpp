@@ -40,6 +40,12 @@ TEST(NotReady, NamesNodeClusterAndCause) {
         ElementsAre("node1: own cluster is syncing", "node1: c2 is stale, last failure: reset"));
     EXPECT_THAT(not_ready_reasons({{"node2", "/s", std::nullopt, "nobody listens"}}, {}),
                 ElementsAre("node2: nobody listens"));
+    EXPECT_THAT(not_ready_reasons({agent(R"({"local":{"ready":true},"remotes":[],"ready":false,
+                    "config_errors":[{"file":"c3","error":"c3:1: endpoints: expected a list"}]})")},
+                                  {}),
+                ElementsAre("node1: c3:1: endpoints: expected a list"));
+    EXPECT_THAT(not_ready_reasons({agent(R"({"local":{"ready":true},"ready":false})")}, {}),
+                ElementsAre("node1: not ready"));
     // What an agent of another version says must not pass for ready, nor end the program.
     EXPECT_FALSE(not_ready_reasons({agent(R"({"local":[],"remotes":{}})")}, {}).empty());
     EXPECT_FALSE(not_ready_reasons({agent(R"({"local":{"ready":"yes"}})")}, {}).empty());
@@ -76,6 +82,14 @@ TEST(Table, ColumnsAreAligned) {
     table.add({"wide cell", "x"});
     table.add({"\xc3\xa9", ""});
     EXPECT_EQ(table.text(), "A          LONGER\nwide cell  x\n\xc3\xa9          -\n");
+}
+
+TEST(Table, ColumnWithoutAnyCellIsDropped) {
+    Table table({"A", "B", "C"});
+    table.add({"1", "", "3"});
+    table.add({"1", "", ""});
+    table.drop_empty_columns();
+    EXPECT_EQ(table.text(), "A  C\n1  3\n1  -\n");
 }
 
 TEST(ExitCodes, TellUsageFromFailure) {
