@@ -31,6 +31,9 @@ target_include_directories(mesh_options INTERFACE
 configure_file(${PROJECT_SOURCE_DIR}/libmesh/include/mesh/version.hpp.in
   ${PROJECT_BINARY_DIR}/include/mesh/version.hpp @ONLY)
 
+# g++ 12 takes the frame allocator of an inlined Asio coroutine for a mismatched pair.
+target_compile_options(mesh_options INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-mismatched-new-delete>)
+
 if(MESH_SANITIZE)
   target_compile_options(mesh_options INTERFACE -fsanitize=${MESH_SANITIZE} -fno-omit-frame-pointer
     $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-maybe-uninitialized>)
