@@ -1,9 +1,14 @@
 // The values of the mesh's keys, both ways (spec wire.md §1, §3-§8, §10). encode writes the very
 // bytes that Go's encoding/json would; parse reads what it would read: names match exactly, else
 // case-insensitively (Unicode simple folding); of duplicates the last one wins, and duplicate maps
-// merge; null leaves what is there; unknown fields are skipped; invalid UTF-8 and lone surrogates
-// become U+FFFD; integers are integer literals; nesting ends at 10000. Parsers make one pass over
-// the value and build nothing but the object.
+// merge; null leaves what is there, but empties maps, lists and addresses; unknown fields are
+// skipped; invalid UTF-8 and lone surrogates become U+FFFD; integers are integer literals; nesting
+// ends at 10000. Parsers make one pass over the value and build nothing but the object.
+//
+// Known differences, all in values that no writer makes: a repeated array field starts anew (Go
+// lets fields that its elements lack shine through from the earlier one); a map key that is no
+// address is refused even if a later null empties the map; a null port is refused; arrays end at
+// 65536 elements, and maps are merged 64 times at most.
 //
 // Errors are one sentence with key and field:
 //   cilium/state/nodes/v1/c1/n1: field ClusterID: expected an integer 0..4294967295, got "x"

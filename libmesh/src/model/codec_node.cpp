@@ -154,7 +154,6 @@ bool read_addresses(JsonReader& in, std::optional<std::vector<NodeAddress>>& add
         return in.fields(kAddressFields, [&](int field) {
             if (field == 0) return in.read(address.type);
             std::optional<IpAddress> ip;
-            if (in.take_null()) return true;
             if (!in.read(ip)) return false;
             address.ip = ip ? ip->to_string() : std::string();
             return true;

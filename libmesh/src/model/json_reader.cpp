@@ -473,7 +473,10 @@ bool JsonReader::skip() {
 // ---- addresses, bytes, maps ----
 
 bool JsonReader::read(std::optional<IpAddress>& out) {
-    if (take_null()) return true;
+    if (take_null()) {  // net.IP is a slice, which null empties
+        out.reset();
+        return true;
+    }
     constexpr std::string_view kExpected = "an IPv4 or IPv6 address or \"\"";
     const char* from = at_;
     std::string_view text;

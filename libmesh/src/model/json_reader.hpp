@@ -37,7 +37,7 @@ class JsonReader {
     /// Takes a null if one is next.
     [[nodiscard]] bool take_null();
 
-    // Scalars. A null leaves `out` as it is.
+    // Scalars. A null leaves `out` as it is, but for addresses.
     [[nodiscard]] bool read(bool& out);
     [[nodiscard]] bool read(std::uint8_t& out) { return read_unsigned(out, 0xff); }
     [[nodiscard]] bool read(std::uint16_t& out) { return read_unsigned(out, 0xffff); }
@@ -45,7 +45,7 @@ class JsonReader {
     [[nodiscard]] bool read(std::int32_t& out);
     [[nodiscard]] bool read(std::string& out);
     [[nodiscard]] bool read(Text& out);
-    /// An address without zone; "" is no address.
+    /// An address without zone; "" and null are no address.
     [[nodiscard]] bool read(std::optional<IpAddress>& out);
     /// A string map: null is nullopt; entries are added to those that are there.
     [[nodiscard]] bool read(OptionalStringMap& out);

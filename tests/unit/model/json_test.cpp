@@ -69,7 +69,7 @@ TEST(Json, NullLeavesScalarsAndEmptiesMaps) {
     EXPECT_EQ(node->cluster_id, ClusterId{3});
     EXPECT_EQ(node->labels, (StringMap{{"a", ""}}));
     EXPECT_FALSE(node->annotations);
-    EXPECT_EQ(node->ipv4_health_ip, IpAddress::v4(10, 0, 0, 1));
+    EXPECT_FALSE(node->ipv4_health_ip) << "an address is a slice to Go";
     EXPECT_FALSE(node->ipv4_alloc_cidr);
     EXPECT_TRUE(parse_node("k", "null"));
 }
