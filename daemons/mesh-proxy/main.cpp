@@ -4,9 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/redirect_error.hpp>
-#include <boost/asio/steady_timer.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <boost/json/serialize.hpp>
 #include <charconv>
 #include <chrono>
@@ -19,7 +16,6 @@
 #include "common/daemon.hpp"
 #include "common/flags.hpp"
 #include "rpc/server.hpp"
-#include "runtime/task_group.hpp"
 #include "serve/etcd/cluster_access.hpp"
 #include "serve/etcd/etcd_service.hpp"
 #include "serve/etcd/mirror.hpp"
@@ -102,12 +98,7 @@ mesh::Result<HostPort> parse_listen(std::string_view flag, std::string_view text
 class Proxy {
   public:
     Proxy(mesh::daemon::Daemon& daemon, const mesh::Clock& clock, Flags flags)
-        : daemon_(daemon),
-          clock_(clock),
-          flags_(std::move(flags)),
-          log_(daemon.log()),
-          tasks_(daemon.executor()),
-          tick_(daemon.executor()) {}
+        : daemon_(daemon), clock_(clock), flags_(std::move(flags)), log_(daemon.log()) {}
 
     asio::awaitable<mesh::Result<void>> run() {
         MESH_CO_CHECK(open());
@@ -117,7 +108,6 @@ class Proxy {
             mirror_->on_change([this] { on_mirror(); });
             mirror_->start();
         } else {
-            tasks_.spawn(keep_time());
             daemon_.set_ready();
         }
         co_await daemon_.stop_requested();
@@ -288,7 +278,6 @@ class Proxy {
 
     void on_mirror() {
         service_->set_raft_term(mirror_->status().position.raft_term);
-        service_->changed();
         if (mirror_->status().serving && !announced_) {
             announced_ = true;
             service_->set_ready(true);
@@ -296,23 +285,7 @@ class Proxy {
         }
     }
 
-    /// Leases of the own store run out by our clock.
-    asio::awaitable<void> keep_time() {
-        while (!tasks_.cancelled()) {
-            if (auto expired = store_->tick(clock_.now()); !expired) {
-                log_.error("leases: {}", expired.error().to_error().message());
-            } else if (*expired > 0) {
-                service_->changed();
-            }
-            tick_.expires_after(std::chrono::milliseconds(250));
-            boost::system::error_code ignored;
-            co_await tick_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-        }
-    }
-
     asio::awaitable<void> stop() {
-        tasks_.cancel();
-        tick_.cancel();
         co_await status_->async_stop();
         co_await remote_->async_drain(std::chrono::seconds(1));
         if (local_) co_await local_->async_drain(std::chrono::seconds(1));
@@ -320,7 +293,6 @@ class Proxy {
             co_await mirror_->async_stop();
             co_await client_->async_stop();
         }
-        co_await tasks_.join();
         remote_.reset();
         local_.reset();
         mirror_.reset();
@@ -333,8 +305,6 @@ class Proxy {
     Flags flags_;
     mesh::Logger log_;
     mesh::Rng rng_;
-    mesh::TaskGroup tasks_;
-    asio::steady_timer tick_;
     std::unique_ptr<mesh::store::Store> store_;
     std::unique_ptr<mesh::serve::EtcdService> service_;
     std::unique_ptr<mesh::etcd::Client> client_;

@@ -188,7 +188,8 @@ class Client {
 
     /// Starts a watch; all watches of a client share one stream.
     [[nodiscard]] std::unique_ptr<Watch> watch(WatchOptions options, WatchEvents events);
-    /// Asks the server to tell its revision to all synced watches now (on_progress).
+    /// Asks the server for a sign of life: each watch's on_progress is called with the revision that it
+    /// is known to have reached, and newest_header() then has the server's.
     void request_progress();
 
     class Impl;

@@ -211,11 +211,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
     }
 
     void on_progress(const Header& header) {
-        // The watch alone knows whether a progress is a promise; position() says what was promised.
-        if (watch_ && watch_->revision() > position_.revision) {
-            position_ = header;
-            position_.revision = watch_->revision();
-        }
+        if (header.revision >= position_.revision) position_ = header;
         if (!events_.on_progress) return;
         const auto callback = events_.on_progress;
         callback(header);

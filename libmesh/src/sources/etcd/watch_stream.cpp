@@ -215,12 +215,15 @@ void WatchStream::on_message(std::string_view bytes) {
     if (view.created) return on_created(view);
     if (view.watch_id == kEveryWatch && !view.canceled) {
         // A proof of life. Its revision is no promise: etcd before 3.4.25 may send it ahead of
-        // events.
+        // events. So each watch is told the revision that it was promised already.
         std::vector<WatchPtr> all;
         for (const auto& [id, watch] : by_id_) all.push_back(watch);
-        for (const WatchPtr& watch : all)
+        for (const WatchPtr& watch : all) {
+            Header header = view.header;
+            header.revision = watch->revision;
             if (!watch->cancelled && watch->events.on_progress)
-                watch->events.on_progress(view.header);
+                call(watch->events.on_progress, header);
+        }
         return;
     }
     const auto it = by_id_.find(view.watch_id);
