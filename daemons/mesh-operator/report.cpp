@@ -1,0 +1,125 @@
+#include "report.hpp"
+
+#include <fmt/format.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+#include <utility>
+#include <vector>
+
+namespace mesh::operator_daemon {
+
+namespace json = boost::json;
+namespace k8s = model::k8s;
+
+namespace {
+
+constexpr k8s::Kind kKinds[] = {k8s::Kind::kNamespace, k8s::Kind::kNode, k8s::Kind::kPod,
+                                k8s::Kind::kService, k8s::Kind::kEndpointSlice};
+
+class Metrics {
+  public:
+    void gauge(std::string name, std::string help, double value) {
+        one(std::move(name), std::move(help), prometheus::MetricType::Gauge, value);
+    }
+    void counter(std::string name, std::string help, std::uint64_t value) {
+        one(std::move(name), std::move(help), prometheus::MetricType::Counter,
+            static_cast<double>(value));
+    }
+    prometheus::MetricFamily& family(std::string name, std::string help,
+                                     prometheus::MetricType type) {
+        families_.push_back({"mesh_operator_" + std::move(name), std::move(help), type, {}});
+        return families_.back();
+    }
+    [[nodiscard]] std::string text() const {
+        return prometheus::TextSerializer().Serialize(families_);
+    }
+
+  private:
+    void one(std::string name, std::string help, prometheus::MetricType type, double value) {
+        prometheus::ClientMetric metric;
+        (type == prometheus::MetricType::Counter ? metric.counter.value : metric.gauge.value) =
+            value;
+        family(std::move(name), std::move(help), type).metric.push_back(std::move(metric));
+    }
+
+    std::vector<prometheus::MetricFamily> families_;
+};
+
+}  // namespace
+
+std::string to_json(const Report& report) {
+    const auto& p = report.publisher;
+    json::object objects;
+    const auto counts = report.manifests->counts();
+    for (const k8s::Kind kind : kKinds) {
+        const auto found = counts.find(kind);
+        objects[k8s::to_string(kind)] = found == counts.end() ? 0 : found->second;
+    }
+    json::array errors;
+    if (!report.directory_error.empty()) errors.emplace_back(report.directory_error);
+    for (const std::string& text : report.manifests->errors()) errors.emplace_back(text);
+    json::value last_error = nullptr;
+    if (!p.last_error.empty()) {
+        last_error = {{"message", p.last_error}, {"current", p.last_error_is_current}};
+    }
+    const json::object document{
+        {"cluster",
+         {{"name", report.cluster.name},
+          {"id", number(report.cluster.id)},
+          {"maxConnectedClusters", report.cluster.max_clusters}}},
+        {"state", publish::to_string(p.state)},
+        {"ready", p.ready},
+        {"objects", std::move(objects)},
+        {"manifests",
+         {{"directory", report.manifests_directory},
+          {"complete", !report.manifests->incomplete() && report.directory_error.empty()},
+          {"errors", std::move(errors)}}},
+        {"etcd",
+         {{"keys", p.keys},
+          {"pending", p.pending},
+          {"refused", p.refused},
+          {"identities", p.identities},
+          {"lease", fmt::format("{:x}", p.lease)},
+          {"leasesLost", p.leases_lost},
+          {"puts", p.puts},
+          {"deletes", p.deletes},
+          {"transactions", p.transactions},
+          {"lists", p.lists},
+          {"failures", p.failures}}},
+        {"lastError", std::move(last_error)},
+    };
+    return json::serialize(document) + "\n";
+}
+
+std::string to_metrics(const Report& report) {
+    const auto& p = report.publisher;
+    Metrics metrics;
+    metrics.gauge("ready", "1 once all has been published", p.ready ? 1 : 0);
+    metrics.gauge("keys", "Keys wanted in etcd", static_cast<double>(p.keys));
+    metrics.gauge("pending", "Writes to etcd that are due", static_cast<double>(p.pending));
+    metrics.gauge("refused", "Keys whose value etcd refuses", static_cast<double>(p.refused));
+    metrics.gauge("identities", "Identities of the cluster", static_cast<double>(p.identities));
+    metrics.counter("puts_total", "Keys put", p.puts);
+    metrics.counter("deletes_total", "Keys deleted", p.deletes);
+    metrics.counter("transactions_total", "Transactions done", p.transactions);
+    metrics.counter("lists_total", "Times that etcd's content was listed", p.lists);
+    metrics.counter("failures_total", "Failures of etcd or of the way to it", p.failures);
+    metrics.counter("leases_lost_total", "Leases that ended while held", p.leases_lost);
+    metrics.gauge("manifest_errors", "Mistakes in manifests now",
+                  static_cast<double>(report.manifests->errors().size()));
+    auto& objects =
+        metrics.family("objects", "Objects read, by kind", prometheus::MetricType::Gauge);
+    for (const auto& [kind, count] : report.manifests->counts()) {
+        prometheus::ClientMetric metric;
+        metric.label.push_back({"kind", std::string(k8s::to_string(kind))});
+        metric.gauge.value = static_cast<double>(count);
+        objects.metric.push_back(std::move(metric));
+    }
+    return metrics.text();
+}
+
+}  // namespace mesh::operator_daemon
