@@ -232,44 +232,48 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         co_return Result<void>{};
     }
 
-    asio::awaitable<Result<void>> list_into_ledger(std::string prefix) {
-        auto listed = co_await client_.async_list(
-            {etcd::prefix_range(prefix)},
-            [this](const etcd::Header&, std::span<const etcd::KeyValueView> page) {
-                for (const auto& kv : page) ledger_.listed(kv.key, kv.value, kv.lease);
-            });
+    // Requests are named before they are awaited: g++ 12 destroys an aggregate twice that is made
+    // within a co_await expression.
+    asio::awaitable<Result<void>> list(std::string prefix, etcd::PageCallback page) {
+        etcd::RangeRequest request;
+        request.range = etcd::prefix_range(prefix);
+        const auto listed = co_await client_.async_list(std::move(request), std::move(page));
         if (!listed) co_return as_unavailable(listed.error());
         co_return Result<void>{};
+    }
+
+    asio::awaitable<Result<void>> list_into_ledger(std::string prefix) {
+        etcd::PageCallback page = [this](const etcd::Header&,
+                                         std::span<const etcd::KeyValueView> kvs) {
+            for (const auto& kv : kvs) ledger_.listed(kv.key, kv.value, kv.lease);
+        };
+        co_return co_await list(std::move(prefix), std::move(page));
     }
 
     asio::awaitable<Result<void>> list_identities() {
+        etcd::PageCallback page = [this](const etcd::Header&,
+                                         std::span<const etcd::KeyValueView> kvs) {
+            const auto range =
+                model::identity_range(options_.cluster.id, options_.cluster.max_clusters);
+            for (const auto& kv : kvs) {
+                const auto id = model::parse_identity_id(kv.key);
+                // Numbers of other ranges are none of ours, not to remove either.
+                if (!id || !range.contains(*id)) continue;
+                ledger_.listed(kv.key, kv.value, kv.lease);
+                if (!adopted_) found_identities_.emplace_back(*id, std::string(kv.value));
+            }
+        };
         std::string prefix = model::resource_prefix(model::Resource::kIdentities, {});
-        auto listed = co_await client_.async_list(
-            {etcd::prefix_range(prefix)},
-            [this](const etcd::Header&, std::span<const etcd::KeyValueView> page) {
-                for (const auto& kv : page) {
-                    const auto id = model::parse_identity_id(kv.key);
-                    const auto range =
-                        model::identity_range(options_.cluster.id, options_.cluster.max_clusters);
-                    // Numbers of other ranges are none of ours, not to remove either.
-                    if (!id || !range.contains(*id)) continue;
-                    ledger_.listed(kv.key, kv.value, kv.lease);
-                    if (!adopted_) found_identities_.emplace_back(*id, std::string(kv.value));
-                }
-            });
-        if (!listed) co_return as_unavailable(listed.error());
-        co_return Result<void>{};
+        co_return co_await list(std::move(prefix), std::move(page));
     }
 
     asio::awaitable<Result<void>> list_canaries() {
-        auto listed = co_await client_.async_list(
-            {etcd::prefix_range(model::synced_prefix(options_.cluster.name))},
-            [this](const etcd::Header&, std::span<const etcd::KeyValueView> page) {
-                for (const auto& kv : page)
-                    canaries_.insert_or_assign(std::string(kv.key), kv.lease);
-            });
-        if (!listed) co_return as_unavailable(listed.error());
-        co_return Result<void>{};
+        etcd::PageCallback page = [this](const etcd::Header&,
+                                         std::span<const etcd::KeyValueView> kvs) {
+            for (const auto& kv : kvs) canaries_.insert_or_assign(std::string(kv.key), kv.lease);
+        };
+        std::string prefix = model::synced_prefix(options_.cluster.name);
+        co_return co_await list(std::move(prefix), std::move(page));
     }
 
     /// kConflict is ours to say: from the client it means that the etcd changed between pages.
@@ -281,8 +285,9 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     asio::awaitable<Result<void>> check_cluster_configs() {
         own_config_ = {};
         std::vector<etcd::KeyValue> strange;
-        auto range =
-            co_await client_.async_range({etcd::prefix_range(model::kClusterConfigPrefix)});
+        etcd::RangeRequest request;
+        request.range = etcd::prefix_range(model::kClusterConfigPrefix);
+        auto range = co_await client_.async_range(std::move(request));
         if (!range) co_return range.error();
         const std::string own_key = model::cluster_config_key(options_.cluster.name);
         for (etcd::KeyValue& kv : range->kvs) {
@@ -440,13 +445,14 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     }
 
     asio::awaitable<Result<void>> put_heartbeat() {
-        const std::int64_t lease = lease_.id();
+        etcd::PutOptions options;
+        options.lease = lease_.id();
+        std::string now = model::encode_timestamp(wall_seconds(clock_));
         const auto done =
-            co_await client_.async_put(std::string(model::kHeartbeatKey),
-                                       model::encode_timestamp(wall_seconds(clock_)), {lease});
+            co_await client_.async_put(std::string(model::kHeartbeatKey), std::move(now), options);
         if (!done) co_return lost_lease_or(done.error());
         next_heartbeat_ = clock_.now() + options_.heartbeat;
-        heartbeat_lease_ = lease;
+        heartbeat_lease_ = options.lease;
         co_return Result<void>{};
     }
 
