@@ -27,7 +27,8 @@ class Keeper : public std::enable_shared_from_this<Keeper> {
           timer_(client_->loop_),
           good_until_(client_->clock_.now() + ttl_) {}
 
-    void start() { wait(ttl_ / 3); }
+    /// Asks at once: a lease of a former run may be gone already.
+    void start() { wait(Duration(0)); }
 
     void stop() {
         stopped_ = true;
