@@ -138,8 +138,9 @@ int Daemon::run(std::function<asio::awaitable<Result<void>>()> main) {
         } else {
             code = kExitOk;
         }
-        // The signal wait is all that would keep the loop alive.
-        impl_->signals.cancel();
+        // `main` has joined what it started; what still waits (signals, an idle inotify) is of no
+        // use.
+        impl_->context.stop();
     });
     impl_->context.run();
     return code;

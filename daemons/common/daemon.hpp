@@ -45,7 +45,7 @@ class Daemon {
     /// Tells systemd (sd_notify, if NOTIFY_SOCKET is set) READY=1; only the first call counts.
     void set_ready();
 
-    /// Runs the loop until `main` has returned and nothing is left to do.
+    /// Runs the loop until `main` has returned; it is to join what it started.
     /// @return the exit code: kExitOk; kExitUsage if main's error is kInvalidArgument (a bad
     ///   configuration); else kExitFailure. The error is logged here, once.
     [[nodiscard]] int run(std::function<boost::asio::awaitable<Result<void>>()> main);
