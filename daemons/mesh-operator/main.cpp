@@ -109,8 +109,9 @@ class Operator {
 
     asio::awaitable<Result<void>> run() {
         MESH_CO_CHECK(check_flags(flags_));
-        MESH_CO_TRY(const auto config, sources::config::read_etcd_yaml(flags_.etcd_config));
-        MESH_CO_TRY(client_, etcd::Client::make(daemon_.executor(), client_options(config), clock_,
+        const auto config = sources::config::read_etcd_yaml(flags_.etcd_config);
+        if (!config) co_return invalid_argument("--etcd-config: " + config.error().detail());
+        MESH_CO_TRY(client_, etcd::Client::make(daemon_.executor(), client_options(*config), clock_,
                                                 Rng(), daemon_.log().named("etcd")));
         publish::PublisherOptions options;
         options.cluster = cluster_;

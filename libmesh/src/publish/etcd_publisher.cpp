@@ -93,9 +93,8 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         client_.on_connection([this](const etcd::ConnectionEvent& event) {
             if (event.state == etcd::ConnectionEvent::State::kLost) {
                 // The etcd that comes back may have lost what this one knew.
-                relist_ = true;
                 note_failure(event.reason);
-                wake();
+                list_again();
             } else if (event.state == etcd::ConnectionEvent::State::kFailed) {
                 note_failure(event.reason.with_prefix(event.endpoint));
             }
@@ -149,6 +148,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         wake();
         accepted_timer_.cancel();
         client_.on_connection({});
+        config_watch_.reset();
         lease_.release();
         // Requests under way end by it.
         co_await client_.async_stop();
@@ -205,6 +205,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     /// Learns what is in etcd, checks that it is ours, and holds a lease.
     asio::awaitable<Result<void>> synchronise() {
         relist_ = false;
+        config_watch_.reset();
         former_lease_ = 0;
         canaries_.clear();
         found_identities_.clear();
@@ -228,8 +229,30 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         ledger_.end_list();
         MESH_CO_TRY(const std::int64_t lease, co_await lease_.hold(former_lease_));
         ledger_.set_lease(lease);
+        watch_own_config();
         next_resync_ = clock_.now() + options_.resync;
         co_return Result<void>{};
+    }
+
+    /// Who removes our config, by hand or with the lease, has most likely removed more.
+    void watch_own_config() {
+        etcd::WatchOptions options;
+        options.range.key = model::cluster_config_key(options_.cluster.name);
+        options.start_revision = config_revision_ + 1;
+        etcd::WatchEvents events;
+        events.on_events = [this](const etcd::Header&, std::span<const etcd::WatchEvent> news) {
+            const bool ours = std::ranges::all_of(news, [this](const etcd::WatchEvent& event) {
+                return event.kind == etcd::WatchEvent::Kind::kPut && event.kv.lease == lease_.id();
+            });
+            if (!ours) list_again();
+        };
+        events.on_end = [this](const etcd::WatchEnd&) { list_again(); };
+        config_watch_ = client_.watch(std::move(options), std::move(events));
+    }
+
+    void list_again() {
+        relist_ = true;
+        wake();
     }
 
     // Requests are named before they are awaited: g++ 12 destroys an aggregate twice that is made
@@ -289,6 +312,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         request.range = etcd::prefix_range(model::kClusterConfigPrefix);
         auto range = co_await client_.async_range(std::move(request));
         if (!range) co_return range.error();
+        config_revision_ = range->header.revision;
         const std::string own_key = model::cluster_config_key(options_.cluster.name);
         for (etcd::KeyValue& kv : range->kvs) {
             const auto config = model::parse_cluster_config(kv.key, kv.value);
@@ -519,6 +543,8 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     std::vector<std::pair<model::IdentityId, std::string>> found_identities_;
     std::map<std::string, std::int64_t> canaries_;  ///< those in etcd, and their leases
     etcd::KeyValue own_config_;
+    std::int64_t config_revision_ = 0;
+    std::unique_ptr<etcd::Watch> config_watch_;
     std::int64_t former_lease_ = 0;
     TimePoint next_heartbeat_{};
     std::int64_t heartbeat_lease_ = 0;

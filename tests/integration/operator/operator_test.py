@@ -339,7 +339,7 @@ class OperatorTest(unittest.TestCase):
         before = self.keys()
         self.write("cart.yaml", service("better") + "---" + service().replace("port: 80", "port: web"))
         errors = wait_for(lambda: self.status()["manifests"]["errors"], "the error")
-        self.assertEqual(errors, ["cart.yaml: document 2: line 5: spec.ports[0].port: expected an integer 1..65535, "
+        self.assertEqual(errors, ["cart.yaml: document 2: line 10: spec.ports[0].port: expected an integer 1..65535, "
                                   'got "web"'])
         self.write("more.yaml", pod("cart-1", "10.10.1.21"))
         wait_for(lambda: self.value("cilium/state/ip/v1/default/10.10.1.21"), "the other file's change")
@@ -401,7 +401,7 @@ class OperatorTest(unittest.TestCase):
 
     def test_a_revoked_lease_brings_all_keys_back(self):
         self.write_all()
-        self.start("--lease-ttl", "10")
+        self.start()
         before = self.keys()
         self.etcd.ctl("lease", "revoke", f"{before[self.NODE][3]:x}")
         def back():
@@ -412,6 +412,17 @@ class OperatorTest(unittest.TestCase):
                          {k: kv[0] for k, kv in before.items() if k not in self.CANARIES})
         self.assertNotEqual(after[self.NODE][3], before[self.NODE][3])
         self.assertEqual(self.status()["etcd"]["leasesLost"], 1)
+
+    def test_a_deleted_cluster_config_comes_back_at_once(self):
+        self.write_all()
+        self.start()
+        before = self.keys()
+        self.etcd.ctl("put", self.NODE, "{}")
+        self.etcd.ctl("del", self.CONFIG)
+        wait_for(lambda: self.value(self.CONFIG), "the cluster-config")
+        wait_for(lambda: self.value(self.NODE) == before[self.NODE][0], "the node")
+        after = self.keys()
+        self.assertEqual({k for k in before if after[k] != before[k]}, {self.CONFIG, self.NODE})
 
     def test_refuses_the_etcd_of_another_cluster(self):
         self.write_all()
@@ -468,7 +479,7 @@ class OperatorTest(unittest.TestCase):
 
     def test_thousands_of_objects(self):
         pods = [pod(f"p{i}", f"10.{20 + i // 60000}.{i // 250 % 240}.{i % 250 + 1}") for i in range(3000)]
-        self.write("pods.yaml", "---".join(pods))
+        self.write("many.yaml", "---".join(pods))
         self.write_all()
         self.start()
         self.assertEqual(len([k for k in self.keys() if k.startswith("cilium/state/ip/v1/default/10.20.")]), 3000)
