@@ -371,14 +371,15 @@ class TxnRun {
         answer.succeeded = path.succeeded;
         std::size_t nested = 0;
         for (const TxnOp& op : branch(txn, path)) {
+            auto& next = answer.answers.emplace_back().answer;
             if (const auto* range = std::get_if<RangeRequest>(&op.request))
-                answer.answers.push_back({writer.range(*range)});
+                next.emplace<RangeAnswer>(writer.range(*range));
             else if (const auto* put = std::get_if<PutRequest>(&op.request))
-                answer.answers.push_back({writer.put(*put)});
+                next.emplace<PutAnswer>(writer.put(*put));
             else if (const auto* gone = std::get_if<DeleteRangeRequest>(&op.request))
-                answer.answers.push_back({writer.delete_range(*gone)});
+                next.emplace<DeleteRangeAnswer>(writer.delete_range(*gone));
             else if (const auto* inner = std::get_if<TxnRequest>(&op.request))
-                answer.answers.push_back({run(*inner, path.nested[nested++], writer)});
+                next.emplace<TxnAnswer>(run(*inner, path.nested[nested++], writer));
         }
         answer.revision = writer.revision();
         return answer;
