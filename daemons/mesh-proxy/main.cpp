@@ -72,6 +72,9 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Serve the same on this port of 127.0.0.1 as well; 0 = any");
 }
 
+/// Changes that a client may have missed and still resume; beyond that it lists again.
+constexpr std::size_t kHistory = 10'000;
+
 struct HostPort {
     std::string host;
     std::uint16_t port = 0;
@@ -140,7 +143,9 @@ class Proxy {
         store_ = *std::move(store);
         service_ = std::make_unique<mesh::serve::EtcdService>(
             daemon_.executor(), *store_, clock_,
-            mesh::serve::EtcdServiceOptions{.name = flags_.cluster_name}, log_.named("etcd"));
+            mesh::serve::EtcdServiceOptions{.name = flags_.cluster_name,
+                                            .history_to_keep = kHistory},
+            log_.named("etcd"));
         if (flags_.embedded) return {};
         service_->set_ready(false);
         MESH_TRY(const auto config, mesh::sources::config::read_etcd_yaml(flags_.etcd_config));

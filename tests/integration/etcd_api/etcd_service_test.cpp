@@ -459,6 +459,17 @@ TEST_F(EtcdServiceTest, LeasesEndByTheClockUnlessKeptAlive) {
     keep->cancel();
 }
 
+TEST_F(EtcdServiceTest, HistoryIsTrimmedByItself) {
+    start(std::make_unique<store::MemoryBackend>(), {}, {.history_to_keep = 100});
+    for (int i = 0; i < 1000; ++i) ASSERT_TRUE(store->put({.key = "a", .value = "v"}));
+    run_until([&] { return store->compact_revision() != 0; });
+    EXPECT_EQ(store->compact_revision(), 901);
+    EXPECT_EQ(service->stats().compactions, 1U);
+    auto stream = open_watch();
+    created(*stream, create("a", "", 902));
+    EXPECT_EQ(next(*stream).events_size(), 100);
+}
+
 TEST_F(EtcdServiceTest, AReplacedMirrorCancelsWatches) {
     start();
     const std::vector<store::KeyValue> first{

@@ -33,6 +33,9 @@ struct EtcdServiceOptions {
     std::size_t max_watch_response_bytes = 1 << 20;
     /// For watches that asked for progress_notify and had no events.
     Duration progress_notify_interval = std::chrono::minutes(10);
+    /// History is compacted by itself to about this many of the newest changes; 0 = never, as etcd
+    /// does without --auto-compaction-retention.
+    std::size_t history_to_keep = 0;
     std::size_t max_watches_per_stream = 10'000;
     std::size_t max_watches = 200'000;
 };
@@ -43,6 +46,7 @@ struct EtcdServiceStats {
     std::uint64_t events_sent = 0;    ///< events handed to streams, once per watcher
     std::uint64_t frames_built = 0;   ///< watch responses made; those shared count once
     std::uint64_t commit_failures = 0;
+    std::uint64_t compactions = 0;  ///< by history_to_keep
 };
 
 /// @thread the loop's thread only, construction and destruction included

@@ -171,6 +171,7 @@ void LeaseService::tick() {
     core_->flush();
     if (auto expired = core_->store.tick(core_->clock.now()); !expired)
         core_->log.error("leases cannot expire: {}", expired.error().to_error().message());
+    core_->trim_history();
 }
 
 }  // namespace mesh::serve

@@ -1,4 +1,5 @@
-// The Lease service, and the clock of the store's leases. Internal to serve/etcd.
+// The Lease service, and what the store does by the clock: leases end, history is trimmed. Internal
+// to serve/etcd.
 #pragma once
 
 #include <boost/asio/steady_timer.hpp>

@@ -138,7 +138,8 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
                 return;
             }
             first = header;
-            same_history_ = status_.serving && header.cluster_id == status_.position.cluster_id &&
+            same_history_ = status_.serving && !doubted_ &&
+                            header.cluster_id == status_.position.cluster_id &&
                             header.revision >= status_.position.revision;
             store_.begin_snapshot(header.revision, same_history_);
         };
@@ -173,8 +174,12 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         }
         set_position(*first);
         if (auto committed = store_.commit_snapshot(); !committed) {
+            // The list contradicts what we hold (a missed event, a restored backup): the same list
+            // would fail for ever. The next one replaces everything and ends all watches.
+            doubted_ = true;
             co_return committed.error().to_error();
         }
+        doubted_ = false;
         status_.serving = true;
         ++status_.lists;
         changed();
@@ -274,6 +279,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     MirrorStatus status_;
     std::function<void()> on_change_;
     bool same_history_ = false;
+    bool doubted_ = false;  // the last list did not fit our history
     bool ended_ = false;
     bool stopping_ = false;
 };

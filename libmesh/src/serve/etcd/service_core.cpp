@@ -53,6 +53,19 @@ void ServiceCore::after_commit(std::function<void(const rpc::Status&)> answer) {
         answer({});
 }
 
+void ServiceCore::trim_history() {
+    const std::size_t keep = options.history_to_keep;
+    if (keep == 0 || store.stats().log_entries <= keep + keep / 4) return;
+    const store::Revision at = store.revision_keeping(keep);
+    if (at <= store.compact_revision()) return;
+    flush();
+    if (auto done = store.compact(at); !done)
+        log.error("history cannot be compacted at revision {}: {}", at,
+                  done.error().to_error().message());
+    else
+        ++stats.compactions;
+}
+
 void ServiceCore::reply(const rpc::ServerCallPtr& call, rpc::Frame frame) {
     if (!group_open_) return call->reply(std::move(frame));
     waiting_.push_back([call, frame = std::move(frame)](const rpc::Status& commit) {

@@ -38,6 +38,9 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     /// Commits an open group now.
     void flush();
 
+    /// Compacts when history is a quarter longer than it should be.
+    void trim_history();
+
     void reply(const rpc::ServerCallPtr& call, rpc::Frame frame);
     void fail(const rpc::ServerCallPtr& call, rpc::Status status);
 
