@@ -164,7 +164,8 @@ void adopt(benchmark::State& state) {
 
 struct Map {
     Map(bpf_map_type type, std::uint32_t key, std::uint32_t value, std::uint32_t flags) {
-        LIBBPF_OPTS(bpf_map_create_opts, create);
+        bpf_map_create_opts create{};
+        create.sz = sizeof create;
         create.map_flags = flags;
         fd = bpf_map_create(type, "mesh_bench", key, value, kServices * kBackends, &create);
     }
@@ -185,7 +186,8 @@ void bare_hash(benchmark::State& state) {
         keys[n].port = 80;
         values[n] = n;
     }
-    LIBBPF_OPTS(bpf_map_batch_opts, flags);
+    bpf_map_batch_opts flags{};
+    flags.sz = sizeof flags;
     for (auto _ : state) {
         for (std::uint32_t n = 0; n < kServices;) {
             if (batch == 0) {
@@ -219,7 +221,8 @@ void bare_array(benchmark::State& state) {
         keys[n] = n;
         slots[n] = {n, n, ~0U, 0};
     }
-    LIBBPF_OPTS(bpf_map_batch_opts, flags);
+    bpf_map_batch_opts flags{};
+    flags.sz = sizeof flags;
     for (auto _ : state) {
         for (std::uint32_t n = 0; n < kCount;) {
             if (way == 0) {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <ranges>
 #include <tuple>
 #include <unordered_set>
 
@@ -233,12 +232,15 @@ Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_service(
 }
 
 bool ServiceTables::same_choice(const Service& a, const Service& b) {
-    const auto selectable = [](const Held& h) { return h.selectable; };
-    auto left = a.backends | std::views::filter(selectable);
-    auto right = b.backends | std::views::filter(selectable);
-    return std::ranges::equal(left, right, [](const Held& x, const Held& y) {
-        return x.id == y.id && x.backend.weight == y.backend.weight;
-    });
+    auto left = a.backends.begin();
+    auto right = b.backends.begin();
+    for (;; ++left, ++right) {
+        left = std::find_if(left, a.backends.end(), [](const Held& h) { return h.selectable; });
+        right = std::find_if(right, b.backends.end(), [](const Held& h) { return h.selectable; });
+        if (left == a.backends.end() || right == b.backends.end()) break;
+        if (left->id != right->id || left->backend.weight != right->backend.weight) return false;
+    }
+    return left == a.backends.end() && right == b.backends.end();
 }
 
 bool ServiceTables::same_entries(const Service& a, const Service& b) {

@@ -21,6 +21,14 @@ std::size_t mapped_bytes(std::size_t bytes) {
     return (bytes + page - 1) / page * page;
 }
 
+/// An empty option struct of libbpf's (its macro for this is no C++).
+template <class Options>
+Options sized() {
+    Options options{};
+    options.sz = sizeof options;
+    return options;
+}
+
 /// A store that readers in other CPUs see whole, after all stores before it.
 template <class T>
 void publish(T& where, T value) {
@@ -66,7 +74,7 @@ Result<std::unique_ptr<KernelStorage>> KernelStorage::open(const MapFds& fds, Ta
 Result<void> KernelStorage::make_grace_map() {
     grace_inner_ = Fd(bpf_map_create(BPF_MAP_TYPE_ARRAY, "mesh_inner", 4, 8, 1, nullptr));
     if (!grace_inner_) return system_error("cannot make a map", errno);
-    LIBBPF_OPTS(bpf_map_create_opts, options);
+    auto options = sized<bpf_map_create_opts>();
     options.inner_map_fd = static_cast<__u32>(grace_inner_.get());
     grace_outer_ = Fd(bpf_map_create(BPF_MAP_TYPE_ARRAY_OF_MAPS, "mesh_grace", 4, 4, 1, &options));
     if (!grace_outer_) return system_error("cannot make a map of maps", errno);
@@ -89,7 +97,7 @@ Result<std::vector<FrontendEntry>> KernelStorage::read_frontends() {
     std::vector<mesh_frontend_key> keys(kReadBatch);
     std::vector<std::uint32_t> values(kReadBatch);
     std::uint32_t position = 0;
-    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    auto options = sized<bpf_map_batch_opts>();
     for (bool first = true, last = false; !last; first = false) {
         std::uint32_t count = kReadBatch;
         const int error = bpf_map_lookup_batch(frontends_, first ? nullptr : &position, &position,
@@ -157,7 +165,7 @@ Result<void> KernelStorage::insert_frontends(std::span<const FrontendEntry> entr
         keys.push_back(entry.key);
         values.push_back(entry.service);
     }
-    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    auto options = sized<bpf_map_batch_opts>();
     auto count = static_cast<std::uint32_t>(entries.size());
     std::atomic_thread_fence(std::memory_order_release);
     if (bpf_map_update_batch(frontends_, keys.data(), values.data(), &count, &options) != 0) {
@@ -167,7 +175,7 @@ Result<void> KernelStorage::insert_frontends(std::span<const FrontendEntry> entr
 }
 
 Result<void> KernelStorage::delete_frontends(std::span<const mesh_frontend_key> keys) {
-    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    auto options = sized<bpf_map_batch_opts>();
     for (std::size_t done = 0; done < keys.size();) {
         auto count = static_cast<std::uint32_t>(keys.size() - done);
         if (bpf_map_delete_batch(frontends_, keys.data() + done, &count, &options) == 0) break;

@@ -301,7 +301,9 @@ TEST_F(SocketsTest, AffinityKeepsAClientWithItsBackend) {
             (void)Socket(AF_INET, SOCK_STREAM).connect(kVip, 80);
         });
     }
-    for (const auto& b : node.datapath().find(front)->backends) {
+    const auto chosen = node.datapath().find(front);
+    ASSERT_TRUE(chosen);
+    for (const auto& b : chosen->backends) {
         if (b.connects > 0) of_others.insert(b.backend.address.to_string());
     }
     EXPECT_GT(of_others.size(), 1U);
@@ -407,8 +409,6 @@ TEST_P(SweepTest, ConnectedUdpSocketsOfRemovedBackendsAreEnded) {
 
 TEST_F(SocketsTest, SweepTakesTcpOnlyWhenAsked) {
     const auto front = frontend(kVip, 80, Protocol::kTcp);
-    // A listener that accepts and stays silent.
-    const Socket listener(AF_INET, SOCK_STREAM);
     node.upsert({service(front, {backend(1)})});
     in_client([&] {
         const Socket socket(AF_INET, SOCK_STREAM);
