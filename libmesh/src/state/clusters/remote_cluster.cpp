@@ -43,6 +43,15 @@ etcd::ClientOptions client_options(const sources::config::EtcdClientConfig& conf
     return options;
 }
 
+/// To be kept in a variable before it is awaited: g++ 12 copies braced temporaries within a
+/// co_await byte by byte, and frees their strings twice.
+etcd::RangeRequest one_key(std::string key) {
+    etcd::RangeRequest request;
+    request.range.key = std::move(key);
+    request.limit = 1;
+    return request;
+}
+
 }  // namespace
 
 /// One client with its watches.
@@ -305,7 +314,8 @@ asio::awaitable<void> RemoteCluster::Impl::get_config(std::shared_ptr<Epoch> epo
                                                       std::string key) {
     ConfigAnswer answer;
     Result<ConfigAnswer> result = answer;
-    auto got = co_await epoch->client->async_range({.range = {key, {}}, .limit = 1});
+    auto request = one_key(std::move(key));
+    auto got = co_await epoch->client->async_range(std::move(request));
     if (!got) {
         result = got.error();
     } else if (!got->kvs.empty()) {
@@ -313,8 +323,8 @@ asio::awaitable<void> RemoteCluster::Impl::get_config(std::shared_ptr<Epoch> epo
         result = answer;
     }
     if (got && options_.generation == model::Generation::k115) {
-        const auto marker = co_await epoch->client->async_range(
-            {.range = {std::string(model::kHasClusterConfigKey), {}}, .limit = 1});
+        request = one_key(std::string(model::kHasClusterConfigKey));
+        const auto marker = co_await epoch->client->async_range(std::move(request));
         answer.required = marker && !marker->kvs.empty();
         result = marker ? Result<ConfigAnswer>(answer) : Result<ConfigAnswer>(marker.error());
     }
@@ -323,8 +333,9 @@ asio::awaitable<void> RemoteCluster::Impl::get_config(std::shared_ptr<Epoch> epo
 }
 
 asio::awaitable<void> RemoteCluster::Impl::probe(std::shared_ptr<Epoch> epoch) {
-    const auto got = co_await epoch->client->async_range(
-        {.range = {std::string(model::kHeartbeatKey), {}}, .limit = 1, .keys_only = true});
+    auto request = one_key(std::string(model::kHeartbeatKey));
+    request.keys_only = true;
+    const auto got = co_await epoch->client->async_range(std::move(request));
     // A failure needs no word: the connection tells of it, or the missing heartbeats do.
     if (!got || epoch != epoch_) co_return;
     run([&] { session_->probe_answer(clock_.now(), epoch->number, got->header); });
