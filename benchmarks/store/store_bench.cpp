@@ -137,6 +137,7 @@ BENCHMARK(put_watched)
     ->Name("put/store, watchers (other, matching)")
     ->Args({1'000, 1})
     ->Args({10'000, 1})
+    ->Args({0, 1})
     ->Args({0, 1'000});
 
 /// @param range(0) puts that share a commit; range(1) whether the disk is waited for
@@ -161,10 +162,7 @@ void put_lmdb(benchmark::State& state) {
 }
 BENCHMARK(put_lmdb)
     ->Name("put/store on LMDB (group, sync)")
-    ->Args({1, 0})
-    ->Args({100, 0})
-    ->Args({1, 1})
-    ->Args({100, 1})
+    ->ArgsProduct({{1, 64, 1024}, {0, 1}})
     ->UseRealTime();
 
 void range_store(benchmark::State& state) {
@@ -187,6 +185,32 @@ void range_map(benchmark::State& state) {
     state.SetItemsProcessed(state.iterations() * kKeys);
 }
 BENCHMARK(range_map)->Name("range all/std::map, copied")->Unit(benchmark::kMillisecond);
+
+/// @param range(0) keys of the prefix that is read, one of many
+void range_prefix(benchmark::State& state) {
+    const auto store = memory_store();
+    std::vector<std::string> prefixes;
+    for (int i = 0; i < kKeys; ++i) {
+        const std::string prefix =
+            fmt::format("cilium/state/services/v1/c{:02}/ns-{:03}/", i / 10'000, i / 100);
+        const std::string key = fmt::format("{}svc-{:06}", prefix, i);
+        must(store->put({.key = key, .value = kValue}).has_value());
+        if (state.range(0) == 1) prefixes.push_back(key);
+        if (state.range(0) == 100 && i % 100 == 0) prefixes.push_back(prefix);
+        if (state.range(0) == 10'000 && i % 10'000 == 0)
+            prefixes.push_back(prefix.substr(0, prefix.find("ns-")));
+    }
+    std::size_t at = 0;
+    for (auto _ : state) {
+        at = (at + 7919) % prefixes.size();
+        const std::string end = state.range(0) == 1 ? "" : prefix_end(prefixes[at]);
+        const auto answer = store->range({.range = {prefixes[at], end}});
+        must(static_cast<std::int64_t>(answer->kvs.size()) == state.range(0));
+        benchmark::DoNotOptimize(answer->kvs.data());
+    }
+    state.SetItemsProcessed(state.iterations() * state.range(0));
+}
+BENCHMARK(range_prefix)->Name("range of 100,000/store")->Arg(1)->Arg(100)->Arg(10'000);
 
 void range_pages(benchmark::State& state) {
     const auto store = listed_mirror();
