@@ -41,6 +41,10 @@ class AccessPolicy {
     virtual ~AccessPolicy() = default;
     /// @return false = the call is answered with PermissionDenied "etcdserver: permission denied"
     [[nodiscard]] virtual bool allows(const AccessRequest& request) const = 0;
+    /// Words behind that text which tell the refused what to do instead; empty = none.
+    [[nodiscard]] virtual std::string_view advice(const AccessRequest& /*request*/) const {
+        return {};
+    }
 };
 
 /// For listeners that local writers and tests use.

@@ -53,4 +53,9 @@ bool LocalAccess::allows(const AccessRequest& request) const {
     return false;
 }
 
+std::string_view LocalAccess::advice(const AccessRequest& request) const {
+    if (writable_ || request.peer.common_name != writer_) return {};
+    return "this proxy mirrors an etcd; write to that etcd directly";
+}
+
 }  // namespace mesh::serve

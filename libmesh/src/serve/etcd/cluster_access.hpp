@@ -30,6 +30,7 @@ class LocalAccess final : public AccessPolicy {
   public:
     LocalAccess(std::string own_cluster, bool writable);
     [[nodiscard]] bool allows(const AccessRequest& request) const override;
+    [[nodiscard]] std::string_view advice(const AccessRequest& request) const override;
 
   private:
     std::string reader_;

@@ -86,14 +86,17 @@ void ServiceCore::fail(const rpc::ServerCallPtr& call, rpc::Status status) {
 
 rpc::Status ServiceCore::check(const rpc::ServerCall& call, const Listener& listener,
                                EtcdAction action, store::KeyRange range) {
-    const bool allowed = listener.policy->allows({.action = action,
-                                                  .method = call.method(),
-                                                  .range = range,
-                                                  .peer = call.peer(),
-                                                  .listener = listener.name});
-    if (!allowed) {
+    const AccessRequest request{.action = action,
+                                .method = call.method(),
+                                .range = range,
+                                .peer = call.peer(),
+                                .listener = listener.name};
+    if (!listener.policy->allows(request)) {
         ++stats.denied;
-        return permission_denied();
+        rpc::Status denied = permission_denied();
+        if (const auto advice = listener.policy->advice(request); !advice.empty())
+            denied.message.append(": ").append(advice);
+        return denied;
     }
     return ready ? rpc::Status{} : no_leader();
 }
