@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <sstream>
+#include <utility>
 
 namespace mesh::sources::config {
 namespace {
@@ -44,7 +45,7 @@ class TreeBuilder {
         } else if (!open.key) {
             throw Mistake{value.line, "expected a name before this value"};
         } else {
-            open.value.fields.emplace_back(std::move(*open.key), std::move(value));
+            open.value.fields.push_back({std::move(*open.key), std::move(value)});
             open.key.reset();
         }
     }
@@ -83,15 +84,16 @@ class TreeBuilder {
 
     static void refuse_duplicates(const DocumentValue& map) {
         if (map.fields.size() < 2) return;
-        std::vector<const std::pair<std::string, DocumentValue>*> sorted;
+        std::vector<const DocumentField*> sorted;
         for (const auto& field : map.fields) sorted.push_back(&field);
-        std::ranges::stable_sort(sorted, {}, [](const auto* f) { return f->first; });
+        std::ranges::stable_sort(sorted, {},
+                                 [](const auto* f) { return std::string_view(f->name); });
         const auto twice = std::ranges::adjacent_find(
-            sorted, [](const auto* a, const auto* b) { return a->first == b->first; });
+            sorted, [](const auto* a, const auto* b) { return a->name == b->name; });
         if (twice == sorted.end()) return;
         const auto* second = *(twice + 1);
-        throw Mistake{second->second.line,
-                      fmt::format("\"{}\" stands twice in one map", second->first)};
+        throw Mistake{second->value.line,
+                      fmt::format("\"{}\" stands twice in one map", second->name)};
     }
 
     std::vector<Open> stack_;

@@ -6,10 +6,11 @@
 #include <mesh/error.hpp>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace mesh::sources::config {
+
+struct DocumentField;
 
 /// A node of the tree. @thread any thread (a plain value)
 struct DocumentValue {
@@ -18,11 +19,17 @@ struct DocumentValue {
     std::uint32_t line = 0;  ///< from 1
     /// Of a scalar; "true" or "false" of a boolean however it was spelt.
     std::string text;
-    std::vector<DocumentValue> items;                           ///< of a list
-    std::vector<std::pair<std::string, DocumentValue>> fields;  ///< of a map, as written
+    std::vector<DocumentValue> items;   ///< of a list
+    std::vector<DocumentField> fields;  ///< of a map, as written
 
     /// The field of a map, or nullptr.
     [[nodiscard]] const DocumentValue* find(std::string_view name) const noexcept;
+};
+
+/// A member of a map.
+struct DocumentField {
+    std::string name;
+    DocumentValue value;
 };
 
 struct Document {
