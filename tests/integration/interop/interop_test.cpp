@@ -23,11 +23,76 @@ using Edits = std::map<std::string, Edit>;
 /// Where we differ on purpose from 1.15 although its checks are on.
 Edits edits_115() {
     Edits edits;
+    edits["ip-no-ip-delete"] = {
+        .why = "an ip entry without an address is nothing to count or delete",
+        .other_counts = true};
     return edits;
 }
 
+bool none(std::size_t, const Event&) {
+    return false;
+}
+std::function<bool(std::size_t, const Event&)> only_phase(std::size_t wanted) {
+    return [wanted](std::size_t phase, const Event&) { return phase == wanted; };
+}
+std::function<bool(std::size_t, const Event&)> all_but(std::string word) {
+    return [word = std::move(word)](std::size_t, const Event& event) {
+        return event.kind != word && event.key != word;
+    };
+}
+Event deleted(std::string kind, std::string key) {
+    return {std::move(kind), std::move(key), true, {}};
+}
+
+/// Field `later` of the cases (and, where it is silent, the same rules of protocol.md §6).
 Edits edits_119() {
-    Edits edits;
+    Edits edits = edits_115();
+    for (const char* name :
+         {"node-clusterid-other", "node-cluster-other-value", "node-name-mismatch",
+          "node-name-missing", "svc-clusterid-local", "svc-cluster-value", "svc-cluster-empty",
+          "svc-ns-mismatch", "svc-name-absent", "svc-not-json", "ip-id-other-cluster",
+          "ip-id-scopes", "id-no-cluster-label", "id-two-cluster-labels", "id-huge", "cfg-id-other",
+          "ip-key-mismatch"}) {
+        edits[name] = {.why = "all that 1.15 took of it is refused",
+                       .keep = none,
+                       .more_refused = true,
+                       .other_counts = true};
+    }
+    for (const char* name : {"cfg-missing-legacy", "cfg-null"}) {
+        edits[name] = {
+            .why = "a cluster-config with an id is required", .keep = none, .config_refused = true};
+    }
+    edits["svc-zones"] = {.why = "zones are known", .zones = true};
+    edits["cfg-max-511-both"] = {
+        .why = "with 511, cluster 7 has other identities than those of the case",
+        .keep = [](std::size_t, const Event& e) { return e.kind != "ip" && e.kind != "identity"; },
+        .more_refused = true,
+        .other_counts = true};
+    edits["node-clusterid-300-max-511"] = {.why = "an id that is not the connection's",
+                                           .keep = all_but("c1/n2"),
+                                           .more_refused = true,
+                                           .other_counts = true};
+    edits["ip-unicode-fold"] = {.why = "the key is not the value's prefix",
+                                .keep = all_but("10.7.30.2/24"),
+                                .more_refused = true,
+                                .other_counts = true};
+    edits["dyn-rename-svc"] = {.why = "the second value is refused, the first one stays",
+                               .keep = only_phase(0),
+                               .also = {{2, deleted("service", "c1/default/s1")}},
+                               .more_refused = true};
+    edits["dyn-object-id-change"] = {
+        .why = "id 9 is refused, the first values stay",
+        .keep = [](std::size_t phase, const Event&) { return phase != 1; },
+        .more_refused = true};
+    edits["two-clusters-other-name-service"] = {
+        .why = "c2's service is refused from c1",
+        .keep =
+            [](std::size_t phase, const Event& e) {
+                return phase == 0 && e.object.at("clusterID").as_int64() == 9;
+            },
+        .also = {{2, deleted("service", "c2/default/s1")}},
+        .more_refused = true,
+        .other_counts = true};
     return edits;
 }
 

@@ -315,6 +315,9 @@ class Replay {
             if (e.at("phase").to_number<std::size_t>() != phase_) continue;
             Event event{text(e.at("kind")), text(e.at("key")), text(e.at("op")) == "delete", {}};
             if (!event.deleted) event.object = e.at("obj");
+            if (edit_.zones && event.kind == "service") {
+                event.object.as_object()["zones"] = put_zones();
+            }
             if (!edit_.keep || edit_.keep(phase_, event)) recorded.push_back(std::move(event));
         }
         for (const auto& [phase, event] : edit_.also) {
@@ -332,6 +335,15 @@ class Replay {
                           theirs.size(), i < ours.size() ? text_of(ours[i]) : "none",
                           i < theirs.size() ? text_of(theirs[i]) : "none");
         }
+    }
+
+    [[nodiscard]] json::value put_zones() const {
+        for (const auto& op : case_.at("puts").as_array()) {
+            if (text(op.at("key")).starts_with("cilium/state/services/")) {
+                return json::parse(put_value(op.as_object())).at("zones");
+            }
+        }
+        return nullptr;
     }
 
     void compare_refused() {

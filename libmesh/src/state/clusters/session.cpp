@@ -692,7 +692,7 @@ SessionStatus Session::Impl::status(TimePoint now) const {
     out.backends = intake_.backends();
     out.config_retrieved = config_retrieved_;
     out.config_required = config_required_;
-    if (remote_) out.config = *remote_;
+    if (remote_ && config_retrieved_) out.config = *remote_;
     out.position = pinned_;
     out.newest_revision = newest_revision_;
     if (connected_) out.lag_revisions = newest_revision_ - pinned_.revision;
