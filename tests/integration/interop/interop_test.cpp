@@ -52,7 +52,7 @@ Edits edits_119() {
           "node-name-missing", "svc-clusterid-local", "svc-cluster-value", "svc-cluster-empty",
           "svc-ns-mismatch", "svc-name-absent", "svc-not-json", "ip-id-other-cluster",
           "ip-id-scopes", "id-no-cluster-label", "id-two-cluster-labels", "id-huge", "cfg-id-other",
-          "ip-key-mismatch"}) {
+          "ip-key-mismatch", "ip-key-update-ip"}) {
         edits[name] = {.why = "all that 1.15 took of it is refused",
                        .keep = none,
                        .more_refused = true,
