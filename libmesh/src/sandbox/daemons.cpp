@@ -131,7 +131,7 @@ class Planner {
         tell(agent, {"--node-name", node, "--etcd-config", paths_.etc("local-etcd.yaml")});
         tell(agent, {"--clustermesh-config", paths_.clustermesh(), "--native-routes"});
         tell(agent, {"--datapath", "bpf", "--cgroup", node_cgroup(cgroups_, names_, node)});
-        tell(agent, {"--bpffs", kBpfFolder, "--bpf-pin", names_.node(node)});
+        tell(agent, {"--bpffs", kBpfFolder, "--bpf-pin", names_.pins(node)});
         tell(agent, {"--netns-dir", std::string(datapath::netns_directory())});
         tell(agent, {"--netns-prefix", names_.pods_of(node)});
         tell_mesh_size(agent);

@@ -136,7 +136,7 @@ boost::json::object namespace_manifest(std::string_view name) {
 Result<bool> has_leftovers(const Names& names) {
     MESH_TRY(const std::vector<std::string> spaces, datapath::list_netns(names.prefix()));
     auto mount = cgroup_mount();
-    return !spaces.empty() || !entries_with_prefix(kBpfFolder, names.prefix()).empty() ||
+    return !spaces.empty() || !entries_with_prefix(kBpfFolder, names.pins_prefix()).empty() ||
            (mount && !entries_with_prefix(*mount, names.prefix()).empty());
 }
 
@@ -223,7 +223,7 @@ Result<void> remove_everything(const Environment& environment, const Names& name
     environment.report("removing namespaces");
     note(remove_namespaces(names));
     std::error_code error;
-    for (const std::string& pins : entries_with_prefix(kBpfFolder, names.prefix())) {
+    for (const std::string& pins : entries_with_prefix(kBpfFolder, names.pins_prefix())) {
         fs::remove_all(pins, error);
         if (error) note(unavailable(fmt::format("remove {}: {}", pins, error.message())));
     }

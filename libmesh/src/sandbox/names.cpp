@@ -24,6 +24,12 @@ std::string Names::prefix() const {
 std::string Names::node(std::string_view node) const {
     return prefix().append(node);
 }
+std::string Names::pins_prefix() const {
+    return fmt::format("mesh-{}_", sandbox_);
+}
+std::string Names::pins(std::string_view node) const {
+    return pins_prefix().append(node);
+}
 std::string Names::pods_of(std::string_view node) const {
     return this->node(node).append(".");
 }

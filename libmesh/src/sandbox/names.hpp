@@ -30,15 +30,20 @@ class Names {
     [[nodiscard]] static Result<Names> make(std::string_view sandbox);
 
     [[nodiscard]] const std::string& sandbox() const noexcept { return sandbox_; }
-    /// What all of its namespaces, cgroups and pin folders begin with: "mesh-c1.".
+    /// What all of its namespaces and cgroups begin with: "mesh-c1.".
     [[nodiscard]] std::string prefix() const;
-    /// Namespace, cgroup and pin folder of a node: "mesh-c1.node1".
+    /// Namespace and cgroup of a node: "mesh-c1.node1".
     [[nodiscard]] std::string node(std::string_view node) const;
     /// What the namespaces of a node's pods begin with: "mesh-c1.node1.".
     [[nodiscard]] std::string pods_of(std::string_view node) const;
     /// "mesh-c1.node1.<namespace>.<pod>".
     [[nodiscard]] std::string pod(std::string_view node, std::string_view namespace_,
                                   std::string_view pod) const;
+    /// What all of its folders of BPF pins begin with: "mesh-c1_". (A BPF file system takes no
+    /// dot.)
+    [[nodiscard]] std::string pins_prefix() const;
+    /// Folder of a node's BPF pins: "mesh-c1_node1".
+    [[nodiscard]] std::string pins(std::string_view node) const;
 
   private:
     explicit Names(std::string sandbox) : sandbox_(std::move(sandbox)) {}
