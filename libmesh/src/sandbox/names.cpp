@@ -25,7 +25,7 @@ std::string Names::node(std::string_view node) const {
     return prefix().append(node);
 }
 std::string Names::pins_prefix() const {
-    return fmt::format("mesh-{}_", sandbox_);
+    return fmt::format("{}{}_", kPrefix, sandbox_);
 }
 std::string Names::pins(std::string_view node) const {
     return pins_prefix().append(node);
