@@ -41,13 +41,20 @@ inline constexpr std::string_view kAuthStatus = "/etcdserverpb.Auth/AuthStatus";
 
 /// The other methods of the Auth service, for servers that refuse them by name.
 inline constexpr std::array<std::string_view, 15> kAuthAdministration = {
-    "/etcdserverpb.Auth/AuthEnable",          "/etcdserverpb.Auth/AuthDisable",
-    "/etcdserverpb.Auth/UserAdd",             "/etcdserverpb.Auth/UserGet",
-    "/etcdserverpb.Auth/UserList",            "/etcdserverpb.Auth/UserDelete",
-    "/etcdserverpb.Auth/UserChangePassword",  "/etcdserverpb.Auth/UserGrantRole",
-    "/etcdserverpb.Auth/UserRevokeRole",      "/etcdserverpb.Auth/RoleAdd",
-    "/etcdserverpb.Auth/RoleGet",             "/etcdserverpb.Auth/RoleList",
-    "/etcdserverpb.Auth/RoleDelete",          "/etcdserverpb.Auth/RoleGrantPermission",
+    "/etcdserverpb.Auth/AuthEnable",
+    "/etcdserverpb.Auth/AuthDisable",
+    "/etcdserverpb.Auth/UserAdd",
+    "/etcdserverpb.Auth/UserGet",
+    "/etcdserverpb.Auth/UserList",
+    "/etcdserverpb.Auth/UserDelete",
+    "/etcdserverpb.Auth/UserChangePassword",
+    "/etcdserverpb.Auth/UserGrantRole",
+    "/etcdserverpb.Auth/UserRevokeRole",
+    "/etcdserverpb.Auth/RoleAdd",
+    "/etcdserverpb.Auth/RoleGet",
+    "/etcdserverpb.Auth/RoleList",
+    "/etcdserverpb.Auth/RoleDelete",
+    "/etcdserverpb.Auth/RoleGrantPermission",
     "/etcdserverpb.Auth/RoleRevokePermission"};
 
 }  // namespace mesh::etcdpb
