@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csetjmp>
 #include <cstring>
 #include <string_view>
 #include <system_error>
@@ -151,7 +152,11 @@ class LmdbBackend final : public Backend {
         MDB_txn* txn, MDB_dbi db,
         const std::function<Outcome<void>(std::string_view, std::string_view)>& f) const;
 
+    int step(MDB_cursor* cursor, MDB_val& key, MDB_val& value, MDB_cursor_op op) const;
+    static void on_assert(MDB_env* env, const char* text);
+
     LmdbOptions options_;
+    mutable std::jmp_buf* jump_ = nullptr;  // while step() runs
     FileDescriptor lock_;
     Env env_;
     MDB_dbi meta_ = 0, rev_ = 0, lease_ = 0;
@@ -198,6 +203,8 @@ Outcome<void> LmdbBackend::open_env() {
     if (const int code = mdb_env_create(&env); code != 0) return failure(code, "create");
     env_.reset(env);
     mdb_env_set_maxdbs(env, 3);
+    mdb_env_set_userctx(env, this);
+    mdb_env_set_assert(env, &LmdbBackend::on_assert);
     // A file that has grown beyond the options' first size keeps its own.
     struct stat info {};
     const bool exists = ::stat(data_file().c_str(), &info) == 0;
@@ -390,6 +397,23 @@ Outcome<BackendState> LmdbBackend::load_meta(MDB_txn* txn) const {
     return state;
 }
 
+// LMDB finds some damage of a file by assertions, after which it would end the process. A read has
+// nothing to undo: we leave it and call the file corrupt. No C++ object lives in the frames
+// between.
+void LmdbBackend::on_assert(MDB_env* env, const char*) {
+    const auto* self = static_cast<const LmdbBackend*>(mdb_env_get_userctx(env));
+    if (self != nullptr && self->jump_ != nullptr) std::longjmp(*self->jump_, 1);
+}
+
+int LmdbBackend::step(MDB_cursor* cursor, MDB_val& key, MDB_val& value, MDB_cursor_op op) const {
+    std::jmp_buf from_assert;
+    jump_ = &from_assert;
+    const int code =
+        setjmp(from_assert) == 0 ? mdb_cursor_get(cursor, &key, &value, op) : MDB_CORRUPTED;
+    jump_ = nullptr;
+    return code;
+}
+
 Outcome<void> LmdbBackend::each(
     MDB_txn* txn, MDB_dbi db,
     const std::function<Outcome<void>(std::string_view, std::string_view)>& f) const {
@@ -398,8 +422,8 @@ Outcome<void> LmdbBackend::each(
     const Cursor cursor(raw);
     MDB_val key{};
     MDB_val value{};
-    int code = mdb_cursor_get(raw, &key, &value, MDB_FIRST);
-    for (; code == 0; code = mdb_cursor_get(raw, &key, &value, MDB_NEXT))
+    int code = step(raw, key, value, MDB_FIRST);
+    for (; code == 0; code = step(raw, key, value, MDB_NEXT))
         MESH_CHECK(f(to_view(key), to_view(value)));
     if (code != MDB_NOTFOUND) return failure(code, "read");
     return {};

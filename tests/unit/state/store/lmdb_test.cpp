@@ -198,6 +198,35 @@ TEST_F(StoreLmdb, ForeignFilesAreRefusedByName) {
         << store.error().detail();
 }
 
+TEST_F(StoreLmdb, FilesCutShortOrOverwrittenAreRefusedByName) {
+    {
+        auto store = open();
+        for (int i = 0; i < 2000; ++i) put(*store, fmt::format("k{}", i), std::string(300, 'v'));
+    }
+    const std::string file = options.directory + "/data.mdb";
+    const auto size = fs::file_size(file);
+    const std::string intact = (root / "intact").string();
+    fs::copy_file(file, intact);
+    const auto refused = [&] {
+        auto store = try_open();
+        return !store && store.error().fault() == Fault::kCorrupt &&
+               store.error().detail().find(file) != std::string::npos;
+    };
+    for (const std::uintmax_t kept : {size / 2, size / 10, std::uintmax_t{5000}}) {
+        fs::resize_file(file, kept);
+        EXPECT_TRUE(refused()) << kept << " of " << size << " bytes";
+        fs::copy_file(intact, file, fs::copy_options::overwrite_existing);
+    }
+    {
+        std::fstream damage(file, std::ios::in | std::ios::out | std::ios::binary);
+        damage.seekp(static_cast<std::streamoff>(size / 4096 / 2 * 4096));
+        damage << std::string(40'960, '\0');
+    }
+    EXPECT_TRUE(refused());
+    fs::copy_file(intact, file, fs::copy_options::overwrite_existing);
+    EXPECT_TRUE(try_open());
+}
+
 TEST_F(StoreLmdb, OneOwnerAtATime) {
     auto store = open();
     auto second = try_open();
