@@ -1,6 +1,8 @@
 #include "sources/etcd/client.hpp"
 
 #include <algorithm>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -381,21 +383,55 @@ asio::awaitable<Result<RangeResult>> range(std::shared_ptr<Client::Impl> impl,
     co_return Result<RangeResult>(std::move(result));
 }
 
+asio::awaitable<rpc::UnaryResult> range_page(std::shared_ptr<Client::Impl> impl,
+                                             const RangeRequest& request) {
+    rpc::Frame frame = rpc::encode_frame(detail::encode(request));
+    std::string path(etcdpb::kRange);
+    return Client::Impl::request(std::move(impl), std::move(path), std::move(frame), true);
+}
+
+/// A page asked for ahead. It runs beside give_page() with a cancellation state of its own: when
+/// cancelled it answers so, as range_page() would below the caller.
+asio::awaitable<rpc::UnaryResult> page_ahead(std::shared_ptr<Client::Impl> impl,
+                                             const RangeRequest& request) {
+    co_await asio::this_coro::throw_if_cancelled(false);
+    co_return co_await range_page(std::move(impl), request);
+}
+
+/// Gives a page to its reader after a turn of the loop, in which what was asked for ahead is sent.
+/// The arguments outlive it: list() waits for it.
+asio::awaitable<void> give_page(const PageCallback& page, const Header& header,
+                                std::span<const KeyValueView> kvs) {
+    co_await asio::this_coro::throw_if_cancelled(false);
+    const auto executor = co_await asio::this_coro::executor;
+    co_await asio::post(executor, asio::use_awaitable);
+    const auto cancelled = (co_await asio::this_coro::cancellation_state).cancelled();
+    if (page && cancelled == asio::cancellation_type::none) page(header, kvs);
+}
+
+/// How many keys the next page should have, by the size of this one.
+std::size_t next_page_keys(const ClientOptions& options, std::size_t kvs, std::size_t bytes) {
+    const std::size_t most = std::max<std::size_t>(options.page_keys, 1);
+    const double fits = static_cast<double>(options.page_bytes) /
+                        static_cast<double>(std::max<std::size_t>(bytes, 1));
+    const double wanted = static_cast<double>(kvs) * std::min(fits, 16.0);
+    return std::clamp(static_cast<std::size_t>(wanted), std::min(kLeastPageKeys, most), most);
+}
+
 asio::awaitable<Result<Header>> list(std::shared_ptr<Client::Impl> impl, RangeRequest request,
                                      PageCallback page) {
-    const std::size_t most = std::max<std::size_t>(impl->options_.page_keys, 1);
-    std::size_t keys = std::min(most, kFirstPageKeys);
+    using namespace asio::experimental::awaitable_operators;  // NOLINT: made to be used so
+    std::size_t keys = std::min(std::max<std::size_t>(impl->options_.page_keys, 1), kFirstPageKeys);
+    request.limit = static_cast<std::int64_t>(keys);
     Header first;
     detail::RangeView view;
+    rpc::UnaryResult answer = co_await range_page(impl, request);
     for (;;) {
-        request.limit = static_cast<std::int64_t>(keys);
-        rpc::Frame frame = rpc::encode_frame(detail::encode(request));
-        std::string path(etcdpb::kRange);
-        const rpc::UnaryResult answer =
-            co_await Client::Impl::request(impl, std::move(path), std::move(frame), true);
         if (answer.status.code == rpc::StatusCode::kResourceExhausted && keys > 1) {
             // A page of values this large does not fit into a message.
             keys = std::max<std::size_t>(keys / 8, 1);
+            request.limit = static_cast<std::int64_t>(keys);
+            answer = co_await range_page(impl, request);
             continue;
         }
         if (!answer.status.ok()) co_return detail::error_of(answer.status);
@@ -411,14 +447,18 @@ asio::awaitable<Result<Header>> list(std::shared_ptr<Client::Impl> impl, RangeRe
         } else if (view.header.cluster_id != first.cluster_id) {
             co_return Error(Errc::kConflict, "the pages of a list came from two etcd clusters");
         }
-        if (page && (!view.kvs.empty() || !view.more)) page(first, view.kvs);
-        if (!view.more || view.kvs.empty()) co_return Result<Header>(first);
+        if (!view.more || view.kvs.empty()) {
+            if (page && (!view.kvs.empty() || !view.more)) page(first, view.kvs);
+            co_return Result<Header>(first);
+        }
+        keys = next_page_keys(impl->options_, view.kvs.size(), answer.message.size());
         request.range.key = std::string(view.kvs.back().key) + '\0';
-        const std::size_t bytes = std::max<std::size_t>(answer.message.size(), 1);
-        const double fits =
-            static_cast<double>(impl->options_.page_bytes) / static_cast<double>(bytes);
-        const double wanted = static_cast<double>(view.kvs.size()) * std::min(fits, 16.0);
-        keys = std::clamp(static_cast<std::size_t>(wanted), std::min(kLeastPageKeys, most), most);
+        request.limit = static_cast<std::int64_t>(keys);
+        // etcd works on the next page while this one is read.
+        auto next = page_ahead(impl, request);
+        auto given = give_page(page, first, view.kvs);
+        rpc::UnaryResult arrived = co_await (std::move(next) && std::move(given));
+        answer = std::move(arrived);
     }
 }
 
