@@ -331,6 +331,8 @@ class SandboxTest(unittest.TestCase):
                       lambda folder: (folder / "state.json").unlink()):
             self.create()
             self.apply(ECHO % 2)
+            if os.path.ismount(PINS):
+                (PINS / f"mesh-{self.name}.node1" / "maps").mkdir(parents=True)
             spoil(pathlib.Path(self.root, self.name))
             self.assertIn(self.name, self.meshctl("sandbox", "list").stdout)
             self.create(check=1)
