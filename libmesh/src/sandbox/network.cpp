@@ -64,7 +64,11 @@ Route on_link(const IpAddress& address, const std::string& device) {
 // Opens the namespace, making it first if needed.
 Result<Netns> open_or_make(const std::string& name) {
     auto opened = Netns::open(name);
-    if (opened || opened.error().code() != Errc::kNotFound) return opened;
+    if (!opened && opened.error().code() == Errc::kCorrupt) {
+        MESH_CHECK(datapath::delete_netns(name));
+    } else if (opened || opened.error().code() != Errc::kNotFound) {
+        return opened;
+    }
     MESH_CHECK(datapath::create_netns(name));
     return Netns::open(name);
 }
@@ -186,6 +190,9 @@ Result<void> remove_namespaces(const Names& names) {
 
 Result<void> remove_underlay_if_unused() {
     auto netns = Netns::open(kUnderlayNetns);
+    if (!netns && netns.error().code() == Errc::kCorrupt) {
+        return datapath::delete_netns(kUnderlayNetns);
+    }
     if (!netns) return ignore(netns.error(), Errc::kNotFound);
     MESH_TRY(Rtnetlink links, Rtnetlink::open(*netns));
     MESH_TRY(const std::vector<datapath::Link> found, links.links());

@@ -124,9 +124,9 @@ class SandboxTest(unittest.TestCase):
                 for d in (yaml.safe_load(f.read_text()) for f in folder.glob("*.yaml")) if d["kind"] == kind}
 
     def leftovers(self, name):
-        prefix = f"mesh-{name}."
+        prefixes = (f"mesh-{name}.", f"mesh-{name}_")
         found = [str(p) for base in (NETNS, cgroup_root(), PINS) if base.exists()
-                 for p in base.iterdir() if p.name.startswith(prefix)]
+                 for p in base.iterdir() if p.name.startswith(prefixes)]
         folder = pathlib.Path(self.root, name)
         if folder.exists():
             found.append(str(folder))
@@ -332,7 +332,7 @@ class SandboxTest(unittest.TestCase):
             self.create()
             self.apply(ECHO % 2)
             if os.path.ismount(PINS):
-                (PINS / f"mesh-{self.name}.node1" / "maps").mkdir(parents=True)
+                (PINS / f"mesh-{self.name}_node1" / "maps").mkdir(parents=True)
             spoil(pathlib.Path(self.root, self.name))
             self.assertIn(self.name, self.meshctl("sandbox", "list").stdout)
             self.create(check=1)
@@ -375,6 +375,17 @@ class SandboxTest(unittest.TestCase):
             self.meshctl("sandbox", "delete", self.name, "--ignore-not-found")
             self.assert_nothing_left(self.name)
         self.assertGreater(cut, 0)
+
+    def test_an_underlay_that_was_being_made_is_made_again(self):
+        underlay = NETNS / "mesh-underlay"
+        if underlay.exists() and os.path.ismount(underlay):
+            self.skipTest("SKIPPED: other sandboxes are on this machine")
+        underlay.touch()
+        self.create()
+        self.meshctl("sandbox", "delete", self.name)
+        NETNS.joinpath("mesh-underlay").touch()
+        self.meshctl("sandbox", "delete", self.name, check=1)
+        self.create()
 
     def test_a_daemon_that_dies_at_start_is_told_with_its_last_words(self):
         programs = pathlib.Path(self.root, "bin")

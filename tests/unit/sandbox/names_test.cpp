@@ -24,6 +24,9 @@ TEST(Names, OneSandboxesPrefixIsNoneOfAnothers) {
     EXPECT_EQ(ab.node("node1"), "mesh-a-b.node1");
     EXPECT_FALSE(ab.node("node1").starts_with(a.prefix()));
     EXPECT_FALSE(a.pod("node10", "ns", "p").starts_with(a.pods_of("node1")));
+    EXPECT_EQ(ab.pins("node1"), "mesh-a-b_node1");
+    EXPECT_EQ(ab.pins("node1").find('.'), std::string::npos);
+    EXPECT_FALSE(ab.pins("node1").starts_with(a.pins_prefix()));
     EXPECT_EQ(sandbox_of("mesh-a-b.node1.shop.client"), "a-b");
     EXPECT_EQ(sandbox_of("mesh-underlay"), std::nullopt);
     EXPECT_EQ(sandbox_of("other"), std::nullopt);

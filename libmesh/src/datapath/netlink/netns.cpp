@@ -2,12 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,7 +85,13 @@ std::string_view netns_directory() noexcept {
 Result<Netns> Netns::open_path(const std::string& path, std::string name) {
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return system_error(fmt::format("open network namespace {}", name), errno);
-    return Netns(fd, std::move(name));
+    Netns opened(fd, std::move(name));
+    // A file without a namespace on it is what a crash while making one leaves.
+    struct statfs status {};
+    if (::fstatfs(fd, &status) != 0 || status.f_type != NSFS_MAGIC) {
+        return Error(Errc::kCorrupt, fmt::format("{} holds no network namespace", opened.name()));
+    }
+    return opened;
 }
 
 Result<Netns> Netns::current() {

@@ -16,7 +16,10 @@ class Netns {
   public:
     /// The namespace of the calling thread.
     [[nodiscard]] static Result<Netns> current();
-    /// A named one. @errors kNotFound, kInvalidArgument for a name with "/"
+    /// A named one.
+    /// @errors kNotFound, kInvalidArgument for a name with "/", kCorrupt for a name that a crash
+    /// left
+    ///   without a namespace: delete_netns() removes it
     [[nodiscard]] static Result<Netns> open(std::string_view name);
     /// That of a process. @errors kNotFound when it is gone
     [[nodiscard]] static Result<Netns> of_process(int pid);

@@ -82,6 +82,7 @@ TEST_F(Netlink, NamespacesComeAndGoAndTheThreadReturns) {
     EXPECT_EQ(Netns::open(prefix_ + "a").error().code(), Errc::kNotFound);
     // What a crash between the file and the mount leaves.
     std::ofstream("/run/netns/" + prefix_ + "half") << "";
+    EXPECT_EQ(Netns::open(prefix_ + "half").error().code(), Errc::kCorrupt);
     ASSERT_OK(delete_netns(prefix_ + "half"));
     for (const char* bad : {"", "..", "a/b"}) {
         EXPECT_EQ(create_netns(bad).error().code(), Errc::kInvalidArgument) << bad;
