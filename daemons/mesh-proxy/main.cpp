@@ -155,6 +155,15 @@ class Proxy {
         upstream.cert_file = config.cert_file;
         upstream.key_file = config.key_file;
         upstream.insecure_skip_verify = config.insecure_skip_tls_verify;
+        for (std::string& endpoint : upstream.endpoints) {
+            // The file as a whole says how a bare endpoint is spoken to.
+            if (endpoint.find("://") == std::string::npos) {
+                endpoint.insert(0, config.tls() ? "https://" : "http://");
+            }
+        }
+        if (config.dial_timeout) upstream.connect_timeout = *config.dial_timeout;
+        if (config.keepalive_time) upstream.keepalive_interval = *config.keepalive_time;
+        if (config.keepalive_timeout) upstream.keepalive_timeout = *config.keepalive_timeout;
         MESH_TRY(client_, mesh::etcd::Client::make(daemon_.executor(), std::move(upstream), clock_,
                                                    mesh::Rng(rng_.next()), log_.named("upstream")));
         mirror_ = std::make_unique<mesh::serve::Mirror>(

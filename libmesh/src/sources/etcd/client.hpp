@@ -3,6 +3,9 @@
 // sent and not answered is reported with kUnavailable or kTimeout and never sent again. Watches
 // live on: they resume at the revision after the last one delivered.
 //
+// Name a request in a variable before it is awaited: g++ 12 frees a braced temporary with strings
+// in a co_await expression twice.
+//
 // One Client belongs to one loop. Callbacks come on that loop, never from inside a method of the
 // object that reports.
 #pragma once
@@ -188,8 +191,8 @@ class Client {
 
     /// Starts a watch; all watches of a client share one stream.
     [[nodiscard]] std::unique_ptr<Watch> watch(WatchOptions options, WatchEvents events);
-    /// Asks the server for a sign of life: each watch's on_progress is called with the revision that it
-    /// is known to have reached, and newest_header() then has the server's.
+    /// Asks the server for a sign of life: each watch's on_progress is called with the revision
+    /// that it is known to have reached, and newest_header() then has the server's.
     void request_progress();
 
     class Impl;
