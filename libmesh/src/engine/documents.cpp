@@ -164,28 +164,27 @@ json::object status_document(const StatusSources& from) {
         conflicts.emplace_back(conflict.text);
     const auto occupancy = from.datapath.occupancy();
     const auto skipped = from.node.routes().skipped();
-    return {
-        {"cluster", from.options.cluster_name},
-        {"id", from.options.cluster_id},
-        {"node", from.options.node_name},
-        {"ready", from.ready},
-        {"synced", from.synced},
-        {"local", std::move(own)},
-        {"remotes", std::move(remotes)},
-        {"config_errors", std::move(config_errors)},
-        {"datapath",
-         json::object{{"kind", from.datapath.kind()},
-                      {"services", occupancy.services},
-                      {"max_services", occupancy.max_services},
-                      {"backends", occupancy.backends},
-                      {"max_backends", occupancy.max_backends},
-                      {"rejected", std::move(rejected)},
-                      {"last_error", from.last_error},
-                      {"routes", from.node.desired_routes().size()},
-                      {"route_conflicts", std::move(conflicts)},
-                      {"route_failures",
-                       json::array(from.route_failures.begin(), from.route_failures.end())},
-                      {"routes_skipped", json::array(skipped.begin(), skipped.end())}}}};
+    return {{"cluster", from.options.cluster_name},
+            {"id", from.options.cluster_id},
+            {"node", from.options.node_name},
+            {"ready", from.ready},
+            {"synced", from.synced},
+            {"local", std::move(own)},
+            {"remotes", std::move(remotes)},
+            {"config_errors", std::move(config_errors)},
+            {"datapath",
+             json::object{{"kind", from.datapath.kind()},
+                          {"services", occupancy.services},
+                          {"max_services", occupancy.max_services},
+                          {"backends", occupancy.backends},
+                          {"max_backends", occupancy.max_backends},
+                          {"rejected", std::move(rejected)},
+                          {"last_error", from.last_error},
+                          {"routes", from.node.desired_routes().size()},
+                          {"route_conflicts", std::move(conflicts)},
+                          {"route_failures",
+                           json::array(from.route_failures.begin(), from.route_failures.end())},
+                          {"routes_skipped", json::array(skipped.begin(), skipped.end())}}}};
 }
 
 std::string metrics_document(const StatusSources& from) {

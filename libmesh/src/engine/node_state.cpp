@@ -7,6 +7,8 @@ namespace mesh::engine {
 
 namespace {
 
+constexpr std::size_t kServicesAtOnce = 500;
+
 datapath::ServiceFrontend to_frontend(const compile::FrontendKey& key) {
     return {key.address, key.port,
             static_cast<datapath::Protocol>(static_cast<std::uint8_t>(key.protocol))};
@@ -144,9 +146,7 @@ Result<datapath::ApplyStats> NodeState::write_pending() {
     return stats;
 }
 
-Result<FlushResult> NodeState::flush() {
-    FlushResult result;
-    compile::FrontendChanges changes = merger_.flush();
+Result<datapath::ApplyStats> NodeState::write(const compile::FrontendChanges& changes) {
     for (const auto& key : changes.removed) {
         const auto frontend = to_frontend(key);
         pending_.insert_or_assign(frontend, datapath::ServiceChange::remove(frontend));
@@ -156,21 +156,29 @@ Result<FlushResult> NodeState::flush() {
         const auto frontend = change.row.frontend;
         pending_.insert_or_assign(frontend, std::move(change));
     }
+    if (!changes.removed.empty()) {
+        // Room may have become free: try again what was refused for want of it.
+        for (const auto& [frontend, change] : rejected_rows_)
+            pending_.try_emplace(frontend, change);
+    }
+    if (pending_.empty()) return datapath::ApplyStats{};
+    return write_pending();
+}
+
+Result<FlushResult> NodeState::flush() {
+    FlushResult result;
+    // In parts: the rows of a first sync need not all be in memory at once.
+    do {
+        MESH_TRY(const auto stats, write(merger_.flush(kServicesAtOnce)));
+        backends_removed_ |= stats.backends_removed > 0 || stats.services_removed > 0;
+    } while (merger_.pending());
+    result.backends_removed = std::exchange(backends_removed_, false);
     const compile::RouteChanges route_changes = routes_.flush();
     for (const auto& prefix : route_changes.removed) desired_routes_.erase(prefix);
     for (const auto& route : route_changes.upserts) {
         desired_routes_[route.prefix] = {.via = route.gateway, .device = {}, .onlink = false};
     }
     result.routes_changed = !route_changes.empty();
-    if (!changes.removed.empty()) {
-        // Room may have become free: try again what was refused for want of it.
-        for (const auto& [frontend, change] : rejected_rows_)
-            pending_.try_emplace(frontend, change);
-    }
-    if (!pending_.empty()) {
-        MESH_TRY(const auto stats, write_pending());
-        result.backends_removed = stats.backends_removed > 0 || stats.services_removed > 0;
-    }
     dirty_ = false;
     return result;
 }

@@ -74,6 +74,7 @@ class NodeState {
 
   private:
     void note(const state::Effect& effect);
+    [[nodiscard]] Result<datapath::ApplyStats> write(const compile::FrontendChanges& changes);
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
 
     state::ClusterKey own_;
@@ -88,6 +89,7 @@ class NodeState {
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> rejected_rows_;
     datapath::DesiredRoutes desired_routes_;
     std::set<state::ClusterKey> synced_;
+    bool backends_removed_ = false;  ///< by a flush that failed later
     bool dirty_ = false;
 };
 
