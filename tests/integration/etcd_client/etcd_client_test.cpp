@@ -662,6 +662,39 @@ TEST_F(EtcdClientTest, PagesShowOneRevisionWhileOthersWrite) {
     });
 }
 
+TEST_F(EtcdClientTest, StopWithinAListEndsTheListWhoseNextPageIsUnderWay) {
+    EtcdProcess etcd(folder_, {});
+    run([&]() -> asio::awaitable<void> {
+        Client& writer = client(etcd.endpoint());
+        Txn txn;
+        for (int at = 0; at < 100; ++at)
+            txn.success.emplace_back(PutOp{fmt::format("p/{:05}", at), "v", 0});
+        auto done = co_await writer.async_txn(std::move(txn));
+        EXPECT_TRUE(done) << done.error().message();
+        ClientOptions small;
+        small.endpoints = {etcd.endpoint()};
+        small.page_keys = 10;
+        Client& c = client(small);
+        RangeRequest request;
+        request.range = prefix_range("p/");
+        int pages = 0;
+        bool stopped = false;
+        PageCallback page = [&](const Header&, std::span<const KeyValueView> kvs) {
+            EXPECT_EQ(kvs.size(), 10U);
+            if (++pages != 3) return;
+            asio::co_spawn(loop_, c.async_stop(), [&](std::exception_ptr e) {
+                EXPECT_FALSE(e);
+                stopped = true;
+            });
+        };
+        auto listed = co_await c.async_list(request, page);
+        EXPECT_FALSE(listed);
+        EXPECT_EQ(listed.error().code(), Errc::kCancelled) << listed.error().message();
+        EXPECT_EQ(pages, 3);
+        co_await until([&] { return stopped; });
+    });
+}
+
 TEST_F(EtcdClientTest, LargeTransactionComesInFragmentsAndWhole) {
     EtcdOptions eo;
     eo.more = {"--max-request-bytes=10000000", "--max-txn-ops=1000"};
