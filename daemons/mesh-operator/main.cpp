@@ -66,25 +66,6 @@ void add_flags(CLI::App& app, Flags& flags) {
                  "Take over an etcd that holds the config of another cluster name or id");
 }
 
-etcd::ClientOptions client_options(const sources::config::EtcdClientConfig& config) {
-    etcd::ClientOptions options;
-    options.endpoints = config.endpoints;
-    for (std::string& endpoint : options.endpoints) {
-        // The file as a whole says how a bare endpoint is spoken to.
-        if (endpoint.find("://") == std::string::npos) {
-            endpoint.insert(0, config.tls() ? "https://" : "http://");
-        }
-    }
-    options.ca_file = config.trusted_ca_file;
-    options.cert_file = config.cert_file;
-    options.key_file = config.key_file;
-    options.insecure_skip_verify = config.insecure_skip_tls_verify;
-    if (config.dial_timeout) options.connect_timeout = *config.dial_timeout;
-    if (config.keepalive_time) options.keepalive_interval = *config.keepalive_time;
-    if (config.keepalive_timeout) options.keepalive_timeout = *config.keepalive_timeout;
-    return options;
-}
-
 /// What of the flags no single flag shows.
 Result<void> check_flags(const Flags& flags) {
     if (flags.cluster_id == 0) {
@@ -111,8 +92,9 @@ class Operator {
         MESH_CO_CHECK(check_flags(flags_));
         const auto config = sources::config::read_etcd_yaml(flags_.etcd_config);
         if (!config) co_return invalid_argument("--etcd-config: " + config.error().detail());
-        MESH_CO_TRY(client_, etcd::Client::make(daemon_.executor(), client_options(*config), clock_,
-                                                Rng(), daemon_.log().named("etcd")));
+        MESH_CO_TRY(client_,
+                    etcd::Client::make(daemon_.executor(), sources::config::client_options(*config),
+                                       clock_, Rng(), daemon_.log().named("etcd")));
         publish::PublisherOptions options;
         options.cluster = cluster_;
         options.lease_ttl = std::chrono::seconds(flags_.lease_ttl_seconds);

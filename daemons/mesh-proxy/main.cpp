@@ -149,23 +149,9 @@ class Proxy {
         if (flags_.embedded) return {};
         service_->set_ready(false);
         MESH_TRY(const auto config, mesh::sources::config::read_etcd_yaml(flags_.etcd_config));
-        mesh::etcd::ClientOptions upstream;
-        upstream.endpoints = config.endpoints;
-        upstream.ca_file = config.trusted_ca_file;
-        upstream.cert_file = config.cert_file;
-        upstream.key_file = config.key_file;
-        upstream.insecure_skip_verify = config.insecure_skip_tls_verify;
-        for (std::string& endpoint : upstream.endpoints) {
-            // The file as a whole says how a bare endpoint is spoken to.
-            if (endpoint.find("://") == std::string::npos) {
-                endpoint.insert(0, config.tls() ? "https://" : "http://");
-            }
-        }
-        if (config.dial_timeout) upstream.connect_timeout = *config.dial_timeout;
-        if (config.keepalive_time) upstream.keepalive_interval = *config.keepalive_time;
-        if (config.keepalive_timeout) upstream.keepalive_timeout = *config.keepalive_timeout;
-        MESH_TRY(client_, mesh::etcd::Client::make(daemon_.executor(), std::move(upstream), clock_,
-                                                   mesh::Rng(rng_.next()), log_.named("upstream")));
+        MESH_TRY(client_, mesh::etcd::Client::make(
+                              daemon_.executor(), mesh::sources::config::client_options(config),
+                              clock_, mesh::Rng(rng_.next()), log_.named("upstream")));
         mirror_ = std::make_unique<mesh::serve::Mirror>(
             daemon_.executor(), *client_, *store_, clock_, mesh::Rng(rng_.next()),
             mesh::serve::MirrorOptions{}, log_.named("mirror"));

@@ -15,7 +15,7 @@ ALLOWED = {
     "pki": ["base", "runtime", "model"],
     "sources/etcd": FOUNDATIONS,
     "sources/kubernetes": FOUNDATIONS,
-    "sources/config": FOUNDATIONS,
+    "sources/config": FOUNDATIONS + ["sources/etcd"],   # a file's text → the client's options
     "state/store": FOUNDATIONS,
     "state/tables": FOUNDATIONS,
     "state/clusters": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables"],

@@ -343,4 +343,22 @@ Result<void> check_cluster_name(std::string_view name) {
     return {};
 }
 
+etcd::ClientOptions client_options(const EtcdClientConfig& config) {
+    etcd::ClientOptions options;
+    options.endpoints = config.endpoints;
+    for (std::string& endpoint : options.endpoints) {
+        if (endpoint.find("://") == std::string::npos) {
+            endpoint.insert(0, config.tls() ? "https://" : "http://");
+        }
+    }
+    options.ca_file = config.trusted_ca_file;
+    options.cert_file = config.cert_file;
+    options.key_file = config.key_file;
+    options.insecure_skip_verify = config.insecure_skip_tls_verify;
+    if (config.dial_timeout) options.connect_timeout = *config.dial_timeout;
+    if (config.keepalive_time) options.keepalive_interval = *config.keepalive_time;
+    if (config.keepalive_timeout) options.keepalive_timeout = *config.keepalive_timeout;
+    return options;
+}
+
 }  // namespace mesh::sources::config

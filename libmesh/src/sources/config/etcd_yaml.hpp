@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/clock.hpp"
+#include "sources/etcd/client.hpp"
 
 namespace mesh::sources::config {
 
@@ -84,6 +85,10 @@ struct RemoteConfig {
 /// Reads and parses a file (at most 256 KiB).
 /// @errors kNotFound, kUnavailable (not readable), kInvalidArgument
 [[nodiscard]] Result<EtcdClientConfig> read_etcd_yaml(const std::string& path);
+
+/// What the file says, as the client takes it; what it does not say keeps the client's default. A
+/// bare endpoint gets the scheme that the file as a whole asks for.
+[[nodiscard]] etcd::ClientOptions client_options(const EtcdClientConfig& config);
 
 /// SHA-256 in lower-case hex.
 [[nodiscard]] std::string sha256_hex(std::string_view bytes);

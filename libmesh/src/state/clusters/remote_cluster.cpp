@@ -24,25 +24,6 @@ namespace {
 /// After a defect: the cluster is read anew, but not in a loop that burns the processor.
 constexpr Duration kAfterDefect = std::chrono::seconds(5);
 
-etcd::ClientOptions client_options(const sources::config::EtcdClientConfig& config) {
-    etcd::ClientOptions options;
-    options.endpoints = config.endpoints;
-    // A bare endpoint's scheme is decided by the configuration as a whole, not by the client.
-    for (std::string& endpoint : options.endpoints) {
-        if (endpoint.find("://") == std::string::npos) {
-            endpoint.insert(0, config.tls() ? "https://" : "http://");
-        }
-    }
-    options.ca_file = config.trusted_ca_file;
-    options.cert_file = config.cert_file;
-    options.key_file = config.key_file;
-    options.insecure_skip_verify = config.insecure_skip_tls_verify;
-    if (config.dial_timeout) options.connect_timeout = *config.dial_timeout;
-    if (config.keepalive_time) options.keepalive_interval = *config.keepalive_time;
-    if (config.keepalive_timeout) options.keepalive_timeout = *config.keepalive_timeout;
-    return options;
-}
-
 /// To be kept in a variable before it is awaited: g++ 12 copies braced temporaries within a
 /// co_await byte by byte, and frees their strings twice.
 etcd::RangeRequest one_key(std::string key) {
@@ -261,8 +242,8 @@ asio::awaitable<void> RemoteCluster::Impl::stop() {
 // --- the client -------------------------------------------------------------------------------
 
 void RemoteCluster::Impl::start_client(Connect&& connect) {
-    auto made =
-        etcd::Client::make(executor_, client_options(connect.etcd), clock_, Rng(rng_.next()), log_);
+    auto made = etcd::Client::make(executor_, sources::config::client_options(connect.etcd), clock_,
+                                   Rng(rng_.next()), log_);
     if (!made) return session_->client_refused(clock_.now(), connect.epoch, made.error());
     epoch_ = std::make_shared<Epoch>();
     epoch_->number = connect.epoch;
