@@ -3,8 +3,9 @@
 // second: DirectoryWatcher tells of them, by inotify with a re-scan as a net.
 //
 // Invariants: same bytes, no event. A file that is bad keeps the last good configuration and gives
-// one error per content. A directory that is away changes nothing: only a file that is seen to be
-// gone, twice in a row, removes its remote.
+// one error per content, also when it holds `endpoints:` no longer. A directory that is away
+// changes nothing: only a file that is seen to be gone or empty, twice in a row, removes its
+// remote.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>

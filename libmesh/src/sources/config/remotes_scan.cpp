@@ -63,7 +63,11 @@ RemotesScan::Outcome RemotesScan::scan() {
 bool RemotesScan::take(const std::string& name, const std::string& text, Outcome& out) {
     const std::string path = directory_ + "/" + name;
     errors_.erase(name);
-    if (text.find("endpoints:") == std::string::npos) return false;
+    // A misspelt `endpoints` must not drain a cluster: what was a configuration and still has text
+    // is a bad one. (Cilium removes the remote.)
+    const bool was_one =
+        known_.contains(name) && text.find_first_not_of(" \t\r\n") != std::string::npos;
+    if (text.find("endpoints:") == std::string::npos && !was_one) return false;
     if (const auto named = check_cluster_name(name); !named) {
         refuse(name, path + ": " + named.error().detail());
         return true;

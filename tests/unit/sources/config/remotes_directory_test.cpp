@@ -135,6 +135,20 @@ TEST_F(RemotesTest, ABadFileKeepsTheLastGoodConfiguration) {
     EXPECT_TRUE(scan.errors().empty());
 }
 
+TEST_F(RemotesTest, AMisspeltFieldIsABadFileNotAMissingOne) {
+    write(dir_ / "c1", yaml("a"));
+    RemotesScan scan(dir_, "", clock_, logger());
+    static_cast<void>(scan.scan());
+    write(dir_ / "c1", "endpoint:\n- https://b:2379\n");
+    EXPECT_TRUE(scan.scan().events.empty());
+    EXPECT_TRUE(scan.scan().events.empty());
+    EXPECT_EQ(lines_with("c1: endpoints: expected at least one"), 1U);
+    EXPECT_EQ(scan.errors().count("c1"), 1U);
+    write(dir_ / "c1", " \n");
+    EXPECT_TRUE(scan.scan().events.empty());
+    EXPECT_EQ(names(scan.scan().events), Names{"-c1"});
+}
+
 TEST_F(RemotesTest, ADirectoryThatIsAwayChangesNothing) {
     write(dir_ / "c1", yaml("a"));
     RemotesScan scan(dir_, "", clock_, logger());
