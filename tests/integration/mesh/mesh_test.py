@@ -1,0 +1,433 @@
+#!/usr/bin/env python3
+"""mesh_test.py BIN [CASE ...]: two clusters and what may happen to them, with the real thing throughout.
+
+The first cluster keeps its state in mesh-proxy's own store, the second in a real etcd; each is of two nodes, dual stack.
+All cases share the pair, in the order written, and leave it as they found it; the last one deletes the second cluster.
+Exit code 77 = skipped, with the reason on standard error.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from sandboxes import Cluster, Loop, missing_needs, wait_for
+
+BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
+GLOBAL = 'service.cilium.io/global: "true"'
+
+
+def annotated(*more):
+    return ", ".join([GLOBAL, *more])
+
+
+class MeshTest(unittest.TestCase):
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.root = tempfile.mkdtemp(prefix="mesh-e2e-")
+        one = Cluster(BIN, cls.root, f"e{os.getpid()}a", 1, "embedded")
+        two = Cluster(BIN, cls.root, f"e{os.getpid()}b", 2, "real", inherit=one)
+        cls.one, cls.two = one, two
+        cls.addClassCleanup(cls.clean)
+        for cluster in (one, two):
+            cluster.create()
+        one.meshctl("clustermesh", "connect", "--cluster", one.name, "--to", two.name)
+        for cluster in (one, two):
+            cls.deploy(cluster)
+            cluster.apply("client.yaml")
+        for cluster in (one, two):
+            cluster.meshctl("status", "--cluster", cluster.name, "--wait")
+
+    @classmethod
+    def clean(cls):
+        clusters = (cls.one, cls.two)
+        for cluster in clusters:
+            cluster.delete()
+        left = [name for cluster in clusters for name in cluster.leftovers()]
+        shutil.rmtree(cls.root, ignore_errors=True)
+        if left:
+            raise AssertionError(f"left behind: {left}")
+
+    @classmethod
+    def deploy(cls, cluster, replicas=2, annotations=GLOBAL):
+        """The service echo as a case wants it. Its pods' port differs by cluster: ports are matched by name."""
+        cluster.apply("echo.yaml", replicas=replicas, annotations=annotations, port=8080 + cluster.id)
+
+    def setUp(self):
+        self.both = {self.one.name: 2, self.two.name: 2}
+        self.only_one = {self.one.name: 2}
+        self.only_two = {self.two.name: 2}
+        # Whatever the case before did, and however it ended.
+        for cluster in (self.one, self.two):
+            for daemon in ("etcd", "mesh-proxy", "mesh-operator", "mesh-agent"):
+                if daemon != "etcd" or cluster.etcd == "real":
+                    cluster.start(daemon)
+            self.deploy(cluster)
+        self.one.meshctl("clustermesh", "connect", "--cluster", self.one.name, "--to", self.two.name)
+        for cluster in (self.one, self.two):
+            cluster.wait_used("echo", self.both)
+
+    def tearDown(self):
+        if not self._outcome.success:
+            for cluster in (self.one, self.two):
+                cluster.print_logs()
+
+    # -- traffic
+
+    def assert_answers(self, cluster, expected, **frontend):
+        """Requests from a pod of the cluster are all answered, by pods of exactly these clusters."""
+        answers = cluster.who(cluster.frontend("echo", **frontend), 60)
+        self.assertEqual(set(answers), {name for name, count in expected.items() if count}, answers)
+
+    def assert_follows(self, cluster, expected):
+        """`service get`, the kernel and so real traffic come to use exactly these backends."""
+        cluster.wait_used("echo", expected)
+        self.assert_answers(cluster, expected)
+
+    def test_requests_by_every_family_and_protocol(self):
+        """TCP and UDP, IPv4 and IPv6, to a target port that is another number in each cluster."""
+        for cluster in (self.one, self.two):
+            for port, family in (("http", 4), ("http", 6), ("who", 4), ("who", 6)):
+                with self.subTest(cluster=cluster.name, port=port, family=family):
+                    cluster.wait_used("echo", self.both, port=port, family=family)
+                    self.assert_answers(cluster, self.both, port=port, family=family)
+            udp = cluster.frontend("echo", "who", 4)
+            self.assertEqual({row["sender"] for row in cluster.ask(udp, 10)}, {udp["address"]},
+                             "answers to datagrams come from the address that was asked")
+
+    def test_headless_service_is_published_and_has_no_frontend(self):
+        """A headless Service travels with its backends and without frontends; nothing of it is load balanced."""
+        one, two = self.one, self.two
+        for cluster in (one, two):
+            cluster.apply("headless.yaml")
+        key = f"cilium/state/services/v1/{two.name}/shop/members"
+        record = wait_for(f"{key} with two pods of both families",
+                          lambda: (lambda r: r if len(r["backends"]) == 4 else None)(
+                              json.loads(two.etcdctl("get", key, "--print-value-only").stdout)))
+        self.assertEqual(record["frontends"], {})
+        seen = wait_for("the other cluster's members", lambda: one.service("members"))
+        self.assertEqual(seen["frontends"], [])
+        self.assertTrue(any("headless" in note for note in seen["notes"]), seen)
+        for cluster in (one, two):
+            cluster.remove("service/members")
+        wait_for("the record goes", lambda: two.etcdctl("get", key).stdout == "")
+
+    def test_annotations_are_followed(self):
+        """global, shared and affinity, changed while the service runs: `service get` and real requests follow."""
+        one, two = self.one, self.two
+        for who, annotation, in_one, in_two in (
+                (two, annotated('service.cilium.io/shared: "false"'), self.only_one, self.both),
+                (two, "", self.only_one, self.only_two),
+                (one, "", self.only_one, self.only_two),
+                (one, annotated("service.cilium.io/affinity: local"), self.only_one, self.both),
+                (one, annotated("service.cilium.io/affinity: remote"), self.only_two, self.both),
+                (two, annotated("io.cilium/service-affinity: local"), self.both, self.only_two)):
+            with self.subTest(annotations=annotation, of=who.name):
+                self.deploy(who, annotations=annotation)
+                self.assert_follows(one, in_one)
+                self.assert_follows(two, in_two)
+                self.deploy(who)
+                self.assert_follows(one, self.both)
+                self.assert_follows(two, self.both)
+
+    def test_affinity_is_a_preference_not_a_wall(self):
+        """The preferred side has no pods: the other side serves; it has some again: it is preferred again."""
+        one, two = self.one, self.two
+        local = annotated("service.cilium.io/affinity: local")
+        self.deploy(one, annotations=local)
+        self.assert_follows(one, self.only_one)
+        with Loop(one, one.frontend("echo")) as loop:
+            self.deploy(one, replicas=0, annotations=local)
+            self.assert_follows(one, self.only_two)
+            self.deploy(one, annotations=local)
+            self.assert_follows(one, self.only_one)
+        self.assertEqual(loop.errors, [])
+        self.assertEqual(loop.rows[0]["cluster"], one.name)
+        self.assertEqual(loop.rows[-1]["cluster"], one.name, loop.rows[-5:])
+        self.assertIn(two.name, {row["cluster"] for row in loop.rows})
+        self.deploy(one)
+
+    # -- daemons that die
+
+    def test_agent_killed_under_load_is_adopted(self):
+        """kill -9 of an agent and its restart: no connect fails, services keep their ids in the kernel."""
+        one = self.one
+        before, frontend = one.service_ids("node1"), one.frontend("echo")
+        self.assertTrue(before)
+        with Loop(one, frontend) as loop:
+            for _ in range(2):
+                one.kill("mesh-agent", "node1")
+                self.assertEqual(set(one.who(frontend)), set(self.both))
+                self.assertEqual(one.service_ids("node1"), before)
+                one.start("mesh-agent", "node1")
+                one.meshctl("status", "--cluster", one.name, "--wait")
+        self.assertEqual(loop.errors, [])
+        self.assertEqual(one.service_ids("node1"), before)
+        self.assert_follows(one, self.both)
+
+    def test_agent_restarted_after_the_remote_changed_drops_what_is_gone(self):
+        """The other cluster's pods are replaced while an agent is down: afterwards only the new ones are asked."""
+        one, two = self.one, self.two
+        old = set(two.pods("echo"))
+        frontend = one.frontend("echo")
+        one.kill("mesh-agent", "node1")
+        two.remove("deployment/echo")
+        self.deploy(two)
+        new = set(two.pods("echo"))
+        addresses = {ip for pod in two.pods("echo").values() for ip in pod["ips"] if ":" not in ip}
+        self.assertEqual(len(new), 2)
+        one.start("mesh-agent", "node1")
+        one.meshctl("status", "--cluster", one.name, "--wait")
+        self.assert_follows(one, self.both)
+        self.assertLessEqual(addresses, one.addresses("echo"))
+        self.assertEqual(len(one.addresses("echo")), 4, "the old pods' addresses are gone")
+        asked = {row["pod"] for row in one.ask(frontend, 100) if row["cluster"] == two.name}
+        self.assertEqual(asked, new)
+        self.assertTrue(old)
+
+    def test_proxy_killed_and_restarted(self):
+        """Of either kind of store: stale, ready again by itself, nothing lost meanwhile, what changed arrives."""
+        for remote, watcher in ((self.one, self.two), (self.two, self.one)):
+            with self.subTest(etcd=remote.etcd):
+                self.check_proxy_restart(remote, watcher)
+
+    def check_proxy_restart(self, remote, watcher):
+        for cluster in (remote, watcher):
+            cluster.apply("spare.yaml")
+        watcher.wait_used("spare", self.both)
+        before = remote.ask_daemon("mesh-proxy")
+        with Loop(watcher, watcher.frontend("echo")) as loop:
+            remote.kill("mesh-proxy")
+            watcher.wait_remote(remote, "stale")
+            self.assertEqual(watcher.used("echo"), self.both, "what was known stays in use")
+            self.assert_answers(watcher, self.both)
+            remote.start("mesh-proxy")
+            watcher.wait_remote(remote, "ready")
+            self.assertEqual(watcher.used("echo"), self.both)
+        self.assertEqual(loop.errors, [])
+        self.check_revisions(remote, before)
+
+        # A second time, and the cluster changes meanwhile: one pod fewer, and a service goes.
+        remote.kill("mesh-proxy")
+        watcher.wait_remote(remote, "stale")
+        self.deploy(remote, replicas=1)
+        remote.remove("service/spare")
+        self.assertEqual(watcher.used("spare"), self.both)
+        remote.start("mesh-proxy")
+        watcher.wait_remote(remote, "ready")
+        self.assert_follows(watcher, {watcher.name: 2, remote.name: 1})
+        watcher.wait_used("spare", {watcher.name: 2})
+        self.check_revisions(remote, before)
+        self.deploy(remote)
+        for cluster in (remote, watcher):
+            cluster.wait_used("echo", self.both)
+        watcher.remove("service/spare")
+
+    def check_revisions(self, remote, before):
+        """An own store goes on counting where it was; a mirror shows its upstream's revision."""
+        def upstream():
+            header = json.loads(remote.etcdctl("get", "cilium/.heartbeat", "-w", "json").stdout)["header"]
+            return header["revision"]
+        now = wait_for("the proxy shows its store's revision",
+                       lambda: (lambda s: s if s["revision"] == upstream() else None)(remote.ask_daemon("mesh-proxy")))
+        self.assertGreaterEqual(now["revision"], before["revision"])
+        if remote.etcd == "embedded":
+            self.assertEqual(now["etcd_cluster_id"], before["etcd_cluster_id"])
+
+    def test_etcd_killed_and_restarted_under_its_proxy(self):
+        """The proxy keeps serving what it knows and says so, then catches up; nobody else notices."""
+        one, two = self.one, self.two
+        states = one.remotes(two.name)
+        with Loop(one, one.frontend("echo")) as loop:
+            two.kill("etcd")
+            wait_for("the proxy says that it is stale", lambda: two.ask_daemon("mesh-proxy")["upstream"]["stale"])
+            self.assertTrue(two.ask_daemon("mesh-proxy")["upstream"]["last_failure"])
+            served = two.etcdctl("get", f"cilium/state/nodes/v1/{two.name}/", "--prefix", "--keys-only", role="remote",
+                                 endpoint=two.remote_endpoint()).stdout.split()
+            self.assertEqual(served, [f"cilium/state/nodes/v1/{two.name}/node{n}" for n in (1, 2)])
+            self.assertEqual(one.used("echo"), self.both)
+            self.assert_answers(two, self.both)
+        self.assertEqual(loop.errors, [])
+        self.deploy(two, replicas=1)
+        two.start("etcd")
+        wait_for("the proxy follows etcd again", lambda: not two.ask_daemon("mesh-proxy")["upstream"]["stale"])
+        self.assert_follows(one, {one.name: 2, two.name: 1})
+        self.deploy(two)
+        self.assert_follows(one, self.both)
+        self.assertEqual([r["failures"] for r in one.remotes(two.name)], [r["failures"] for r in states],
+                         "the connection to the proxy never broke")
+
+    # -- configuration
+
+    def test_disconnect_and_connect(self):
+        """A remote's backends and state go with its small secret, and come back with it."""
+        one, two = self.one, self.two
+        with Loop(one, one.frontend("echo")) as loop:
+            one.meshctl("clustermesh", "disconnect", "--cluster", one.name, "--from", two.name)
+            wait_for("no remotes", lambda: not one.remotes(two.name) and not two.remotes(one.name))
+            self.assert_follows(one, self.only_one)
+            self.assert_follows(two, self.only_two)
+            self.assertEqual(one.addresses("echo") & two.addresses("echo"), set())
+            one.meshctl("clustermesh", "connect", "--cluster", one.name, "--to", two.name)
+            for cluster, other in ((one, two), (two, one)):
+                cluster.wait_remote(other, "ready")
+                self.assert_follows(cluster, self.both)
+        self.assertEqual(loop.errors, [])
+
+    def test_bad_config_is_named_and_the_last_good_one_stays(self):
+        """A remote's file that makes no sense: one error that names file and field; nothing else changes."""
+        one, two = self.one, self.two
+        file = one.folder / "clustermesh" / two.name
+        good = file.read_text()
+        revision = one.remotes(two.name)[0]["revision"]
+        for bad, words in ((good.replace("endpoints:", "endpoint:"), "endpoints"),
+                           (good.replace("https://", "ftp://"), "endpoints"),
+                           ("endpoints: [", "not YAML"),
+                           (good.replace("cert-file:", "cert-file: [a, b] #"), "cert-file")):
+            with self.subTest(bad=bad):
+                file.write_text(bad)
+                errors = wait_for("an error in status", lambda: [
+                    e["error"] for node in one.json("status")["nodes"] for e in node["status"]["config_errors"]
+                    if words in e["error"]])
+                for error in errors:
+                    self.assertIn(str(file), error)
+                    self.assertNotIn("\n", error)
+                status = one.run("status", "--cluster", one.name)
+                self.assertEqual(status.returncode, 3)
+                self.assertIn(errors[0], status.stdout)
+                self.assertEqual(one.remote_states(two.name), {"ready"})
+                self.assert_answers(one, self.both)
+        # The view is followed on, not only kept.
+        self.deploy(two, replicas=1)
+        self.assert_follows(one, {one.name: 2, two.name: 1})
+        self.assertGreater(one.remotes(two.name)[0]["revision"], revision)
+        file.write_text(good)
+        one.meshctl("status", "--cluster", one.name, "--wait")
+        self.deploy(two)
+        self.assert_follows(one, self.both)
+
+    # -- remotes that mean ill
+
+    def test_hostile_remote_is_refused_entry_by_entry(self):
+        """What a remote may not say is refused, counted and named; nothing else feels it."""
+        one, two = self.one, self.two
+        prefix = f"cilium/state/services/v1/{two.name}/shop"
+        echo = two.etcdctl("get", f"{prefix}/echo", "--print-value-only").stdout
+        foreign_service = dict(json.loads(echo), name="evil", cluster=one.name, clusterID=one.id)
+        node = json.loads(two.etcdctl("get", f"cilium/state/nodes/v1/{two.name}/node1", "--print-value-only").stdout)
+        ip = json.loads(two.etcdctl("get", "cilium/state/ip/v1/default/", "--prefix", "--print-value-only",
+                                    "--limit=1").stdout)
+        own_services = [s["name"] for s in one.json("service", "list")]
+        before = one.remotes(two.name)
+        # Under another cluster's name nobody looks.
+        two.etcdctl("put", f"cilium/state/services/v1/{one.name}/shop/echo", echo)
+        two.etcdctl("put", f"cilium/state/nodes/v1/{one.name}/evil", json.dumps(dict(node, Cluster=one.name)))
+        for reason, key, value in (
+                ("foreign", f"{prefix}/evil", json.dumps(foreign_service)),
+                ("foreign", "cilium/state/ip/v1/default/10.92.77.7",
+                 json.dumps(dict(ip, IP="10.92.77.7", ID=(one.id << 16) + 77))),
+                ("foreign", f"cilium/state/nodes/v1/{two.name}/evil",
+                 json.dumps(dict(node, Name="evil", Cluster=one.name, ClusterID=one.id))),
+                ("value", f"{prefix}/junk", '{"name": "junk", "cluster'),
+                ("value", f"cilium/state/nodes/v1/{two.name}/junk", "\x01")):
+            with self.subTest(reason=reason, key=key):
+                count = self.refused(reason)
+                two.etcdctl("put", key, value)
+                wait_for(f"{key} refused on each node", lambda: [
+                    (r["last_key"], r["count"] > c) for r, c in zip(self.refusals(reason), count)] == [(key, True)] * 2)
+                self.assertTrue(all(r["last_detail"] for r in self.refusals(reason)))
+        self.assertEqual([s["name"] for s in one.json("service", "list")], own_services)
+        self.assert_follows(one, self.both)
+        for was, now in zip(before, one.remotes(two.name)):
+            self.assertEqual((now["state"], now["failures"], now["objects"]),
+                             ("ready", was["failures"], was["objects"]))
+        for key in (f"{prefix}/evil", f"{prefix}/junk", "cilium/state/ip/v1/default/10.92.77.7",
+                    f"cilium/state/nodes/v1/{two.name}/junk", f"cilium/state/nodes/v1/{two.name}/evil"):
+            two.etcdctl("del", key)
+        for kind in ("services", "nodes"):
+            two.etcdctl("del", "--prefix", f"cilium/state/{kind}/v1/{one.name}/")
+
+    def refusals(self, reason):
+        return [r for remote in self.one.remotes(self.two.name) for r in remote["refused"] if r["reason"] == reason]
+
+    def refused(self, reason):
+        return [sum(r["count"] for r in remote["refused"] if r["reason"] == reason)
+                for remote in self.one.remotes(self.two.name)]
+
+    def test_remotes_only_read_the_mesh_of_an_own_store(self):
+        """With the certificate that connect hands out, nothing can be written and nothing else read.
+
+        Here with mesh-proxy's own store, where a write would have somewhere to go; mesh_proxy_test does a mirror.
+        """
+        one, two = self.one, self.two
+        ask = lambda *words, **more: two.etcdctl(*words, role="remote", endpoint=one.remote_endpoint(), check=False,
+                                                 **more)
+        allowed = ask("get", f"cilium/state/services/v1/{one.name}/", "--prefix", "--keys-only")
+        self.assertIn("shop/echo", allowed.stdout, allowed.stderr)
+        revision = one.ask_daemon("mesh-proxy")["revision"]
+        everything = one.etcdctl("get", "", "--prefix").stdout
+        for words in (["put", "cilium/state/x", "y"], ["put", "other", "y"],
+                      ["del", "cilium/state/", "--prefix"], ["lease", "grant", "60"], ["compaction", "2"],
+                      ["get", "", "--prefix"], ["get", "mesh/", "--prefix"], ["get", "cilium/", "--prefix"],
+                      ["get", f"cilium/cluster-config/{two.name}"], ["user", "list"], ["member", "list"], ["defrag"]):
+            with self.subTest(words=words):
+                self.assert_denied(ask(*words))
+        self.assert_denied(ask("txn", input="\nput cilium/state/x y\n\n\n"))
+        self.assert_denied(ask("txn", input="\n\ndel cilium/state/x\n\n"))
+        self.assertEqual(one.etcdctl("get", "", "--prefix").stdout, everything)
+        self.assertEqual(one.ask_daemon("mesh-proxy")["revision"], revision)
+        self.assert_denied(two.etcdctl("get", "cilium/state/", "--prefix", role="remote",
+                                       endpoint=one.writer_endpoint(), check=False))
+
+    def assert_denied(self, done):
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        self.assertRegex(done.stderr + done.stdout, "permission denied|PermissionDenied")
+
+    def test_deleted_cluster_is_only_a_stale_remote(self):
+        """The other cluster goes with everything: what is left of it here is a remote that is stale."""
+        one, two = self.one, self.two
+        self.deploy(one, annotations=annotated("service.cilium.io/affinity: local"))
+        one.wait_used("echo", self.only_one)
+        pids = {d["name"] + d["node"]: d["pid"] for d in one.daemons()}
+        with Loop(one, one.frontend("echo")) as loop:
+            two.delete()
+            self.assertEqual(two.leftovers(), [])
+            one.wait_remote(two, "stale")
+            self.assert_answers(one, self.only_one)
+            # Its own state goes on changing.
+            self.deploy(one, replicas=3, annotations=annotated("service.cilium.io/affinity: local"))
+            one.wait_used("echo", {one.name: 3})
+        self.assertEqual(loop.errors, [])
+        self.assertEqual({d["name"] + d["node"]: d["pid"] for d in one.daemons()}, pids)
+        for pid in pids.values():
+            os.kill(pid, 0)
+        status = one.json("status")
+        self.assertEqual({node["status"]["local"]["state"] for node in status["nodes"]}, {"ready"})
+        # Its secret taken away, it is forgotten.
+        one.meshctl("clustermesh", "disconnect", "--cluster", one.name, "--from", two.name)
+        wait_for("no remotes", lambda: not one.remotes(two.name))
+        one.meshctl("status", "--cluster", one.name, "--wait")
+        self.deploy(one)
+        self.assert_follows(one, self.only_one)
+
+
+def main():
+    if (missing := missing_needs()) is not None:
+        print(f"SKIPPED: mesh_test needs {missing}", file=sys.stderr)
+        return 77
+    # An interrupted run (ctest's timeout, a cancelled job) removes its clusters as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    cases = [name for name in vars(MeshTest) if name.startswith("test_")]
+    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
+    suite = unittest.TestSuite(MeshTest(name) for name in wanted)
+    return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
