@@ -54,7 +54,7 @@ struct MeshOptions {
     std::string etcd_config;                     ///< etcd client YAML of the own cluster
     std::string clustermesh_config;              ///< folder of remotes, one file each; empty = none
     DatapathOptions datapath;
-    /// How long to wait for the remotes' services before kernel state that nobody confirmed goes.
+    /// How long remotes' services are awaited before unconfirmed kernel state goes; 1 s to 1 h.
     std::chrono::seconds sync_timeout{60};
     LogCallback log;
 };

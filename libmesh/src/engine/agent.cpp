@@ -24,6 +24,9 @@ namespace asio = boost::asio;
 
 namespace {
 
+constexpr std::chrono::seconds kShortestSyncTimeout{1};
+constexpr std::chrono::seconds kLongestSyncTimeout{3600};
+
 Result<void> check(const MeshOptions& options) {
     if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
         return ok.error().with_prefix("cluster_name");
@@ -41,6 +44,12 @@ Result<void> check(const MeshOptions& options) {
     }
     if (options.etcd_config.empty()) {
         return invalid_argument("etcd_config: expected the etcd client YAML of the own cluster");
+    }
+    // Zero would make its timer spin for as long as the own etcd is away.
+    if (options.sync_timeout < kShortestSyncTimeout || options.sync_timeout > kLongestSyncTimeout) {
+        return invalid_argument(
+            fmt::format("sync_timeout: expected {} to {} s, got {}", kShortestSyncTimeout.count(),
+                        kLongestSyncTimeout.count(), options.sync_timeout.count()));
     }
     return {};
 }
@@ -325,7 +334,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshOptions options,
                                            const Clock& clock, Logger log) {
     MESH_CHECK(check(options));
-    MESH_TRY(auto own, sources::config::read_etcd_yaml(options.etcd_config));
+    auto own = sources::config::read_etcd_yaml(options.etcd_config);
+    if (!own) return own.error().with_prefix("etcd_config");
     std::unique_ptr<datapath::Datapath> datapath;
     datapath::BpfDatapath* bpf = nullptr;
     if (options.datapath.kind == DatapathOptions::Kind::kBpf) {
@@ -346,7 +356,7 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     }
     return std::unique_ptr<Agent>(new Agent(
         std::make_shared<Impl>(std::move(executor), std::move(options), clock, std::move(log),
-                               std::move(datapath), bpf, std::move(netlink), std::move(own))));
+                               std::move(datapath), bpf, std::move(netlink), *std::move(own))));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
