@@ -167,11 +167,11 @@ std::size_t size_of(const DocumentValue& value) {
 
 class YamlEvents final : public YAML::EventHandler {
   public:
-    bool has_document = false;
     TreeBuilder tree;
+    YAML::Mark start;  ///< of the document
 
-    void OnDocumentStart(const YAML::Mark& /*mark*/) override {
-        has_document = true;
+    void OnDocumentStart(const YAML::Mark& mark) override {
+        start = mark;
         anchors_.clear();
         open_anchors_.clear();
     }
@@ -213,10 +213,11 @@ class YamlEvents final : public YAML::EventHandler {
     }
     void OnMapEnd() override { end(); }
 
-  private:
     static std::uint32_t line_of(const YAML::Mark& mark) {
         return static_cast<std::uint32_t>(std::max(mark.line, 0)) + 1;
     }
+
+  private:
     void refuse_key(const YAML::Mark& mark) {
         if (tree.expects_key()) {
             throw Mistake{line_of(mark), "expected a plain name as key of a map"};
@@ -261,16 +262,22 @@ Result<std::vector<Document>> parse_yaml(std::string_view text, std::string_view
         std::istringstream stream{std::string(text)};
         YAML::Parser parser(stream);
         YamlEvents events;
+        std::optional<int> before;
         for (;; ++number) {
-            events.has_document = false;
             if (!parser.HandleNextDocument(events)) break;
+            // At a closing bracket too many yaml-cpp makes empty documents without end.
+            if (std::exchange(before, events.start.pos) == events.start.pos) {
+                --number;
+                return mistake(YamlEvents::line_of(events.start),
+                               "expected a document or its end; is there a bracket too many?");
+            }
             DocumentValue root = events.tree.take_root();
             if (root.kind != Kind::kNull) documents.push_back({number, std::move(root)});
         }
     } catch (const Mistake& e) {
         return mistake(e.line, e.text);
     } catch (const YAML::ParserException& e) {
-        return mistake(static_cast<std::uint32_t>(std::max(e.mark.line, 0)) + 1, e.msg);
+        return mistake(YamlEvents::line_of(e.mark), e.msg);
     } catch (const YAML::Exception& e) {
         return mistake(0, e.what());
     }

@@ -80,6 +80,13 @@ TEST(DocumentTest, MistakesNameDocumentAndLine) {
     EXPECT_THAT(bad("{\"a\": 1} x"), HasSubstr("document 2"));
 }
 
+TEST(DocumentTest, ABracketTooManyIsNamedByItsLine) {
+    for (const char* text : {"---\n}\n", "---\n]\n", "# x\n}}\n", "a: {b: c}\n}\n"}) {
+        EXPECT_THAT(bad(text), HasSubstr("line 2: ")) << text;
+    }
+    EXPECT_EQ(good("---\n---\n...\n---\na: 1\n...\n...\n---\n").size(), 1U);
+}
+
 TEST(DocumentTest, BombsAreRefused) {
     const std::string deep(200, '[');
     EXPECT_THAT(bad("a: " + deep + std::string(200, ']')), HasSubstr("deep"));
