@@ -3,7 +3,7 @@
 BUILD := build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps build demo test bench format lint install clean
+.PHONY: help deps build demo test fuzz bench format lint install clean
 
 help: ## this text
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ demo: build ## two clusters, one global service, failover; ETCD=real runs etcd p
 
 test: deps ## build and run every test: release, then the sanitizer presets
 	@scripts/test $(JOBS)
+
+fuzz: deps ## run each fuzz target of tests/fuzz for SECONDS (60) with libFuzzer
+	@scripts/fuzz $(or $(SECONDS),60) $(JOBS)
 
 bench: build ## benchmarks beside their peers; JSON in build/bench
 	@scripts/bench $(BUILD)/bin
