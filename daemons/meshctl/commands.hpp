@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "meshctl/output.hpp"
@@ -27,6 +28,11 @@ struct Context {
     int exit_code = kExitOk;
 
     [[nodiscard]] bool json() const { return output == "json"; }
+    /// Prints a line for people; nothing with -o json.
+    void say(std::string_view line) const;
+    /// Prints the command's result, with -o json only. Once and last, when nothing can fail any
+    /// more: a command that fails leaves standard output empty.
+    void answer(const boost::json::value& document) const;
     [[nodiscard]] sandbox::Environment environment();
     /// The sandbox meant by --cluster, or the only one there is.
     [[nodiscard]] Result<std::string> cluster(const std::string& given);

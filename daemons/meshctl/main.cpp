@@ -1,4 +1,6 @@
 // meshctl: the command line of libmesh. Sandboxes, connections between clusters, status, services.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
@@ -29,8 +31,16 @@ Result<std::string> Context::cluster(const std::string& given) {
                                         : "several sandboxes here: expected --cluster");
 }
 
+void Context::say(std::string_view line) const {
+    if (!json()) fmt::print("{}\n", line);
+}
+
+void Context::answer(const boost::json::value& document) const {
+    if (json()) print_json(document);
+}
+
 void add_output_flag(CLI::App& command, Context& context) {
-    command.add_option("-o,--output", context.output, "table (default) or json")
+    command.add_option("-o,--output", context.output, "table (default), text to read; or json")
         ->check(CLI::IsMember({"table", "json"}))
         ->type_name("FORMAT");
 }
@@ -41,7 +51,8 @@ int main(int argc, char** argv) {
     using namespace mesh;
     CLI::App app(
         "Clusters in one mesh: try them on this machine, connect them, see what they know.\n"
-        "Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 not ready.",
+        "Exit codes: 0 done, 1 failed, 2 wrong usage or manifest, 3 not ready.\n"
+        "With -o json standard output is one document, or empty when the command fails.",
         "meshctl");
     app.set_version_flag("-V,--version", "meshctl " MESH_VERSION, "Print the version and exit");
     app.require_subcommand(1);

@@ -10,6 +10,8 @@
 
 #include "meshctl/agents.hpp"
 #include "meshctl/commands.hpp"
+#include "meshctl/documents.hpp"
+#include "pki/files.hpp"
 
 namespace mesh::ctl {
 namespace {
@@ -17,6 +19,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::chrono::milliseconds kPoll{50};
+constexpr std::size_t kMaxCertificate = std::size_t{64} << 10;
 
 // Whom to ask: a sandbox's agents, or one agent anywhere.
 struct Target {
@@ -236,13 +239,18 @@ void add_ca(CLI::App& app, Context& context) {
     CLI::App* init = ca->add_subcommand("init", "Make ca.crt and ca.key (0600) in a folder");
     init->add_option("--dir", *folder, "Folder, made if missing (default mesh-ca)");
     init->add_option("--name", *name, "Common name (default \"mesh CA\")");
+    add_output_flag(*init, context);
     init->footer(
         "Examples:\n"
         "  meshctl ca init --dir ./mesh-ca\n"
         "  meshctl sandbox create ... --inherit-ca ./mesh-ca");
     chosen(init, context, [=, &context]() -> Result<void> {
         MESH_CHECK(sandbox::init_ca(context.environment(), *folder, *name));
-        fmt::print("{0}/ca.crt and {0}/ca.key written\n", *folder);
+        context.say(fmt::format("{0}/ca.crt and {0}/ca.key written", *folder));
+        if (!context.json()) return {};
+        MESH_TRY(const std::string pem, pki::read_file(*folder + "/ca.crt", kMaxCertificate));
+        MESH_TRY(const pki::CertificateInfo certificate, pki::inspect(pem));
+        context.answer(authority_document(*folder, certificate));
         return {};
     });
 }
@@ -259,6 +267,7 @@ void add_connect(CLI::App& parent, Context& context) {
         command->add_option("--cluster", *cluster, "One cluster")->required();
         command->add_option(connecting ? "--to" : "--from", *other, "The other")->required();
         command->add_flag("--one-way", *one_way, "Only --cluster follows the other");
+        add_output_flag(*command, context);
         command->footer(
             fmt::format("Agents act on it within a second, without a restart.\n"
                         "Examples:\n  meshctl clustermesh {} --cluster cluster1 {} cluster2",
@@ -277,8 +286,12 @@ void add_connect(CLI::App& parent, Context& context) {
                     return second;
                 }
             }
-            fmt::print("{} {} {}\n", *cluster,
-                       connecting ? (*one_way ? "->" : "<->") : "no longer connected to", *other);
+            context.say(fmt::format(
+                "{} {} {}", *cluster,
+                connecting ? (*one_way ? "->" : "<->") : "no longer connected to", *other));
+            std::vector<std::pair<std::string, std::string>> directions{{*cluster, *other}};
+            if (!*one_way) directions.emplace_back(*other, *cluster);
+            context.answer(connections_document(directions, connecting));
             return {};
         });
     }

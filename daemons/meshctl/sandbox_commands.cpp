@@ -11,6 +11,7 @@
 #include <map>
 
 #include "meshctl/commands.hpp"
+#include "meshctl/documents.hpp"
 #include "pki/files.hpp"
 #include "sandbox/process.hpp"
 
@@ -67,6 +68,7 @@ void add_create(CLI::App& parent, Context& context) {
     command->add_option("--etcd", *etcd, "real: etcd processes; embedded: mesh-proxy's own store")
         ->check(CLI::IsMember({"real", "embedded"}));
     command->add_flag("--no-daemons", *no_daemons, "Nodes and pods only");
+    add_output_flag(*command, context);
     command->footer(
         "Examples:\n"
         "  meshctl sandbox create --name cluster1 --cluster-id 1 --pod-cidr 10.10.0.0/16 "
@@ -77,7 +79,10 @@ void add_create(CLI::App& parent, Context& context) {
         options->real_etcd = *etcd == "real";
         options->daemons = !*no_daemons;
         MESH_CHECK(sandbox::create(context.environment(), *options));
-        fmt::print("sandbox {} created\n", options->name);
+        context.say(fmt::format("sandbox {} created", options->name));
+        if (!context.json()) return {};
+        MESH_TRY(sandbox::State state, sandbox::describe(context.environment(), options->name));
+        context.answer(sandbox_document({options->name, std::move(state), 0}));
         return {};
     });
 }
@@ -89,55 +94,23 @@ void add_delete(CLI::App& parent, Context& context) {
         "delete", "Remove a cluster with all that it put on this machine, however it was left");
     command->add_option("--name,name", *names, "Name of the cluster")->required();
     command->add_flag("--ignore-not-found", *missing_ok, "No such cluster is no failure");
-    command->footer("Examples:\n  meshctl sandbox delete --name cluster1");
+    add_output_flag(*command, context);
+    command->footer(
+        "With -o json one name gives an object, several give a list.\n"
+        "Examples:\n  meshctl sandbox delete --name cluster1");
     on_chosen(command, context, [=, &context]() -> Result<void> {
+        json::array documents;
         for (const std::string& name : *names) {
             auto done = sandbox::destroy(context.environment(), name);
-            if (!done && *missing_ok && done.error().code() == Errc::kNotFound) continue;
+            const bool missing = !done && done.error().code() == Errc::kNotFound;
+            documents.push_back(deleted_document(name, !missing));
+            if (missing && *missing_ok) continue;
             MESH_CHECK(done);
-            fmt::print("sandbox {} deleted\n", name);
+            context.say(fmt::format("sandbox {} deleted", name));
         }
+        context.answer(names->size() == 1 ? documents.front() : json::value(documents));
         return {};
     });
-}
-
-json::object to_json(const sandbox::Summary& summary) {
-    json::object out{{"name", summary.name}, {"complete", false}};
-    if (!summary.state) return out;
-    const sandbox::State& state = *summary.state;
-    json::array daemons, pods, cidrs, services;
-    for (const auto& cidr : state.pod_cidrs) cidrs.emplace_back(cidr.to_string());
-    for (const auto& cidr : state.service_cidrs) services.emplace_back(cidr.to_string());
-    for (const auto& daemon : state.daemons) {
-        daemons.push_back(json::object{{"name", daemon.name},
-                                       {"node", daemon.node},
-                                       {"running", sandbox::is_running(daemon.process)},
-                                       {"pid", daemon.process.pid},
-                                       {"socket", daemon.socket},
-                                       {"log", daemon.log}});
-    }
-    for (const auto& [key, pod] : state.objects.pods) {
-        json::array ips;
-        for (const auto& ip : pod.ips) ips.emplace_back(ip.to_string());
-        json::object entry{{"namespace", pod.namespace_},
-                           {"name", pod.name},
-                           {"node", pod.node},
-                           {"ips", ips},
-                           {"phase", to_string(pod.phase)},
-                           {"ready", pod.ready},
-                           {"message", pod.message}};
-        if (pod.exit_code) entry["exit_code"] = *pod.exit_code;
-        pods.push_back(std::move(entry));
-    }
-    out["complete"] = state.complete;
-    out["cluster_id"] = state.cluster_id;
-    out["pod_cidrs"] = cidrs;
-    out["service_cidrs"] = services;
-    out["nodes"] = state.nodes;
-    out["etcd"] = state.etcd;
-    out["daemons"] = daemons;
-    out["pods"] = pods;
-    return out;
 }
 
 void add_list(CLI::App& parent, Context& context) {
@@ -149,7 +122,7 @@ void add_list(CLI::App& parent, Context& context) {
         Table table({"NAME", "ID", "PODS FROM", "SERVICES FROM", "NODES", "ETCD", "DAEMONS", "PODS",
                      "STATE"});
         for (const sandbox::Summary& summary : all) {
-            documents.push_back(to_json(summary));
+            documents.push_back(sandbox_document(summary));
             if (!summary.state) {
                 table.add({summary.name, "", "", "", "", "", "", "", "incomplete"});
                 continue;
@@ -182,7 +155,7 @@ void add_pods(CLI::App& parent, Context& context) {
         MESH_TRY(const std::string name, context.cluster(*cluster));
         MESH_TRY(sandbox::State state, sandbox::describe(context.environment(), name));
         if (context.json()) {
-            print_json(to_json({name, std::move(state), 0}).at("pods"));
+            print_json(sandbox_document({name, std::move(state), 0}).at("pods"));
             return {};
         }
         Table table({"NAMESPACE", "NAME", "READY", "STATE", "NODE", "IP", "MESSAGE"});
@@ -200,9 +173,9 @@ void add_pods(CLI::App& parent, Context& context) {
     });
 }
 
-void print_changes(const std::vector<sandbox::Change>& changes) {
+void say_changes(const Context& context, const std::vector<sandbox::Change>& changes) {
     for (const sandbox::Change& change : changes) {
-        fmt::print("{} {}\n", change.object.to_string(), change.what);
+        context.say(fmt::format("{} {}", change.object.to_string(), change.what));
     }
 }
 
@@ -218,15 +191,19 @@ void add_apply(CLI::App& parent, Context& context) {
     add_cluster(command, *cluster);
     command->add_option("-f,--filename", *files, "Manifest; - is standard input")->required();
     command->add_option("-n,--namespace", *space, "For objects that name none (default default)");
+    add_output_flag(*command, context);
     command->footer("Examples:\n  meshctl sandbox apply --cluster cluster1 -f app.yaml");
     on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const std::string name, context.cluster(*cluster));
+        std::vector<sandbox::Change> all;
         for (const std::string& file : *files) {
             MESH_TRY(const std::string text, read_input(file));
             MESH_TRY(const auto changes,
                      sandbox::apply(context.environment(), name, text, file, *space));
-            print_changes(changes);
+            say_changes(context, changes);
+            all.insert(all.end(), changes.begin(), changes.end());
         }
+        context.answer(changes_document(all));
         return {};
     });
 }
@@ -267,6 +244,7 @@ void add_remove(CLI::App& parent, Context& context) {
     command->add_option("-f,--filename", *files, "Manifest that names them; - is standard input");
     command->add_option("-n,--namespace", *space, "Where they are (default default)");
     command->add_option("objects", *named, "deployment/echo, pod/client, service/echo ...");
+    add_output_flag(*command, context);
     command->footer(
         "Examples:\n"
         "  meshctl sandbox remove --cluster cluster2 -n shop deployment/echo\n"
@@ -287,13 +265,14 @@ void add_remove(CLI::App& parent, Context& context) {
             for (const auto& object : objects) refs.push_back(object.ref);
         }
         MESH_TRY(const auto changes, sandbox::remove(context.environment(), name, refs));
-        print_changes(changes);
+        say_changes(context, changes);
         // One that was named by hand and is not there is worth a failure; a manifest's is not.
         for (std::size_t i = 0; i < named->size(); ++i) {
             const bool removed = std::any_of(changes.begin(), changes.end(),
                                              [&](const auto& c) { return c.object == refs[i]; });
             if (!removed) return not_found(fmt::format("no {} in {}", refs[i].to_string(), name));
         }
+        context.answer(changes_document(changes));
         return {};
     });
 }
@@ -374,13 +353,15 @@ void add_daemon_commands(CLI::App& parent, Context& context) {
         auto* which =
             command->add_option("daemon", *daemon, "etcd, mesh-proxy, mesh-operator or mesh-agent");
         if (kill) which->required();
+        add_output_flag(*command, context);
         command->footer(fmt::format("Examples:\n  meshctl sandbox {} --cluster cluster1 mesh-proxy",
                                     kill ? "kill" : "start"));
         on_chosen(command, context, [=, &context]() -> Result<void> {
             MESH_TRY(const std::string name, context.cluster(*cluster));
             const auto act = kill ? sandbox::kill_daemons : sandbox::start_daemons;
             MESH_TRY(const std::size_t count, act(context.environment(), name, *daemon, *node));
-            fmt::print("{} {}\n", count, kill ? "killed" : "started");
+            context.say(fmt::format("{} {}", count, kill ? "killed" : "started"));
+            context.answer(daemons_document(*daemon, count));
             return {};
         });
     }

@@ -177,6 +177,31 @@ class SandboxTest(unittest.TestCase):
         self.meshctl("sandbox", "exec", "--cluster", self.name, "shop/none", "--", "true", check=1)
         self.meshctl("sandbox", "exec", "--cluster", self.name, "shop/client", check=2)
 
+    def test_json_is_all_there_is_on_standard_output(self):
+        made = json.loads(self.create(None, "-o", "json").stdout)
+        listed = json.loads(self.meshctl("sandbox", "list", "-o", "json").stdout)
+        self.assertEqual([made], [sandbox for sandbox in listed if sandbox["name"] == self.name])
+        self.assertEqual((made["complete"], made["nodes"], made["etcd"]), (True, 2, "none"))
+        space = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---" + CLIENT
+        applied = json.loads(self.meshctl("sandbox", "apply", "--cluster", self.name, "-f", "-", "-o", "json",
+                                          input=space).stdout)
+        client = {"kind": "Pod", "namespace": "shop", "name": "client"}
+        self.assertEqual(applied, [{"kind": "Namespace", "namespace": "", "name": "shop", "change": "created"},
+                                   client | {"change": "created"}])
+        remove = ("sandbox", "remove", "--cluster", self.name, "-n", "shop", "-o", "json", "pod/client")
+        self.assertEqual(json.loads(self.meshctl(*remove).stdout), [client | {"change": "removed"}])
+        again = self.meshctl(*remove, check=1)
+        self.assertEqual(again.stdout, "")
+        self.assertIn("no Pod shop/client", again.stderr)
+        self.assertEqual(self.create(None, "-o", "json", check=1).stdout, "")
+        authority = json.loads(self.meshctl("ca", "init", "--dir", f"{self.root}/.ca", "-o", "json").stdout)
+        end = subprocess.run(["openssl", "x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in",
+                              authority["certificate"]], capture_output=True, text=True, check=True).stdout
+        self.assertEqual(end.strip(), "notAfter=" + authority["not_after"].replace("T", " "))
+        delete = ("sandbox", "delete", self.name, "--ignore-not-found", "-o", "json")
+        for deleted in (True, False):
+            self.assertEqual(json.loads(self.meshctl(*delete).stdout), {"name": self.name, "deleted": deleted})
+
     def test_manifests_follow_the_pods(self):
         self.create()
         self.apply(ECHO % 3)
@@ -289,7 +314,9 @@ class SandboxTest(unittest.TestCase):
                 self.names.append(name)
             self.meshctl("sandbox", "create", "--name", name, "--cluster-id", str(10 + len(self.names)), "--pod-cidr",
                          cidr, "--service-cidr", "10.91.0.0/16", "--no-daemons", *ca)
-        self.meshctl("clustermesh", "connect", "--cluster", self.name, "--to", other)
+        connected = self.meshctl("clustermesh", "connect", "--cluster", self.name, "--to", other, "-o", "json").stdout
+        self.assertEqual(json.loads(connected), [{"cluster": self.name, "remote": other, "connected": True},
+                                                 {"cluster": other, "remote": self.name, "connected": True}])
         folder = pathlib.Path(self.root, self.name, "clustermesh")
         self.assertEqual({p.name for p in folder.iterdir()},
                          {other} | {f"{other}.etcd-client{s}" for s in ("-ca.crt", ".crt", ".key")})
