@@ -6,6 +6,7 @@ Passes when the demo says that all passed and nothing of its clusters is left. E
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ def main():
     if (missing := missing_needs()) is not None:
         print(f"SKIPPED: demo_test needs {missing}", file=sys.stderr)
         return 77
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     bin_dir, etcd = sys.argv[1:3]
     clusters = [Cluster(bin_dir, ROOT, f"d{os.getpid()}{letter}", n, etcd) for n, letter in ((1, "a"), (2, "b"))]
     try:
