@@ -35,17 +35,17 @@
 #define MESH_MAX_CLUSTERS 512
 
 /* mesh_backend.flags */
-#define MESH_BACKEND_IN_USE 1U      /* belongs to mesh_backend.service */
-#define MESH_BACKEND_SELECTABLE 2U  /* is in the service's slots */
+#define MESH_BACKEND_IN_USE 1U     /* belongs to mesh_backend.service */
+#define MESH_BACKEND_SELECTABLE 2U /* is in the service's slots */
 #define MESH_BACKEND_TERMINATING 4U
 
 /* mesh_client_key.kind */
-#define MESH_CLIENT_NETNS 0U   /* client is a network namespace's cookie: session affinity */
-#define MESH_CLIENT_SOCKET 1U  /* client is a socket's cookie: flows of unconnected UDP sockets */
+#define MESH_CLIENT_NETNS 0U  /* client is a network namespace's cookie: session affinity */
+#define MESH_CLIENT_SOCKET 1U /* client is a socket's cookie: flows of unconnected UDP sockets */
 
 /* mesh_socket.flags */
-#define MESH_SOCKET_CONNECTED 1U    /* peer and vip are set */
-#define MESH_SOCKET_UNCONNECTED 2U  /* has entries in reverse */
+#define MESH_SOCKET_CONNECTED 1U   /* peer and vip are set */
+#define MESH_SOCKET_UNCONNECTED 2U /* has entries in reverse */
 
 /* Key of frontends; its value is the service id (__u32). */
 struct mesh_frontend_key {
@@ -79,9 +79,9 @@ struct mesh_backend {
     __u32 address[4]; /* network order */
     __u16 port;       /* network order */
     __u16 weight;
-    __u32 flags;      /* MESH_BACKEND_* ; 0 = free */
-    __u32 service;    /* service id */
-    __u32 tag;        /* raised each time the id is given to another backend */
+    __u32 flags;   /* MESH_BACKEND_* ; 0 = free */
+    __u32 service; /* service id */
+    __u32 tag;     /* raised each time the id is given to another backend */
     __u32 cluster_id;
     __u32 pad;
 };
@@ -102,8 +102,8 @@ struct mesh_client {
 #define MESH_CHOICE_TAG(choice) ((__u32)(choice))
 
 /* sockets: storage of a socket that went through a service.
- * udp_connected, by socket cookie: a copy for connected UDP sockets. The kernel shows the storage of
- * TCP sockets to those who list sockets, that of UDP sockets it does not. */
+ * udp_connected, by socket cookie: a copy for connected UDP sockets. The kernel shows the storage
+ * of TCP sockets to those who list sockets, that of UDP sockets it does not. */
 struct mesh_socket {
     __u32 peer_address[4]; /* network order: the backend of a connected socket */
     __u32 vip_address[4];  /* network order: what the application connected to */
@@ -140,7 +140,7 @@ struct mesh_counters {
 /* meta, one element: what the pinned maps were made for. */
 struct mesh_meta {
     __u32 layout_version;
-    __u32 cpus;         /* possible CPUs: the dimension of the counters */
+    __u32 cpus; /* possible CPUs: the dimension of the counters */
     __u32 max_services;
     __u32 max_backends;
     __u32 max_slots;

@@ -122,43 +122,43 @@ struct choice {
     __u64 choice; /* MESH_CHOICE */
 };
 
-static __always_inline bool same_address(const __u32 *a, const __u32 *b) {
+static __always_inline bool same_address(const __u32* a, const __u32* b) {
     return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
-static __always_inline void copy_address(__u32 *to, const __u32 *from) {
+static __always_inline void copy_address(__u32* to, const __u32* from) {
     to[0] = from[0];
     to[1] = from[1];
     to[2] = from[2];
     to[3] = from[3];
 }
 
-static __always_inline struct mesh_counters *cpu_counters(void) {
+static __always_inline struct mesh_counters* cpu_counters(void) {
     __u32 cpu = bpf_get_smp_processor_id();
     return bpf_map_lookup_elem(&counters, &cpu);
 }
 
 /* Atomic, because another program may preempt this one on its CPU. */
-#define COUNT(member)                                            \
-    do {                                                         \
-        struct mesh_counters *row_ = cpu_counters();             \
-        if (row_) __sync_fetch_and_add(&row_->member, 1);        \
+#define COUNT(member)                                     \
+    do {                                                  \
+        struct mesh_counters* row_ = cpu_counters();      \
+        if (row_) __sync_fetch_and_add(&row_->member, 1); \
     } while (0)
 
-static __always_inline void count_connect(__u32 backend_id, const struct mesh_backend *backend) {
-    __u64 *of_backend = bpf_map_lookup_elem(&connects, &backend_id);
+static __always_inline void count_connect(__u32 backend_id, const struct mesh_backend* backend) {
+    __u64* of_backend = bpf_map_lookup_elem(&connects, &backend_id);
     if (of_backend) __sync_fetch_and_add(of_backend, 1);
     COUNT(connects_by_cluster[backend->cluster_id & (MESH_MAX_CLUSTERS - 1)]);
 }
 
-static __always_inline struct mesh_service *find_service(const struct mesh_frontend_key *key,
-                                                         __u32 *id) {
+static __always_inline struct mesh_service* find_service(const struct mesh_frontend_key* key,
+                                                         __u32* id) {
 #pragma unroll
     for (int attempt = 0; attempt < 3; ++attempt) {
-        __u32 *value = bpf_map_lookup_elem(&frontends, key);
+        __u32* value = bpf_map_lookup_elem(&frontends, key);
         if (!value) return 0;
-        *id = *(volatile __u32 *)value;
-        struct mesh_service *service = bpf_map_lookup_elem(&services, id);
+        *id = *(volatile __u32*)value;
+        struct mesh_service* service = bpf_map_lookup_elem(&services, id);
         if (!service) return 0;
         if (same_address(service->frontend.address, key->address) &&
             service->frontend.port == key->port && service->frontend.proto == key->proto)
@@ -167,13 +167,13 @@ static __always_inline struct mesh_service *find_service(const struct mesh_front
     return 0;
 }
 
-static __always_inline struct mesh_backend *pick_backend(const struct mesh_service *service,
-                                                         __u32 *id) {
-    const __u64 window = *(const volatile __u64 *)&service->window;
+static __always_inline struct mesh_backend* pick_backend(const struct mesh_service* service,
+                                                         __u32* id) {
+    const __u64 window = *(const volatile __u64*)&service->window;
     const __u32 count = MESH_WINDOW_COUNT(window);
     if (count == 0) return 0;
     __u32 index = MESH_WINDOW_BASE(window) + (__u32)(((__u64)bpf_get_prandom_u32() * count) >> 32);
-    const struct mesh_slot *slot = bpf_map_lookup_elem(&slots, &index);
+    const struct mesh_slot* slot = bpf_map_lookup_elem(&slots, &index);
     if (!slot) return 0;
     *id = slot->backend;
     if (slot->alias != slot->backend && bpf_get_prandom_u32() >= slot->threshold) *id = slot->alias;
@@ -182,27 +182,27 @@ static __always_inline struct mesh_backend *pick_backend(const struct mesh_servi
 
 /* The backend of an earlier choice if it still is what it was and has all of `flags`. The flags are
  * read first: the writer sets them last, so with the flags of a reused id its new tag is seen. */
-static __always_inline struct mesh_backend *chosen_backend(__u64 choice, __u32 service_id,
+static __always_inline struct mesh_backend* chosen_backend(__u64 choice, __u32 service_id,
                                                            __u32 flags) {
     __u32 id = MESH_CHOICE_BACKEND(choice);
-    struct mesh_backend *backend = bpf_map_lookup_elem(&backends, &id);
-    if (!backend || (*(volatile __u32 *)&backend->flags & flags) != flags) return 0;
-    if (*(volatile __u32 *)&backend->tag != MESH_CHOICE_TAG(choice)) return 0;
+    struct mesh_backend* backend = bpf_map_lookup_elem(&backends, &id);
+    if (!backend || (*(volatile __u32*)&backend->flags & flags) != flags) return 0;
+    if (*(volatile __u32*)&backend->tag != MESH_CHOICE_TAG(choice)) return 0;
     return backend->service == service_id ? backend : 0;
 }
 
 /* Fills `out`. 0: a new choice, 1: an earlier one was kept, -EHOSTUNREACH: no backend. */
-static __always_inline int choose(const struct mesh_service *service, __u32 service_id,
-                                  const struct mesh_client_key *client, __u64 timeout_ns,
-                                  __u32 flags_to_keep, struct choice *out) {
-    struct mesh_backend *backend = 0;
-    struct mesh_client *known = 0;
+static __always_inline int choose(const struct mesh_service* service, __u32 service_id,
+                                  const struct mesh_client_key* client, __u64 timeout_ns,
+                                  __u32 flags_to_keep, struct choice* out) {
+    struct mesh_backend* backend = 0;
+    struct mesh_client* known = 0;
     __u64 old = 0, now = 0;
     if (client) {
         now = bpf_ktime_get_ns();
         known = bpf_map_lookup_elem(&affinity, client);
         if (known) {
-            old = *(volatile __u64 *)&known->choice;
+            old = *(volatile __u64*)&known->choice;
             if (now - known->last_used_ns < timeout_ns)
                 backend = chosen_backend(old, service_id, flags_to_keep);
             if (backend) {
@@ -230,11 +230,11 @@ static __always_inline int choose(const struct mesh_service *service, __u32 serv
             struct mesh_client fresh = {.choice = winner, .last_used_ns = now};
             if (bpf_map_update_elem(&affinity, client, &fresh, BPF_NOEXIST)) {
                 known = bpf_map_lookup_elem(&affinity, client);
-                if (known) winner = *(volatile __u64 *)&known->choice;
+                if (known) winner = *(volatile __u64*)&known->choice;
             }
         }
         if (winner != out->choice) {
-            struct mesh_backend *other = chosen_backend(winner, service_id, flags_to_keep);
+            struct mesh_backend* other = chosen_backend(winner, service_id, flags_to_keep);
             if (other) {
                 backend = other;
                 out->choice = winner;
@@ -248,9 +248,9 @@ static __always_inline int choose(const struct mesh_service *service, __u32 serv
 }
 
 /* Affinity of the client's network namespace, if the service asks for it. */
-static __always_inline int choose_for_connect(struct bpf_sock_addr *ctx,
-                                              const struct mesh_service *service, __u32 service_id,
-                                              struct choice *out) {
+static __always_inline int choose_for_connect(struct bpf_sock_addr* ctx,
+                                              const struct mesh_service* service, __u32 service_id,
+                                              struct choice* out) {
     const __u32 seconds = service->affinity_seconds;
     if (seconds == 0) return choose(service, service_id, 0, 0, 0, out);
     struct mesh_client_key client = {
@@ -259,17 +259,18 @@ static __always_inline int choose_for_connect(struct bpf_sock_addr *ctx,
                               MESH_BACKEND_IN_USE | MESH_BACKEND_SELECTABLE, out);
     if (result == 1) {
         __u32 id = MESH_CHOICE_BACKEND(out->choice);
-        struct mesh_backend *backend = bpf_map_lookup_elem(&backends, &id);
+        struct mesh_backend* backend = bpf_map_lookup_elem(&backends, &id);
         if (backend) count_connect(id, backend);
         COUNT(affinity_kept);
     }
     return result;
 }
 
-/* An unconnected socket: the client's affinity if the service asks for it, else the socket's own. */
-static __always_inline int choose_for_send(struct bpf_sock_addr *ctx,
-                                           const struct mesh_service *service, __u32 service_id,
-                                           __u64 cookie, struct choice *out) {
+/* An unconnected socket: the client's affinity if the service asks for it, else the socket's own.
+ */
+static __always_inline int choose_for_send(struct bpf_sock_addr* ctx,
+                                           const struct mesh_service* service, __u32 service_id,
+                                           __u64 cookie, struct choice* out) {
     const __u32 seconds = service->affinity_seconds;
     struct mesh_client_key client = {
         .client = cookie, .service = service_id, .kind = MESH_CLIENT_SOCKET};
@@ -284,15 +285,15 @@ static __always_inline int choose_for_send(struct bpf_sock_addr *ctx,
     return choose(service, service_id, &client, timeout, flags, out);
 }
 
-static __always_inline void read_key4(const struct bpf_sock_addr *ctx,
-                                      struct mesh_frontend_key *key) {
+static __always_inline void read_key4(const struct bpf_sock_addr* ctx,
+                                      struct mesh_frontend_key* key) {
     key->address[2] = bpf_htonl(0xffff);
     key->address[3] = ctx->user_ip4;
     key->port = (__u16)ctx->user_port;
 }
 
-static __always_inline void read_key6(const struct bpf_sock_addr *ctx,
-                                      struct mesh_frontend_key *key) {
+static __always_inline void read_key6(const struct bpf_sock_addr* ctx,
+                                      struct mesh_frontend_key* key) {
     key->address[0] = ctx->user_ip6[0];
     key->address[1] = ctx->user_ip6[1];
     key->address[2] = ctx->user_ip6[2];
@@ -300,7 +301,7 @@ static __always_inline void read_key6(const struct bpf_sock_addr *ctx,
     key->port = (__u16)ctx->user_port;
 }
 
-static __always_inline __u8 protocol_of(const struct bpf_sock_addr *ctx) {
+static __always_inline __u8 protocol_of(const struct bpf_sock_addr* ctx) {
     const __u32 protocol = ctx->protocol;
     return protocol == IPPROTO_MPTCP ? IPPROTO_TCP : (__u8)protocol;
 }
@@ -315,16 +316,16 @@ static __always_inline void forget_connected(__u8 proto, __u64 cookie) {
 }
 
 /* Replaces key's address and port by a backend's. kProceed also when it is no service. */
-static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct mesh_frontend_key *key,
-                                      bool *translated) {
+static __always_inline int on_connect(struct bpf_sock_addr* ctx, struct mesh_frontend_key* key,
+                                      bool* translated) {
     __u32 service_id = 0;
-    struct bpf_sock *sk = ctx->sk;
+    struct bpf_sock* sk = ctx->sk;
     if (!sk) return kProceed;
     key->proto = protocol_of(ctx);
-    const struct mesh_service *service = find_service(key, &service_id);
+    const struct mesh_service* service = find_service(key, &service_id);
     if (!service) {
         /* A UDP socket may connect again, elsewhere. */
-        struct mesh_socket *before = bpf_sk_storage_get(&sockets, sk, 0, 0);
+        struct mesh_socket* before = bpf_sk_storage_get(&sockets, sk, 0, 0);
         if (before && (before->flags & MESH_SOCKET_CONNECTED)) {
             before->flags &= ~MESH_SOCKET_CONNECTED;
             forget_connected(key->proto, bpf_get_socket_cookie(ctx));
@@ -336,8 +337,7 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct mesh_fro
         COUNT(no_backend);
         return refuse(-EHOSTUNREACH);
     }
-    struct mesh_socket *socket =
-        bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    struct mesh_socket* socket = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (socket) {
         copy_address(socket->peer_address, chosen.address);
         copy_address(socket->vip_address, key->address);
@@ -360,17 +360,17 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, struct mesh_fro
     return kProceed;
 }
 
-static __always_inline int on_send(struct bpf_sock_addr *ctx, struct mesh_frontend_key *key,
-                                   bool *translated) {
+static __always_inline int on_send(struct bpf_sock_addr* ctx, struct mesh_frontend_key* key,
+                                   bool* translated) {
     __u32 service_id = 0;
-    struct bpf_sock *sk = ctx->sk;
+    struct bpf_sock* sk = ctx->sk;
     if (!sk) return kProceed;
     key->proto = protocol_of(ctx);
     const __u64 cookie = bpf_get_socket_cookie(ctx);
     struct mesh_reverse_key back = {.socket = cookie};
-    const struct mesh_service *service = find_service(key, &service_id);
+    const struct mesh_service* service = find_service(key, &service_id);
     if (!service) {
-        struct mesh_socket *before = bpf_sk_storage_get(&sockets, sk, 0, 0);
+        struct mesh_socket* before = bpf_sk_storage_get(&sockets, sk, 0, 0);
         if (before && (before->flags & MESH_SOCKET_UNCONNECTED)) {
             /* The application now talks to this address as such: answers keep it. */
             copy_address(back.address, key->address);
@@ -386,11 +386,11 @@ static __always_inline int on_send(struct bpf_sock_addr *ctx, struct mesh_fronte
     }
     copy_address(back.address, chosen.address);
     back.port = chosen.port;
-    const struct mesh_reverse *known = bpf_map_lookup_elem(&reverse, &back);
+    const struct mesh_reverse* known = bpf_map_lookup_elem(&reverse, &back);
     if (!known || !same_address(known->address, key->address) || known->port != key->port) {
         struct mesh_reverse vip = {.port = key->port};
         copy_address(vip.address, key->address);
-        struct mesh_socket *socket =
+        struct mesh_socket* socket =
             bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
         if (!socket || bpf_map_update_elem(&reverse, &back, &vip, BPF_ANY)) {
             COUNT(flow_table_errors);
@@ -405,11 +405,11 @@ static __always_inline int on_send(struct bpf_sock_addr *ctx, struct mesh_fronte
 }
 
 /* Replaces the backend in `key` by the service that the application knows. */
-static __always_inline void restore(struct bpf_sock_addr *ctx, struct mesh_frontend_key *key,
-                                    bool datagram, bool *translated) {
-    struct bpf_sock *sk = ctx->sk;
+static __always_inline void restore(struct bpf_sock_addr* ctx, struct mesh_frontend_key* key,
+                                    bool datagram, bool* translated) {
+    struct bpf_sock* sk = ctx->sk;
     if (!sk) return;
-    const struct mesh_socket *socket = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    const struct mesh_socket* socket = bpf_sk_storage_get(&sockets, sk, 0, 0);
     if (!socket) return;
     if ((socket->flags & MESH_SOCKET_CONNECTED) && socket->peer_port == key->port &&
         same_address(socket->peer_address, key->address)) {
@@ -421,15 +421,15 @@ static __always_inline void restore(struct bpf_sock_addr *ctx, struct mesh_front
     if (!datagram || !(socket->flags & MESH_SOCKET_UNCONNECTED)) return;
     struct mesh_reverse_key back = {.socket = bpf_get_socket_cookie(ctx), .port = key->port};
     copy_address(back.address, key->address);
-    const struct mesh_reverse *vip = bpf_map_lookup_elem(&reverse, &back);
+    const struct mesh_reverse* vip = bpf_map_lookup_elem(&reverse, &back);
     if (!vip) return;
     copy_address(key->address, vip->address);
     key->port = vip->port;
     *translated = true;
 }
 
-#define WRITE4(ctx, key)                   \
-    do {                                   \
+#define WRITE4(ctx, key)                    \
+    do {                                    \
         (ctx)->user_ip4 = (key).address[3]; \
         (ctx)->user_port = (key).port;      \
     } while (0)
@@ -443,7 +443,7 @@ static __always_inline void restore(struct bpf_sock_addr *ctx, struct mesh_front
     } while (0)
 
 SEC("cgroup/connect4")
-int mesh_connect4(struct bpf_sock_addr *ctx) {
+int mesh_connect4(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key4(ctx, &key);
@@ -453,7 +453,7 @@ int mesh_connect4(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/connect6")
-int mesh_connect6(struct bpf_sock_addr *ctx) {
+int mesh_connect6(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key6(ctx, &key);
@@ -463,7 +463,7 @@ int mesh_connect6(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/sendmsg4")
-int mesh_sendmsg4(struct bpf_sock_addr *ctx) {
+int mesh_sendmsg4(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key4(ctx, &key);
@@ -473,7 +473,7 @@ int mesh_sendmsg4(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/sendmsg6")
-int mesh_sendmsg6(struct bpf_sock_addr *ctx) {
+int mesh_sendmsg6(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key6(ctx, &key);
@@ -483,7 +483,7 @@ int mesh_sendmsg6(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/recvmsg4")
-int mesh_recvmsg4(struct bpf_sock_addr *ctx) {
+int mesh_recvmsg4(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key4(ctx, &key);
@@ -493,7 +493,7 @@ int mesh_recvmsg4(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/recvmsg6")
-int mesh_recvmsg6(struct bpf_sock_addr *ctx) {
+int mesh_recvmsg6(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key6(ctx, &key);
@@ -503,7 +503,7 @@ int mesh_recvmsg6(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/getpeername4")
-int mesh_peername4(struct bpf_sock_addr *ctx) {
+int mesh_peername4(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key4(ctx, &key);
@@ -513,7 +513,7 @@ int mesh_peername4(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/getpeername6")
-int mesh_peername6(struct bpf_sock_addr *ctx) {
+int mesh_peername6(struct bpf_sock_addr* ctx) {
     struct mesh_frontend_key key = {};
     bool translated = false;
     read_key6(ctx, &key);
@@ -523,8 +523,8 @@ int mesh_peername6(struct bpf_sock_addr *ctx) {
 }
 
 SEC("cgroup/sock_release")
-int mesh_release(struct bpf_sock *sk) {
-    const struct mesh_socket *socket = bpf_sk_storage_get(&sockets, sk, 0, 0);
+int mesh_release(struct bpf_sock* sk) {
+    const struct mesh_socket* socket = bpf_sk_storage_get(&sockets, sk, 0, 0);
     if (socket && (socket->flags & MESH_SOCKET_CONNECTED))
         forget_connected((__u8)sk->protocol, bpf_get_socket_cookie(sk));
     return kProceed;
