@@ -90,6 +90,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             node_.drain(cluster);
             schedule_flush();
         };
+        events.on_config_errors = [this] { schedule_flush(); };
         events.on_finished = [this](const std::string& cluster) {
             node_.drain(cluster);
             schedule_flush();

@@ -14,20 +14,23 @@ namespace asio = boost::asio;
 
 struct RemotesDirectory::Impl {
     Impl(asio::any_io_executor ex, Options opt, const Clock& clock, const Logger& log,
-         OnEvent callback)
+         OnEvent callback, OnErrors errors_callback)
         : options(std::move(opt)),
           on_event(std::move(callback)),
+          on_errors(std::move(errors_callback)),
           scan(options.directory, options.local_cluster, clock, log),
           watcher(std::in_place, ex, options.directory, log, options.watch),
           timer(ex),
           tasks(ex) {}
 
     void look() {
+        const auto errors_before = scan.errors();
         auto outcome = scan.scan();
         look_again = outcome.look_again;
         for (const RemoteEvent& event : outcome.events) {
             if (!stopping) on_event(event);
         }
+        if (!stopping && on_errors && scan.errors() != errors_before) on_errors();
     }
 
     asio::awaitable<void> watch() {
@@ -45,6 +48,7 @@ struct RemotesDirectory::Impl {
 
     Options options;
     OnEvent on_event;
+    OnErrors on_errors;
     RemotesScan scan;
     std::optional<DirectoryWatcher> watcher;
     asio::steady_timer timer;
@@ -54,9 +58,10 @@ struct RemotesDirectory::Impl {
 };
 
 RemotesDirectory::RemotesDirectory(asio::any_io_executor executor, Options options,
-                                   const Clock& clock, Logger log, OnEvent on_event)
+                                   const Clock& clock, Logger log, OnEvent on_event,
+                                   OnErrors on_errors)
     : impl_(std::make_unique<Impl>(std::move(executor), std::move(options), clock, log,
-                                   std::move(on_event))) {}
+                                   std::move(on_event), std::move(on_errors))) {}
 
 RemotesDirectory::~RemotesDirectory() = default;
 

@@ -78,9 +78,11 @@ class RemotesDirectory {
                                       .rescan = std::chrono::milliseconds(1000)};
     };
     using OnEvent = std::function<void(const RemoteEvent&)>;
+    /// errors() is another than before.
+    using OnErrors = std::function<void()>;
 
     RemotesDirectory(boost::asio::any_io_executor executor, Options options, const Clock& clock,
-                     Logger log, OnEvent on_event);
+                     Logger log, OnEvent on_event, OnErrors on_errors = {});
     ~RemotesDirectory();
     RemotesDirectory(const RemotesDirectory&) = delete;
     RemotesDirectory& operator=(const RemotesDirectory&) = delete;

@@ -94,8 +94,12 @@ void Clusters::Impl::start() {
     sources::config::RemotesDirectory::Options directory;
     directory.directory = options_.remotes_directory;
     directory.local_cluster = options_.local_name;
-    directory_.emplace(executor_, std::move(directory), clock_, log_,
-                       [this](const RemoteEvent& event) { on_file(event); });
+    directory_.emplace(
+        executor_, std::move(directory), clock_, log_,
+        [this](const RemoteEvent& event) { on_file(event); },
+        [this] {
+            if (events_.on_config_errors) events_.on_config_errors();
+        });
     directory_->start();
 }
 

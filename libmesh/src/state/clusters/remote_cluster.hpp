@@ -26,6 +26,8 @@ struct ClusterEvents {
     std::function<void(const std::string& cluster)> on_reset;
     /// After remove(): drained, over. The object may be destroyed once stop() completed.
     std::function<void(const std::string& cluster)> on_finished;
+    /// Of Clusters alone: config_errors() is another than before.
+    std::function<void()> on_config_errors;
 };
 
 /// @thread the executor's thread

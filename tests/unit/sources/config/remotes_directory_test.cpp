@@ -169,8 +169,9 @@ class WatchedRemotesTest : public RemotesTest {
         RemotesDirectory::Options options;
         options.directory = dir_;
         options.settle = std::chrono::milliseconds(20);
-        watcher_.emplace(io_.get_executor(), options, clock_, logger(),
-                         [this](const RemoteEvent& e) { events_.push_back(e); });
+        watcher_.emplace(
+            io_.get_executor(), options, clock_, logger(),
+            [this](const RemoteEvent& e) { events_.push_back(e); }, [this] { ++errors_told_; });
         watcher_->start();
     }
     void TearDown() override {
@@ -194,7 +195,29 @@ class WatchedRemotesTest : public RemotesTest {
     asio::io_context io_;
     std::optional<RemotesDirectory> watcher_;
     std::vector<RemoteEvent> events_;
+    int errors_told_ = 0;
 };
+
+TEST_F(WatchedRemotesTest, TellsWhenAFileBreaksAndWhenItIsGone) {
+    write(dir_ / "c1", yaml("a"));
+    start();
+    EXPECT_EQ(wait_for(1), Names{"+c1"});
+    EXPECT_EQ(errors_told_, 0);
+    const auto wait_for_errors = [this](std::size_t count) {
+        const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+        io_.restart();
+        while (watcher_->errors().size() != count && std::chrono::steady_clock::now() < deadline) {
+            io_.run_one_for(std::chrono::milliseconds(50));
+        }
+    };
+    write(dir_ / "c2", "endpoints: 7\n");
+    wait_for_errors(1);
+    EXPECT_EQ(errors_told_, 1);
+    fs::remove(dir_ / "c2");
+    wait_for_errors(0);
+    EXPECT_EQ(errors_told_, 2);
+    EXPECT_TRUE(events_.empty());
+}
 
 TEST_F(WatchedRemotesTest, SeesAddedChangedRemoved) {
     write(dir_ / "c1", yaml("a"));
