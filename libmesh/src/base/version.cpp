@@ -2,6 +2,8 @@
 
 namespace mesh {
 
-const char* version() noexcept { return MESH_VERSION; }
+const char* version() noexcept {
+    return MESH_VERSION;
+}
 
 }  // namespace mesh

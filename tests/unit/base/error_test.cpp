@@ -35,6 +35,8 @@ TEST(Error, PrefixNamesTheOrigin) {
               "not_found: cluster c1: key k");
 }
 
-TEST(Error, UncheckedValueThrows) { EXPECT_THROW((void)parse_even(1).value(), std::logic_error); }
+TEST(Error, UncheckedValueThrows) {
+    EXPECT_THROW((void)parse_even(1).value(), std::logic_error);
+}
 
 }  // namespace
