@@ -16,7 +16,8 @@ namespace mesh {
 enum class LogLevel : std::uint8_t { kDebug, kInfo, kWarn, kError, kOff };
 
 /// Takes one finished line. Called on the thread that logs; must not block or throw.
-using LogSink = std::function<void(LogLevel level, std::string_view subsystem, std::string_view text)>;
+using LogSink =
+    std::function<void(LogLevel level, std::string_view subsystem, std::string_view text)>;
 
 /// A named handle on a sink; cheap to copy. A default-made Logger drops everything.
 /// @thread as the sink; a Logger itself is immutable
