@@ -4,8 +4,7 @@
  * getpeername) is the service again. No packet is rewritten, and nothing is done per packet of a
  * connected socket. Tables: layout.h.
  *
- * A service without a backend answers connect() and sendmsg() with EHOSTUNREACH, as Cilium does
- * since 1.14 (before: EPERM).
+ * A service without a backend answers connect() and sendmsg() with EHOSTUNREACH.
  *
  * Unconnected UDP sockets stay with the backend they got for a service until it goes or the socket
  * was silent for udp_idle_ns, as they would behind a connection-tracking load balancer: a protocol
