@@ -202,7 +202,8 @@ static __always_inline int choose(const struct mesh_service* service, __u32 serv
         known = bpf_map_lookup_elem(&affinity, client);
         if (known) {
             old = *(volatile __u64*)&known->choice;
-            if (now - known->last_used_ns < timeout_ns)
+            /* Signed: another CPU may have used it after `now` was read. */
+            if ((__s64)(now - *(volatile __u64*)&known->last_used_ns) < (__s64)timeout_ns)
                 backend = chosen_backend(old, service_id, flags_to_keep);
             if (backend) {
                 known->last_used_ns = now;

@@ -1,11 +1,14 @@
 // What applications see: every protocol, family and way of talking through a service.
+#include <bpf/bpf.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include <map>
 #include <set>
 
+#include "bpf/layout.h"
 #include "echo_server.hpp"
 
 namespace mesh::test {
@@ -341,6 +344,30 @@ TEST_F(SocketsTest, AffinityEndsAfterSilence) {
         }
         EXPECT_TRUE(changed);
     });
+}
+
+// Between a connect's reading of the clock and of the table, another CPU's connect may write a
+// later time: here it is a minute later, so that the order of the two is certain.
+TEST_F(SocketsTest, AffinityHoldsWhenAnotherCpuUsedItLater) {
+    std::vector<Backend> backends;
+    for (int n = 1; n <= 8; ++n) backends.push_back(backend(n));
+    node.upsert({service(frontend(kVip, 80, Protocol::kTcp), backends, 600)});
+    std::string first;
+    in_client([&] { first = ask(AF_INET, kVip); });
+    const auto options = node_options();
+    const std::string pin = options.bpffs + "/" + options.pin_directory + "/maps/affinity";
+    const int map = bpf_obj_get(pin.c_str());
+    ASSERT_GE(map, 0) << pin;
+    mesh_client_key key{};
+    mesh_client client{};
+    ASSERT_EQ(bpf_map_get_next_key(map, nullptr, &key), 0);
+    ASSERT_EQ(bpf_map_lookup_elem(map, &key, &client), 0);
+    client.last_used_ns += 60'000'000'000;
+    ASSERT_EQ(bpf_map_update_elem(map, &key, &client, BPF_EXIST), 0);
+    ::close(map);
+    in_client([&] { EXPECT_EQ(ask(AF_INET, kVip), first); });
+    EXPECT_EQ(node.datapath().counters().affinity_kept, 1U);
+    EXPECT_EQ(node.datapath().counters().affinity_replaced, 0U);
 }
 
 TEST_F(SocketsTest, FirstConnectsAtOnceAgree) {
