@@ -147,6 +147,122 @@ struct mesh_meta {
     __u32 used_backends; /* backend ids from here on were never used */
 };
 
+/* ---- Pods: pods.bpf.c --------------------------------------------------------------------------
+ * Forwarding between pods, and between pods and the rest of the world. A packet of a pod:
+ *   endpoints[source]      must be the pod's own device (else it is spoofed); gives its identity
+ *   endpoints[destination] a pod of this node: handed over to that pod's device
+ *   ipcache[destination]   has a tunnel endpoint: into the overlay device, the identity as VNI
+ *   else                   the node's routes decide
+ * A packet from the overlay or from another node: endpoints[destination], likewise.
+ * One set of maps per node; the writer fills ipcache and nodes in batches. */
+
+/* Raised with each change of this part that an older or newer program cannot read. */
+#define MESH_PODS_LAYOUT_VERSION 1
+
+/* An address in network order, IPv4 as ::ffff:a.b.c.d. */
+struct mesh_address {
+    __u32 word[4];
+};
+
+/* ipcache, by longest prefix. */
+struct mesh_ipcache_key {
+    __u32 prefix_length;         /* bits of address: an IPv4 prefix's own length + 96 */
+    struct mesh_address address; /* host bits zero */
+};
+
+/* mesh_ipcache_entry.flags */
+#define MESH_IPCACHE_NODE 1U /* an address of a node, not of a pod */
+#define MESH_IPCACHE_CIDR 2U /* a node's pod CIDR: which pod it is, is not known */
+
+struct mesh_ipcache_entry {
+    __u32 identity;             /* numeric identity, wire.md section 15 */
+    __u32 cluster_id;           /* that announced it; 0: none */
+    struct mesh_address tunnel; /* the node to encapsulate to; all zero: none */
+    __u8 encryption_key;
+    __u8 flags; /* MESH_IPCACHE_* */
+    __u16 pad;
+};
+
+/* nodes, by address in network order: who may send to the overlay device. */
+struct mesh_node {
+    __u32 cluster_id;
+};
+
+/* endpoints, by address in network order: the pods of this node. */
+struct mesh_endpoint {
+    __u32 ifindex;    /* the node's end of the pod's link */
+    __u32 identity;   /* 0: not known yet */
+    __u8 pod_mac[6];  /* of the pod's end */
+    __u8 node_mac[6]; /* of the node's end */
+};
+
+/* mesh_pods_settings.flags */
+#define MESH_PODS_TUNNEL 1U     /* encapsulate; else the node's routes decide */
+#define MESH_PODS_MASQUERADE 2U /* what leaves the mesh gets the node's address */
+#define MESH_PODS_TRACE 4U      /* an event for each packet, not only for drops */
+
+/* settings, one element. */
+struct mesh_pods_settings {
+    __u32 layout_version;
+    __u32 flags;                      /* MESH_PODS_* */
+    __u32 overlay_ifindex;            /* 0: none */
+    __u32 device_ifindex;             /* to the other nodes */
+    struct mesh_address node4, node6; /* this node's addresses there; all zero: none */
+    /* This node's own addresses out of its pod CIDRs. */
+    struct mesh_address router4, router6;
+    __u32 identity_shift; /* bits of an identity below its cluster id: 16 or 15 */
+    __u32 pad;
+};
+
+/* Why a packet was dropped; index of drops. Names: datapath/pods.hpp. */
+#define MESH_DROP_MALFORMED 1U           /* truncated, bad header length, version or checksum */
+#define MESH_DROP_INVALID_SOURCE 2U      /* not one of the pod's own addresses */
+#define MESH_DROP_NO_ENDPOINT 3U         /* to a pod that this node does not have */
+#define MESH_DROP_UNKNOWN_TUNNEL_PEER 4U /* encapsulated by an address that is no node's */
+#define MESH_DROP_INVALID_IDENTITY 5U    /* of another cluster than the node that encapsulated it */
+#define MESH_DROP_TUNNEL_KEY 6U          /* the kernel did not take the tunnel key */
+#define MESH_DROP_NO_NAT_PORT 7U         /* masquerading: no port left to that destination */
+#define MESH_DROP_UNSUPPORTED 8U         /* a protocol that is not forwarded, or not masqueraded */
+#define MESH_DROP_REASONS 9U
+
+struct mesh_drop_count { /* by reason; a row per CPU */
+    __u64 packets;
+    __u64 bytes;
+};
+
+/* mesh_event.kind */
+#define MESH_EVENT_DROP 1U
+#define MESH_EVENT_TRACE 2U
+
+/* mesh_event.point: where the packet was seen. */
+#define MESH_POINT_FROM_POD 1U
+#define MESH_POINT_FROM_OVERLAY 2U
+#define MESH_POINT_TO_OVERLAY 3U
+#define MESH_POINT_FROM_DEVICE 4U
+#define MESH_POINT_TO_DEVICE 5U
+
+/* mesh_event.verdict of a trace: where it went. */
+#define MESH_TO_POD 1U
+#define MESH_TO_OVERLAY 2U
+#define MESH_TO_STACK 3U
+#define MESH_TO_DEVICE 4U
+
+/* An element of the ring buffer `events`. */
+struct mesh_event {
+    __u64 time_ns; /* CLOCK_MONOTONIC */
+    struct mesh_address source, destination;
+    __u32 source_identity;
+    __u32 destination_identity;
+    __u32 ifindex;
+    __u32 length;      /* bytes of the packet, with its Ethernet header */
+    __u16 source_port; /* network order; 0: none, or ICMP's type and code */
+    __u16 destination_port;
+    __u8 kind;    /* MESH_EVENT_* */
+    __u8 point;   /* MESH_POINT_* */
+    __u8 verdict; /* MESH_DROP_* or MESH_TO_* */
+    __u8 proto;   /* IPPROTO_* */
+};
+
 #ifdef __cplusplus
 #define MESH_STATIC_ASSERT(condition) static_assert(condition, #condition)
 #else
@@ -189,5 +305,23 @@ MESH_ASSERT_SIZE(mesh_counters, 4128);
 MESH_ASSERT_OFFSET(mesh_counters, no_backend, 4096);
 MESH_ASSERT_OFFSET(mesh_counters, flow_table_errors, 4120);
 MESH_ASSERT_SIZE(mesh_meta, 24);
+
+MESH_ASSERT_SIZE(mesh_address, 16);
+MESH_ASSERT_SIZE(mesh_ipcache_key, 20);
+MESH_ASSERT_SIZE(mesh_ipcache_entry, 28);
+MESH_ASSERT_OFFSET(mesh_ipcache_entry, tunnel, 8);
+MESH_ASSERT_OFFSET(mesh_ipcache_entry, encryption_key, 24);
+MESH_ASSERT_OFFSET(mesh_ipcache_entry, flags, 25);
+MESH_ASSERT_SIZE(mesh_node, 4);
+MESH_ASSERT_SIZE(mesh_endpoint, 20);
+MESH_ASSERT_OFFSET(mesh_endpoint, pod_mac, 8);
+MESH_ASSERT_OFFSET(mesh_endpoint, node_mac, 14);
+MESH_ASSERT_SIZE(mesh_pods_settings, 88);
+MESH_ASSERT_OFFSET(mesh_pods_settings, node4, 16);
+MESH_ASSERT_OFFSET(mesh_pods_settings, router6, 64);
+MESH_ASSERT_SIZE(mesh_drop_count, 16);
+MESH_ASSERT_SIZE(mesh_event, 64);
+MESH_ASSERT_OFFSET(mesh_event, source_identity, 40);
+MESH_ASSERT_OFFSET(mesh_event, kind, 60);
 
 #endif

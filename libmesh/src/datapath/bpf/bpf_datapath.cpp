@@ -53,7 +53,7 @@ Result<void> BpfDatapath::teardown(const BpfOptions& options) {
     auto pins = PinDirectory::open_existing(options.bpffs, options.pin_directory);
     if (!pins && pins.error().code() == Errc::kNotFound) return {};
     if (!pins) return pins.error();
-    MESH_CHECK(remove_pins(*pins));
+    MESH_CHECK(pins->remove_pins());
     return pins->remove();
 }
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "datapath/bpf/libbpf_call.hpp"
 #include "datapath/bpf/pin_directory.hpp"
 
 namespace mesh::datapath {
@@ -19,14 +20,6 @@ constexpr std::uint32_t kReadBatch = 4096;
 std::size_t mapped_bytes(std::size_t bytes) {
     const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     return (bytes + page - 1) / page * page;
-}
-
-/// An empty option struct of libbpf's (its macro for this is no C++).
-template <class Options>
-Options sized() {
-    Options options{};
-    options.sz = sizeof options;
-    return options;
 }
 
 /// A store that readers in other CPUs see whole, after all stores before it.

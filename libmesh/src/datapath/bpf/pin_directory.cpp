@@ -1,5 +1,6 @@
 #include "datapath/bpf/pin_directory.hpp"
 
+#include <bpf/bpf.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -13,6 +14,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <system_error>
 
 namespace mesh::datapath {
@@ -124,6 +126,23 @@ std::vector<std::string> PinDirectory::files_in(std::string_view folder) const {
         paths.push_back(file.path().string());
     }
     return paths;
+}
+
+Result<void> PinDirectory::remove_pins() const {
+    std::optional<Error> failure;
+    const auto unlink_all = [&](const std::vector<std::string>& paths) {
+        for (const std::string& path : paths) {
+            if (::unlink(path.c_str()) != 0 && !failure) failure = system_error(path, errno);
+        }
+    };
+    for (const std::string& path : link_paths()) {
+        // Unpinning detaches too, but when is the kernel's choice.
+        if (const Fd link(bpf_obj_get(path.c_str())); link) (void)bpf_link_detach(link.get());
+    }
+    unlink_all(link_paths());
+    unlink_all(map_paths());
+    if (failure) return *std::move(failure);
+    return {};
 }
 
 Result<void> PinDirectory::remove() {

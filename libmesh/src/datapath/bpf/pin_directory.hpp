@@ -32,6 +32,8 @@ class PinDirectory {
     [[nodiscard]] std::vector<std::string> link_paths() const { return files_in("links"); }
     [[nodiscard]] const std::string& path() const noexcept { return path_; }
 
+    /// Detaches what the pinned links hold and removes all pins. @errors kInternal
+    [[nodiscard]] Result<void> remove_pins() const;
     /// Removes the (empty) directories, and parents below bpffs that are empty then.
     [[nodiscard]] Result<void> remove();
 

@@ -11,47 +11,14 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdarg>
-#include <cstdio>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "datapath/bpf/libbpf_call.hpp"
+
 namespace mesh::datapath {
 namespace {
-
-/// What libbpf says while this thread loads. Its print function is global to the process, so it
-/// looks here for whether anybody listens.
-thread_local std::string* libbpf_text = nullptr;
-
-int keep_libbpf_text(libbpf_print_level level, const char* format, va_list arguments) {
-    if (libbpf_text == nullptr || level == LIBBPF_DEBUG) return 0;
-    std::array<char, 1024> line{};
-    const int length = std::vsnprintf(line.data(), line.size(), format, arguments);
-    if (length > 0 && libbpf_text->size() < 8192) libbpf_text->append(line.data());
-    return length;
-}
-
-class LibbpfText {
-  public:
-    LibbpfText() {
-        static std::once_flag once;
-        std::call_once(once, [] { libbpf_set_print(keep_libbpf_text); });
-        libbpf_text = &text_;
-    }
-    ~LibbpfText() { libbpf_text = nullptr; }
-    LibbpfText(const LibbpfText&) = delete;
-    LibbpfText& operator=(const LibbpfText&) = delete;
-    [[nodiscard]] Error error(std::string_view what, int number) const {
-        const Error plain = system_error(what, number);
-        if (text_.empty()) return plain;
-        return {plain.code(), plain.detail() + "; libbpf: " + text_};
-    }
-
-  private:
-    std::string text_;
-};
 
 std::optional<bpf_map_info> pinned_map(const PinDirectory& pins, std::string_view name, Fd& fd) {
     fd = Fd(bpf_obj_get(pins.map_path(name).c_str()));
@@ -229,23 +196,6 @@ MapFds Programs::map_fds() const {
 
 SocketMapFds Programs::socket_map_fds() const {
     return {bpf_map__fd(skeleton_->maps.sockets), bpf_map__fd(skeleton_->maps.udp_connected)};
-}
-
-Result<void> remove_pins(const PinDirectory& pins) {
-    std::optional<Error> failure;
-    const auto unlink_all = [&](const std::vector<std::string>& paths) {
-        for (const std::string& path : paths) {
-            if (::unlink(path.c_str()) != 0 && !failure) failure = system_error(path, errno);
-        }
-    };
-    for (const std::string& path : pins.link_paths()) {
-        // Unpinning detaches too, but when is the kernel's choice.
-        if (const Fd link(bpf_obj_get(path.c_str())); link) (void)bpf_link_detach(link.get());
-    }
-    unlink_all(pins.link_paths());
-    unlink_all(pins.map_paths());
-    if (failure) return *std::move(failure);
-    return {};
 }
 
 }  // namespace mesh::datapath

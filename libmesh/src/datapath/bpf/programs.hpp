@@ -45,7 +45,4 @@ class Programs {
     std::uint32_t cpus_ = 0;
 };
 
-/// Detaches and removes all pins of a node. @errors kInternal
-[[nodiscard]] Result<void> remove_pins(const PinDirectory& pins);
-
 }  // namespace mesh::datapath

@@ -13,7 +13,7 @@ std::uint32_t default_metric(const model::IpPrefix& prefix) {
 }
 
 bool same_hop(const Route& route, const NextHop& hop) {
-    return route.via == hop.via && route.onlink == hop.onlink &&
+    return route.via == hop.via && route.onlink == hop.onlink && route.source == hop.source &&
            (hop.device.empty() || hop.device == route.device);
 }
 
@@ -47,6 +47,7 @@ RoutePlan plan_routes(const DesiredRoutes& desired, const std::vector<Route>& ex
         route.via = hop.via;
         route.device = hop.device;
         route.onlink = hop.onlink;
+        route.source = hop.source;
         route.table = table;
         (found == ours.end() ? plan.add : plan.replace).push_back(std::move(route));
     }

@@ -19,6 +19,7 @@ struct NextHop {
     std::optional<model::IpAddress> via;  ///< nullopt = on the link; then `device` is needed
     std::string device;                   ///< "" = where `via` is reached
     bool onlink = false;
+    std::optional<model::IpAddress> source{};  ///< which own address packets get; nullopt = any
     friend bool operator==(const NextHop&, const NextHop&) = default;
 };
 using DesiredRoutes = std::map<model::IpPrefix, NextHop>;

@@ -7,6 +7,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -100,6 +101,11 @@ Link link_of(Bytes body) {
         if (type == IFLA_MTU) link.mtu = read_as<std::uint32_t>(value);
         if (type == IFLA_MASTER) link.master = read_as<std::uint32_t>(value);
         if (type == IFLA_ADDRESS) link.mac = read_as<MacAddress>(value);
+        if (type == IFLA_LINKINFO) {
+            for_each_attribute(value, [&](std::uint16_t inner, Bytes text) {
+                if (inner == IFLA_INFO_KIND) link.kind = text_of(text);
+            });
+        }
     });
     return link;
 }
@@ -269,6 +275,28 @@ Result<void> Rtnetlink::add_bridge(std::string_view name) {
     return socket_->request(std::move(message), fmt::format("add bridge {}", name));
 }
 
+Result<void> Rtnetlink::add_vxlan(const VxlanLink& vxlan) {
+    MESH_CHECK(check_device_name(vxlan.name));
+    Message message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+    ifinfomsg info{};
+    info.ifi_flags = IFF_NOARP;
+    info.ifi_change = IFF_NOARP;
+    message.body(info);
+    message.attribute(IFLA_IFNAME, vxlan.name);
+    message.attribute(IFLA_MTU, vxlan.mtu);
+    message.nest(IFLA_LINKINFO, [&] {
+        message.attribute(IFLA_INFO_KIND, std::string_view("vxlan"));
+        message.nest(IFLA_INFO_DATA, [&] {
+            const std::uint8_t on = 1;
+            const std::uint16_t port = htons(vxlan.port);
+            message.attribute(IFLA_VXLAN_COLLECT_METADATA, &on, sizeof on);
+            message.attribute(IFLA_VXLAN_PORT, &port, sizeof port);
+            message.attribute(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, &on, sizeof on);
+        });
+    });
+    return socket_->request(std::move(message), fmt::format("add VXLAN device {}", vxlan.name));
+}
+
 Result<void> Rtnetlink::delete_link(std::string_view name) {
     MESH_CHECK(check_device_name(name));
     Message message(RTM_DELLINK, NLM_F_ACK);
@@ -393,6 +421,29 @@ Result<std::vector<DeviceAddress>> Rtnetlink::addresses(std::string_view device)
     return found;
 }
 
+Result<Link> Rtnetlink::device_of(const IpAddress& address) {
+    Message message(RTM_GETADDR, NLM_F_DUMP);
+    message.body(ifaddrmsg{});
+    std::uint32_t index = 0;
+    MESH_CHECK(socket_->dump(
+        message, "list addresses", [&] { index = 0; },
+        [&](std::uint16_t type, Bytes body) {
+            const auto info = read_as<ifaddrmsg>(body);
+            if (type != RTM_NEWADDR) return;
+            for_each_attribute(body.subspan(aligned(sizeof info)),
+                               [&](std::uint16_t attribute, Bytes value) {
+                                   if ((attribute == IFA_LOCAL || attribute == IFA_ADDRESS) &&
+                                       ip_of(value) == address) {
+                                       index = info.ifa_index;
+                                   }
+                               });
+        }));
+    MESH_TRY(const std::vector<Link> devices, links());
+    const auto found = std::ranges::find(devices, index, &Link::index);
+    if (index != 0 && found != devices.end()) return *found;
+    return not_found(fmt::format("no device has the address {}", address.to_string()));
+}
+
 Result<void> Rtnetlink::set_neighbour(std::string_view device, const IpAddress& address,
                                       const MacAddress& mac) {
     MESH_TRY(const std::uint32_t index, socket_->index(device));
@@ -444,6 +495,7 @@ Result<void> Rtnetlink::change_route(const Route& route, std::uint16_t type, std
     message.attribute(RTA_TABLE, route.table);
     if (route.metric != 0) message.attribute(RTA_PRIORITY, route.metric);
     if (route.via) add_ip(message, RTA_GATEWAY, *route.via);
+    if (route.source) add_ip(message, RTA_PREFSRC, *route.source);
     if (!route.device.empty()) {
         MESH_TRY(const std::uint32_t index, socket_->index(route.device));
         message.attribute(RTA_OIF, index);
@@ -489,6 +541,7 @@ Result<std::vector<Route>> Rtnetlink::routes(std::uint32_t table) {
                                    if (attribute == RTA_DST)
                                        destination = ip_of(value).value_or(destination);
                                    if (attribute == RTA_GATEWAY) route.via = ip_of(value);
+                                   if (attribute == RTA_PREFSRC) route.source = ip_of(value);
                                    if (attribute == RTA_TABLE)
                                        route.table = read_as<std::uint32_t>(value);
                                    if (attribute == RTA_PRIORITY)

@@ -28,6 +28,7 @@ using MacAddress = std::array<std::uint8_t, 6>;
 struct Link {
     std::uint32_t index = 0;
     std::string name;
+    std::string kind;  ///< "veth", "vxlan", ...; "" for a physical one
     MacAddress mac{};
     std::uint32_t mtu = 0;     ///< bytes
     std::uint32_t master = 0;  ///< index of the bridge it belongs to, 0 = none
@@ -49,11 +50,20 @@ struct VethEnd {
     std::uint32_t mtu = 1500;
 };
 
+/// A VXLAN device that takes and gives the tunnel key with each packet (collect metadata), over
+/// IPv4 and IPv6 underlays alike. It resolves no neighbours.
+struct VxlanLink {
+    std::string name;  ///< 1..15 bytes
+    std::uint16_t port = 8472;
+    std::uint32_t mtu = 1450;  ///< bytes of the packets inside
+};
+
 struct Route {
     model::IpPrefix destination;
-    std::optional<model::IpAddress> via;  ///< nullopt = on the link
-    std::string device;                   ///< "" = where `via` is reached
-    bool onlink = false;                  ///< `via` needs no route of its own; needs a device
+    std::optional<model::IpAddress> via;       ///< nullopt = on the link
+    std::string device;                        ///< "" = where `via` is reached
+    bool onlink = false;                       ///< `via` needs no route of its own; needs a device
+    std::optional<model::IpAddress> source{};  ///< which own address packets get; nullopt = any
     std::uint8_t protocol = kRouteProtocol;
     std::uint32_t table = 254;  ///< 254 = main
     std::uint32_t metric = 0;   ///< the kernel makes it 1024 for IPv6
@@ -75,6 +85,8 @@ class Rtnetlink {
     /// Both ends appear in their namespaces at once, down.
     [[nodiscard]] Result<void> add_veth(const VethEnd& a, const VethEnd& b);
     [[nodiscard]] Result<void> add_bridge(std::string_view name);
+    /// Appears down.
+    [[nodiscard]] Result<void> add_vxlan(const VxlanLink& vxlan);
     [[nodiscard]] Result<void> delete_link(std::string_view name);
     [[nodiscard]] Result<Link> link(std::string_view name);
     [[nodiscard]] Result<std::vector<Link>> links();
@@ -90,6 +102,8 @@ class Rtnetlink {
                                               const model::IpAddress& address,
                                               std::uint8_t prefix_length);
     [[nodiscard]] Result<std::vector<DeviceAddress>> addresses(std::string_view device);
+    /// The device that has the address.
+    [[nodiscard]] Result<Link> device_of(const model::IpAddress& address);
 
     /// A permanent entry; replaces one of the same address.
     [[nodiscard]] Result<void> set_neighbour(std::string_view device,

@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Forwarding of pods' packets, at tc with direct action (layout.h, "Pods", has the picture):
+ *   mesh_from_pod      ingress of the node's end of a pod's link
+ *   mesh_from_overlay  ingress of the VXLAN device (collect metadata): identity in the VNI
+ *   mesh_to_overlay    egress of it: gives the packets that the node itself, or its IP stack,
+ * routes there their tunnel key mesh_from_device   ingress of the device to the other nodes: native
+ * routing
+ *
+ * What needs more than forwarding is left to the node's stack, which has a route for every pod CIDR
+ * of the mesh: an expired TTL, a packet that is too big for the overlay (fragmented there, or
+ * answered with "too big"), IP options, multicast.
+ *
+ * Needs Linux 5.14: redirect_peer, check_mtu with segments. */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "layout.h"
+
+/* Marks a packet that mesh_from_pod gave its tunnel key. Nobody else sees it: a pod's own mark does
+ * not leave its namespace, and mesh_to_overlay clears it. */
+#define MARK_ENCAPSULATED 0x6d657368U
+
+#define IDENTITY_WORLD 2U
+#define IDENTITY_HOST 1U
+#define IDENTITY_REMOTE_NODE 6U
+#define IDENTITY_RESERVED_END 256U
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 512000);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct mesh_ipcache_key);
+    __type(value, struct mesh_ipcache_entry);
+} ipcache SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 65536);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct mesh_address);
+    __type(value, struct mesh_node);
+} nodes SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 8192);
+    __type(key, struct mesh_address);
+    __type(value, struct mesh_endpoint);
+} endpoints SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct mesh_pods_settings);
+} settings SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, MESH_DROP_REASONS);
+    __type(key, __u32);
+    __type(value, struct mesh_drop_count);
+} drops SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, 1 << 20);
+} events SEC(".maps");
+
+/* What the programs want to know of a packet. */
+struct packet {
+    struct mesh_address source, destination;
+    __u32 source_identity, destination_identity;
+    __u32 l4_offset;
+    __u16 source_port, destination_port; /* network order */
+    __u8 proto;
+    __u8 ttl;
+    bool v4;
+    bool options;  /* IPv4 options or an IPv6 hop-by-hop header: the stack's business */
+    bool fragment; /* not the first: has no ports */
+};
+
+enum parsed { kIp, kNotIp, kMalformed };
+
+static __always_inline bool same(const struct mesh_address* a, const struct mesh_address* b) {
+    return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+           a->word[3] == b->word[3];
+}
+
+static __always_inline bool is_set(const struct mesh_address* a) {
+    return (a->word[0] | a->word[1] | a->word[2] | a->word[3]) != 0;
+}
+
+static __always_inline void set_v4(struct mesh_address* a, __be32 address) {
+    a->word[0] = 0;
+    a->word[1] = 0;
+    a->word[2] = bpf_htonl(0xffff);
+    a->word[3] = address;
+}
+
+static __always_inline const struct mesh_pods_settings* get_settings(void) {
+    const __u32 zero = 0;
+    return bpf_map_lookup_elem(&settings, &zero);
+}
+
+static __always_inline bool good_checksum(const struct iphdr* ip) {
+    const __u16* half = (const __u16*)ip;
+    __u32 sum = 0;
+#pragma unroll
+    for (int i = 0; i < 10; ++i) sum += half[i];
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return sum == 0xffff;
+}
+
+static __always_inline enum parsed parse_v4(struct __sk_buff* skb, struct packet* p) {
+    void* data = (void*)(long)skb->data;
+    void* end = (void*)(long)skb->data_end;
+    const struct iphdr* ip = data + ETH_HLEN;
+    if ((const void*)(ip + 1) > end) {
+        if (bpf_skb_pull_data(skb, ETH_HLEN + sizeof *ip)) return kMalformed;
+        data = (void*)(long)skb->data;
+        end = (void*)(long)skb->data_end;
+        ip = data + ETH_HLEN;
+        if ((const void*)(ip + 1) > end) return kMalformed;
+    }
+    const __u32 length = bpf_ntohs(ip->tot_len);
+    const __u32 header = ip->ihl * 4U;
+    if (ip->version != 4 || header < sizeof *ip) return kMalformed;
+    /* With options the stack checks it, who gets such a packet anyway. */
+    if (header == sizeof *ip && !good_checksum(ip)) return kMalformed;
+    /* An aggregate of more than 64 KiB has no length of its own. */
+    if ((length != 0 || skb->gso_segs == 0) && (length < header || length > skb->len - ETH_HLEN))
+        return kMalformed;
+    p->v4 = true;
+    set_v4(&p->source, ip->saddr);
+    set_v4(&p->destination, ip->daddr);
+    p->proto = ip->protocol;
+    p->ttl = ip->ttl;
+    p->options = header != sizeof *ip;
+    p->fragment = (ip->frag_off & bpf_htons(0x1fff)) != 0;
+    p->l4_offset = ETH_HLEN + header;
+    return kIp;
+}
+
+static __always_inline enum parsed parse_v6(struct __sk_buff* skb, struct packet* p) {
+    void* data = (void*)(long)skb->data;
+    void* end = (void*)(long)skb->data_end;
+    const struct ipv6hdr* ip = data + ETH_HLEN;
+    if ((const void*)(ip + 1) > end) {
+        if (bpf_skb_pull_data(skb, ETH_HLEN + sizeof *ip)) return kMalformed;
+        data = (void*)(long)skb->data;
+        end = (void*)(long)skb->data_end;
+        ip = data + ETH_HLEN;
+        if ((const void*)(ip + 1) > end) return kMalformed;
+    }
+    if (ip->version != 6 || bpf_ntohs(ip->payload_len) > skb->len - ETH_HLEN - (__u32)sizeof *ip)
+        return kMalformed;
+    __builtin_memcpy(&p->source, &ip->saddr, sizeof p->source);
+    __builtin_memcpy(&p->destination, &ip->daddr, sizeof p->destination);
+    p->proto = ip->nexthdr;
+    p->ttl = ip->hop_limit;
+    p->options = ip->nexthdr == 0;
+    p->l4_offset = ETH_HLEN + sizeof *ip;
+    return kIp;
+}
+
+static __always_inline enum parsed parse(struct __sk_buff* skb, struct packet* p) {
+    if (skb->protocol == bpf_htons(ETH_P_IP)) return parse_v4(skb, p);
+    if (skb->protocol == bpf_htons(ETH_P_IPV6)) return parse_v6(skb, p);
+    return kNotIp;
+}
+
+static __always_inline void read_ports(struct __sk_buff* skb, struct packet* p) {
+    if (p->fragment) return;
+    if (p->proto == IPPROTO_TCP || p->proto == IPPROTO_UDP || p->proto == 132 /* SCTP */) {
+        __u16 ports[2] = {};
+        if (bpf_skb_load_bytes(skb, p->l4_offset, ports, sizeof ports)) return;
+        p->source_port = ports[0];
+        p->destination_port = ports[1];
+    } else if (p->proto == IPPROTO_ICMP || p->proto == IPPROTO_ICMPV6) {
+        (void)bpf_skb_load_bytes(skb, p->l4_offset, &p->destination_port, 2);
+    }
+}
+
+static __always_inline void tell(struct __sk_buff* skb, struct packet* p, __u8 kind, __u8 point,
+                                 __u8 verdict) {
+    struct mesh_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
+    if (!event) return;
+    read_ports(skb, p);
+    event->time_ns = bpf_ktime_get_ns();
+    event->source = p->source;
+    event->destination = p->destination;
+    event->source_identity = p->source_identity;
+    event->destination_identity = p->destination_identity;
+    event->ifindex = skb->ifindex;
+    event->length = skb->len;
+    event->source_port = p->source_port;
+    event->destination_port = p->destination_port;
+    event->kind = kind;
+    event->point = point;
+    event->verdict = verdict;
+    event->proto = p->proto;
+    bpf_ringbuf_submit(event, 0);
+}
+
+static __noinline int count_drop(struct __sk_buff* skb, __u32 reason) {
+    struct mesh_drop_count* count = bpf_map_lookup_elem(&drops, &reason);
+    if (count) {
+        ++count->packets;
+        count->bytes += skb->len;
+    }
+    return TC_ACT_SHOT;
+}
+
+static __always_inline int drop(struct __sk_buff* skb, struct packet* p, __u8 point, __u8 reason) {
+    tell(skb, p, MESH_EVENT_DROP, point, reason);
+    return count_drop(skb, reason);
+}
+
+static __always_inline void trace(struct __sk_buff* skb, struct packet* p,
+                                  const struct mesh_pods_settings* set, __u8 point, __u8 to) {
+    if (set->flags & MESH_PODS_TRACE) tell(skb, p, MESH_EVENT_TRACE, point, to);
+}
+
+static __always_inline const struct mesh_ipcache_entry* find_ip(
+    const struct mesh_address* address) {
+    struct mesh_ipcache_key key = {.prefix_length = 128, .address = *address};
+    return bpf_map_lookup_elem(&ipcache, &key);
+}
+
+/* One hop less. The caller has seen that the TTL is above 1. */
+static __always_inline void decrement_ttl(struct __sk_buff* skb, const struct packet* p) {
+    void* data = (void*)(long)skb->data;
+    void* end = (void*)(long)skb->data_end;
+    if (p->v4) {
+        struct iphdr* ip = data + ETH_HLEN;
+        if ((void*)(ip + 1) > end) return;
+        /* RFC 1624: the high byte of the word went down by one. */
+        __u32 check = ip->check;
+        check += bpf_htons(0x0100);
+        ip->check = (__u16)(check + (check >= 0xffff));
+        --ip->ttl;
+    } else {
+        struct ipv6hdr* ip = data + ETH_HLEN;
+        if ((void*)(ip + 1) > end) return;
+        --ip->hop_limit;
+    }
+}
+
+/* Hands the packet over to a pod of this node, straight into the pod's end of its link. */
+static __always_inline int to_pod(struct __sk_buff* skb, const struct packet* p,
+                                  const struct mesh_endpoint* pod) {
+    const __u32 ifindex = pod->ifindex;
+    __u8 macs[2 * ETH_ALEN];
+    __builtin_memcpy(macs, pod->pod_mac, ETH_ALEN);
+    __builtin_memcpy(macs + ETH_ALEN, pod->node_mac, ETH_ALEN);
+    decrement_ttl(skb, p);
+    if (bpf_skb_store_bytes(skb, 0, macs, sizeof macs, 0)) return TC_ACT_SHOT;
+    return (int)bpf_redirect_peer(ifindex, 0);
+}
+
+static __always_inline int set_key(struct __sk_buff* skb, __u32 identity,
+                                   const struct mesh_address* node) {
+    struct bpf_tunnel_key key = {};
+    __u64 flags = BPF_F_ZERO_CSUM_TX;
+    key.tunnel_id = identity & 0xffffff;
+    key.tunnel_ttl = 64;
+    if (node->word[0] == 0 && node->word[1] == 0 && node->word[2] == bpf_htonl(0xffff)) {
+        key.remote_ipv4 = bpf_ntohl(node->word[3]);
+    } else {
+        __builtin_memcpy(key.remote_ipv6, node, sizeof key.remote_ipv6);
+        flags |= BPF_F_TUNINFO_IPV6;
+    }
+    return (int)bpf_skb_set_tunnel_key(skb, &key, sizeof key, flags);
+}
+
+/* An IPv6 address of the link's own business: neighbour discovery, router solicitations. */
+static __always_inline bool is_link_scope(const struct packet* p) {
+    const __u32 first = bpf_ntohl(p->destination.word[0]);
+    return !p->v4 && ((first >> 22) == (0xfe800000U >> 22) || (first >> 24) == 0xff);
+}
+
+SEC("tc")
+int mesh_from_pod(struct __sk_buff* skb) {
+    struct packet p = {};
+    const enum parsed kind = parse(skb, &p);
+    if (kind == kMalformed) return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_MALFORMED);
+    if (kind == kNotIp) {
+        if (skb->protocol == bpf_htons(ETH_P_ARP)) return TC_ACT_OK;
+        return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_UNSUPPORTED);
+    }
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set) return TC_ACT_OK;
+    if (is_link_scope(&p)) return TC_ACT_OK;
+    const struct mesh_endpoint* source = bpf_map_lookup_elem(&endpoints, &p.source);
+    if (!source || source->ifindex != skb->ifindex)
+        return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_INVALID_SOURCE);
+    p.source_identity = source->identity;
+    if (p.options || p.ttl <= 1) goto stack;
+    const struct mesh_endpoint* local = bpf_map_lookup_elem(&endpoints, &p.destination);
+    if (local) {
+        p.destination_identity = local->identity;
+        trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_POD);
+        return to_pod(skb, &p, local);
+    }
+    const struct mesh_ipcache_entry* entry = find_ip(&p.destination);
+    p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
+    if (!entry || !(set->flags & MESH_PODS_TUNNEL)) goto stack;
+    const struct mesh_address node = entry->tunnel;
+    if (!is_set(&node) || same(&node, &set->node4) || same(&node, &set->node6)) goto stack;
+    const __u32 overlay = set->overlay_ifindex;
+    __u32 mtu = 0;
+    if (bpf_check_mtu(skb, overlay, &mtu, 0, BPF_MTU_CHK_SEGS)) goto stack;
+    trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_OVERLAY);
+    decrement_ttl(skb, &p);
+    if (set_key(skb, p.source_identity, &node))
+        return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_TUNNEL_KEY);
+    skb->mark = MARK_ENCAPSULATED;
+    return (int)bpf_redirect(overlay, 0);
+stack:
+    trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_STACK);
+    return TC_ACT_OK;
+}
+
+/* Who encapsulated the packet, and the identity that it carries. */
+static __always_inline bool read_key(struct __sk_buff* skb, struct mesh_address* peer,
+                                     __u32* identity) {
+    struct bpf_tunnel_key key = {};
+    if (!bpf_skb_get_tunnel_key(skb, &key, sizeof key, 0)) {
+        set_v4(peer, bpf_htonl(key.remote_ipv4));
+    } else if (!bpf_skb_get_tunnel_key(skb, &key, sizeof key, BPF_F_TUNINFO_IPV6)) {
+        __builtin_memcpy(peer, key.remote_ipv6, sizeof *peer);
+    } else {
+        return false;
+    }
+    *identity = key.tunnel_id;
+    return true;
+}
+
+SEC("tc")
+int mesh_from_overlay(struct __sk_buff* skb) {
+    struct packet p = {};
+    struct mesh_address peer = {};
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set || !read_key(skb, &peer, &p.source_identity))
+        return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_UNKNOWN_TUNNEL_PEER);
+    const enum parsed kind = parse(skb, &p);
+    if (kind != kIp) return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_MALFORMED);
+    const struct mesh_node* node = bpf_map_lookup_elem(&nodes, &peer);
+    if (!node) return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_UNKNOWN_TUNNEL_PEER);
+    if (p.source_identity == IDENTITY_HOST) p.source_identity = IDENTITY_REMOTE_NODE;
+    /* A node speaks for its own cluster only: neither another cluster's identities nor addresses.
+     */
+    if (p.source_identity >= IDENTITY_RESERVED_END &&
+        p.source_identity >> set->identity_shift != node->cluster_id)
+        return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_IDENTITY);
+    const struct mesh_ipcache_entry* claimed = find_ip(&p.source);
+    if (claimed && claimed->cluster_id != node->cluster_id)
+        return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_SOURCE);
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
+    /* The link layer address in a tunnel is nobody's. */
+    bpf_skb_change_type(skb, PACKET_HOST);
+    if (pod && !p.options && p.ttl > 1) {
+        p.destination_identity = pod->identity;
+        trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_POD);
+        return to_pod(skb, &p, pod);
+    }
+    if (pod || same(&p.destination, &set->router4) || same(&p.destination, &set->router6)) {
+        p.destination_identity = pod ? pod->identity : IDENTITY_HOST;
+        trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_STACK);
+        return TC_ACT_OK;
+    }
+    return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_NO_ENDPOINT);
+}
+
+SEC("tc")
+int mesh_to_overlay(struct __sk_buff* skb) {
+    if (skb->mark == MARK_ENCAPSULATED) {
+        skb->mark = 0;
+        return TC_ACT_OK;
+    }
+    struct packet p = {};
+    const enum parsed kind = parse(skb, &p);
+    if (kind == kNotIp) return TC_ACT_SHOT; /* ARP has no place in an overlay without broadcast */
+    if (kind == kMalformed) return drop(skb, &p, MESH_POINT_TO_OVERLAY, MESH_DROP_MALFORMED);
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set) return TC_ACT_SHOT;
+    if (is_link_scope(&p)) return TC_ACT_SHOT;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
+    if (pod) {
+        p.source_identity = pod->identity;
+    } else if (same(&p.source, &set->router4) || same(&p.source, &set->router6) ||
+               same(&p.source, &set->node4) || same(&p.source, &set->node6)) {
+        p.source_identity = IDENTITY_REMOTE_NODE; /* as whom receivers see this node */
+    } else {
+        p.source_identity = IDENTITY_WORLD;
+    }
+    const struct mesh_ipcache_entry* entry = find_ip(&p.destination);
+    if (!entry || !is_set(&entry->tunnel))
+        return drop(skb, &p, MESH_POINT_TO_OVERLAY, MESH_DROP_NO_ENDPOINT);
+    p.destination_identity = entry->identity;
+    const struct mesh_address node = entry->tunnel;
+    if (set_key(skb, p.source_identity, &node))
+        return drop(skb, &p, MESH_POINT_TO_OVERLAY, MESH_DROP_TUNNEL_KEY);
+    trace(skb, &p, set, MESH_POINT_TO_OVERLAY, MESH_TO_OVERLAY);
+    return TC_ACT_OK;
+}
+
+SEC("tc")
+int mesh_from_device(struct __sk_buff* skb) {
+    struct packet p = {};
+    if (parse(skb, &p) != kIp) return TC_ACT_OK;
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set) return TC_ACT_OK;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
+    if (!pod || p.options || p.ttl <= 1) return TC_ACT_OK;
+    p.destination_identity = pod->identity;
+    if (set->flags & MESH_PODS_TRACE) {
+        const struct mesh_ipcache_entry* entry = find_ip(&p.source);
+        p.source_identity = entry ? entry->identity : IDENTITY_WORLD;
+        tell(skb, &p, MESH_EVENT_TRACE, MESH_POINT_FROM_DEVICE, MESH_TO_POD);
+    }
+    return to_pod(skb, &p, pod);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

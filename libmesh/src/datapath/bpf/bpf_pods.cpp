@@ -1,0 +1,476 @@
+#include "datapath/bpf/bpf_pods.hpp"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+#include <pods.skel.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/unordered/unordered_flat_map.hpp>
+#include <boost/unordered/unordered_flat_set.hpp>
+#include <cerrno>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "bpf/layout.h"
+#include "datapath/bpf/fd.hpp"
+#include "datapath/bpf/libbpf_call.hpp"
+#include "datapath/bpf/pin_directory.hpp"
+#include "datapath/bpf/pods_codec.hpp"
+
+namespace mesh::datapath {
+namespace {
+
+constexpr std::uint32_t kBatch = 512;
+constexpr std::size_t kShownRefusals = 5;
+// Beside filters of other programs on the same device.
+constexpr std::uint32_t kFilterPriority = 109;
+constexpr std::uint32_t kFilterHandle = 1;
+
+bool no_room(int error) {
+    return error == ENOSPC || error == E2BIG || error == ENOMEM;
+}
+
+/// A prefix in eight bytes: which of a million are written is kept without keeping them. Two of
+/// them share a number once in 2^64 / n, and then only a count is wrong.
+std::uint64_t fingerprint(const mesh_ipcache_key& key) {
+    return std::hash<std::string_view>{}(
+        std::string_view(reinterpret_cast<const char*>(&key), sizeof key));
+}
+
+/// Calls on(key, value) for all entries of a hash or LPM map.
+template <class Key, class Value, class On>
+Result<void> read_all(int fd, std::string_view name, On&& on) {
+    constexpr std::uint32_t kReadBatch = 4096;
+    std::vector<Key> keys(kReadBatch);
+    std::vector<Value> values(kReadBatch);
+    Key position{};
+    auto options = sized<bpf_map_batch_opts>();
+    for (bool first = true, last = false; !last; first = false) {
+        std::uint32_t count = kReadBatch;
+        const int error = bpf_map_lookup_batch(fd, first ? nullptr : &position, &position,
+                                               keys.data(), values.data(), &count, &options);
+        last = error != 0;
+        if (last && errno != ENOENT)
+            return system_error(fmt::format("cannot read {}", name), errno);
+        for (std::uint32_t i = 0; i < count; ++i) on(keys[i], values[i]);
+    }
+    return {};
+}
+
+}  // namespace
+
+struct BpfPods::State {
+    explicit State(PinDirectory directory) : pins(std::move(directory)) {}
+    ~State() {
+        ring_buffer__free(ring);
+        pods__destroy(skeleton);
+    }
+    State(const State&) = delete;
+    State& operator=(const State&) = delete;
+
+    [[nodiscard]] Result<void> load(const BpfPodsOptions& options);
+    [[nodiscard]] Result<void> check_layout();
+    [[nodiscard]] Result<void> adopt();
+    [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
+                                             PodsStats& stats);
+    [[nodiscard]] Result<void> erase_entries(std::span<const mesh_ipcache_key> keys,
+                                             PodsStats& stats);
+    [[nodiscard]] Result<PodsStats> prune(std::optional<std::uint32_t> cluster_id);
+    [[nodiscard]] Result<void> set_filter(std::uint32_t ifindex, bpf_tc_attach_point point,
+                                          const bpf_program* program) const;
+    [[nodiscard]] int fd(const bpf_map* map) const { return bpf_map__fd(map); }
+
+    PinDirectory pins;  // holds the lock
+    pods* skeleton = nullptr;
+    ring_buffer* ring = nullptr;
+    std::function<void(const PodEvent&)> on_event;
+    std::uint32_t max_ipcache = 0, max_nodes = 0, max_endpoints = 0;
+    mesh_pods_settings settings{};
+    std::map<model::IpAddress, Endpoint> endpoints;
+    std::map<model::IpAddress, std::uint32_t> nodes;
+    boost::unordered_flat_set<std::uint64_t> written;
+    /// Adopted and not confirmed yet.
+    struct Unconfirmed {
+        mesh_ipcache_key key;
+        std::uint32_t cluster_id;
+    };
+    boost::unordered_flat_map<std::uint64_t, Unconfirmed> unconfirmed;
+    std::map<model::IpAddress, std::uint32_t> unconfirmed_nodes;
+};
+
+Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
+    const LibbpfText text;
+    skeleton = pods__open();
+    if (skeleton == nullptr) return text.error("cannot open the BPF object", errno);
+    const auto& maps = skeleton->maps;
+    const std::array<std::pair<bpf_map*, std::uint32_t>, 6> all{{
+        {maps.ipcache, options.max_ipcache},
+        {maps.nodes, options.max_nodes},
+        {maps.endpoints, options.max_endpoints},
+        {maps.settings, 0},
+        {maps.drops, 0},
+        {maps.events, 0},
+    }};
+    for (const auto& [map, entries] : all) {
+        const std::string path = pins.map_path(bpf_map__name(map));
+        int error = 0;
+        if (const Fd pinned(bpf_obj_get(path.c_str())); pinned) {
+            bpf_map_info info{};
+            __u32 length = sizeof info;
+            if (bpf_obj_get_info_by_fd(pinned.get(), &info, &length) != 0) {
+                return system_error(path, errno);
+            }
+            error = bpf_map__set_max_entries(map, info.max_entries);
+        } else if (entries != 0) {
+            error = bpf_map__set_max_entries(map, entries);
+        }
+        if (error == 0) error = bpf_map__set_pin_path(map, path.c_str());
+        if (error != 0) return system_error(path, error);
+    }
+    max_ipcache = bpf_map__max_entries(maps.ipcache);
+    max_nodes = bpf_map__max_entries(maps.nodes);
+    max_endpoints = bpf_map__max_entries(maps.endpoints);
+    if (const int error = pods__load(skeleton); error != 0) {
+        Error failure = text.error("cannot load pod forwarding", error);
+        // A kernel without a feature says "invalid argument" to the program that uses it.
+        if (failure.code() == Errc::kInternal) return unavailable(failure.detail());
+        return failure;
+    }
+    return check_layout();
+}
+
+Result<void> BpfPods::State::check_layout() {
+    const std::uint32_t zero = 0;
+    const int map = fd(skeleton->maps.settings);
+    if (bpf_map_lookup_elem(map, &zero, &settings) != 0) {
+        return system_error("cannot read settings", errno);
+    }
+    if (settings.layout_version == 0) {
+        settings.layout_version = MESH_PODS_LAYOUT_VERSION;
+    } else if (settings.layout_version != MESH_PODS_LAYOUT_VERSION) {
+        return Error(Errc::kConflict,
+                     fmt::format("{}: pinned maps of layout {}, expected {}; tear them down first",
+                                 pins.path(), settings.layout_version, MESH_PODS_LAYOUT_VERSION));
+    }
+    return {};
+}
+
+Result<void> BpfPods::State::adopt() {
+    const auto& maps = skeleton->maps;
+    MESH_CHECK((read_all<mesh_ipcache_key, mesh_ipcache_entry>(
+        fd(maps.ipcache), "ipcache", [&](const auto& key, const auto& entry) {
+            const auto number = fingerprint(key);
+            written.insert(number);
+            unconfirmed.emplace(number, Unconfirmed{key, entry.cluster_id});
+        })));
+    MESH_CHECK((read_all<mesh_address, mesh_node>(
+        fd(maps.nodes), "nodes", [&](const auto& key, const auto& node) {
+            nodes.emplace(from_kernel(key), node.cluster_id);
+        })));
+    unconfirmed_nodes = nodes;
+    return read_all<mesh_address, mesh_endpoint>(
+        fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
+            const auto address = from_kernel(key);
+            endpoints.emplace(address, from_kernel(address, endpoint));
+        });
+}
+
+Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entries,
+                                           PodsStats& stats) {
+    std::vector<mesh_ipcache_key> keys(std::min<std::size_t>(entries.size(), kBatch));
+    std::vector<mesh_ipcache_entry> values(keys.size());
+    const auto options = sized<bpf_map_batch_opts>();
+    std::size_t next = 0;
+    while (next < entries.size()) {
+        const auto count = std::min<std::size_t>(entries.size() - next, kBatch);
+        for (std::size_t i = 0; i < count; ++i) {
+            keys[i] = to_kernel(entries[next + i].prefix);
+            values[i] = to_kernel(entries[next + i]);
+        }
+        auto done = static_cast<std::uint32_t>(count);
+        const int error = bpf_map_update_batch(fd(skeleton->maps.ipcache), keys.data(),
+                                               values.data(), &done, &options)
+                              ? errno
+                              : 0;
+        for (std::uint32_t i = 0; i < done; ++i) {
+            const auto number = fingerprint(keys[i]);
+            written.insert(number);
+            unconfirmed.erase(number);
+        }
+        stats.written += done;
+        next += done;
+        if (error == 0) continue;
+        if (!no_room(error)) return system_error("cannot write ipcache", error);
+        ++stats.refused;
+        if (stats.refusals.size() < kShownRefusals) {
+            stats.refusals.push_back(fmt::format("ipcache: no room for {} ({} of {} entries)",
+                                                 entries[next].prefix.to_string(), written.size(),
+                                                 max_ipcache));
+        }
+        ++next;
+    }
+    return {};
+}
+
+// One by one: the kernel has no batch for it that goes on after a key that is not there.
+Result<void> BpfPods::State::erase_entries(std::span<const mesh_ipcache_key> keys,
+                                           PodsStats& stats) {
+    for (const mesh_ipcache_key& key : keys) {
+        const auto number = fingerprint(key);
+        if (written.erase(number) == 0) continue;
+        unconfirmed.erase(number);
+        if (bpf_map_delete_elem(fd(skeleton->maps.ipcache), &key) == 0) {
+            ++stats.removed;
+        } else if (errno != ENOENT) {
+            const int error = errno;
+            written.insert(number);
+            return system_error("cannot delete from ipcache", error);
+        }
+    }
+    return {};
+}
+
+Result<PodsStats> BpfPods::State::prune(std::optional<std::uint32_t> cluster_id) {
+    PodsStats stats;
+    std::vector<mesh_ipcache_key> keys;
+    for (const auto& [number, entry] : unconfirmed) {
+        if (!cluster_id || entry.cluster_id == *cluster_id) keys.push_back(entry.key);
+    }
+    MESH_CHECK(erase_entries(keys, stats));
+    for (auto at = unconfirmed_nodes.begin(); at != unconfirmed_nodes.end();) {
+        if (cluster_id && at->second != *cluster_id) {
+            ++at;
+            continue;
+        }
+        const mesh_address key = to_kernel(at->first);
+        if (bpf_map_delete_elem(fd(skeleton->maps.nodes), &key) != 0 && errno != ENOENT) {
+            return system_error("cannot delete from nodes", errno);
+        }
+        nodes.erase(at->first);
+        ++stats.removed;
+        at = unconfirmed_nodes.erase(at);
+    }
+    return stats;
+}
+
+Result<void> BpfPods::State::set_filter(std::uint32_t ifindex, bpf_tc_attach_point point,
+                                        const bpf_program* program) const {
+    const LibbpfText text;
+    auto hook = sized<bpf_tc_hook>();
+    hook.ifindex = static_cast<int>(ifindex);
+    hook.attach_point = point;
+    const auto fail = [&](int error) {
+        Error failure = text.error(
+            fmt::format("cannot attach {} to device {}", bpf_program__name(program), ifindex),
+            error);
+        if (error == -ENODEV) return Error(Errc::kNotFound, failure.detail());
+        return failure;
+    };
+    if (const int error = bpf_tc_hook_create(&hook); error != 0 && error != -EEXIST) {
+        return fail(error);
+    }
+    auto options = sized<bpf_tc_opts>();
+    options.prog_fd = bpf_program__fd(program);
+    options.handle = kFilterHandle;
+    options.priority = kFilterPriority;
+    options.flags = BPF_TC_F_REPLACE;
+    if (const int error = bpf_tc_attach(&hook, &options); error != 0) return fail(error);
+    return {};
+}
+
+BpfPods::BpfPods(std::unique_ptr<State> state) : state_(std::move(state)) {}
+BpfPods::~BpfPods() = default;
+
+Result<std::unique_ptr<BpfPods>> BpfPods::open(const BpfPodsOptions& options, Logger logger) {
+    MESH_TRY(PinDirectory pins, PinDirectory::open(options.bpffs, options.pin_directory));
+    auto state = std::make_unique<State>(std::move(pins));
+    MESH_CHECK(state->load(options));
+    MESH_CHECK(state->adopt());
+    const auto on_sample = [](void* context, void* data, std::size_t size) {
+        const auto& on = static_cast<State*>(context)->on_event;
+        if (on && size >= sizeof(mesh_event)) {
+            mesh_event event{};
+            std::memcpy(&event, data, sizeof event);
+            on(from_kernel(event));
+        }
+        return 0;
+    };
+    state->ring = ring_buffer__new(bpf_map__fd(state->skeleton->maps.events), on_sample,
+                                   state.get(), nullptr);
+    if (state->ring == nullptr) return system_error("cannot read events", errno);
+    logger.info("{}: pod forwarding, adopted {} ipcache entries, {} nodes, {} endpoints",
+                state->pins.path(), state->written.size(), state->nodes.size(),
+                state->endpoints.size());
+    return std::unique_ptr<BpfPods>(new BpfPods(std::move(state)));
+}
+
+Result<void> BpfPods::teardown(const BpfPodsOptions& options) {
+    auto pins = PinDirectory::open_existing(options.bpffs, options.pin_directory);
+    if (!pins && pins.error().code() == Errc::kNotFound) return {};
+    if (!pins) return pins.error();
+    MESH_CHECK(pins->remove_pins());
+    return pins->remove();
+}
+
+Result<void> BpfPods::configure(const PodsSettings& settings) {
+    const std::uint32_t zero = 0;
+    const mesh_pods_settings wanted = to_kernel(settings);
+    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.settings), &zero, &wanted, BPF_ANY) !=
+        0) {
+        return system_error("cannot write settings", errno);
+    }
+    state_->settings = wanted;
+    return {};
+}
+
+PodsSettings BpfPods::settings() const {
+    return from_kernel(state_->settings);
+}
+
+Result<PodsStats> BpfPods::apply(const PodsChanges& changes) {
+    PodsStats stats;
+    std::vector<mesh_ipcache_key> keys;
+    keys.reserve(changes.removed.size());
+    for (const auto& prefix : changes.removed) keys.push_back(to_kernel(prefix));
+    MESH_CHECK(state_->erase_entries(keys, stats));
+    MESH_CHECK(state_->write_entries(changes.upserts, stats));
+    const int map = state_->fd(state_->skeleton->maps.nodes);
+    for (const auto& address : changes.removed_nodes) {
+        const mesh_address key = to_kernel(address);
+        if (bpf_map_delete_elem(map, &key) != 0 && errno != ENOENT) {
+            return system_error("cannot delete from nodes", errno);
+        }
+        stats.removed += state_->nodes.erase(address);
+        state_->unconfirmed_nodes.erase(address);
+    }
+    for (const PeerNode& node : changes.nodes) {
+        const mesh_address key = to_kernel(node.address);
+        const mesh_node value{node.cluster_id};
+        if (bpf_map_update_elem(map, &key, &value, BPF_ANY) == 0) {
+            state_->nodes.insert_or_assign(node.address, node.cluster_id);
+            state_->unconfirmed_nodes.erase(node.address);
+            ++stats.written;
+        } else if (no_room(errno)) {
+            ++stats.refused;
+            if (stats.refusals.size() < kShownRefusals) {
+                stats.refusals.push_back(fmt::format("nodes: no room for {} ({} entries)",
+                                                     node.address.to_string(), state_->max_nodes));
+            }
+        } else {
+            return system_error("cannot write nodes", errno);
+        }
+    }
+    return stats;
+}
+
+Result<void> BpfPods::upsert_endpoint(const Endpoint& endpoint) {
+    const mesh_address key = to_kernel(endpoint.address);
+    const mesh_endpoint value = to_kernel(endpoint);
+    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.endpoints), &key, &value, BPF_ANY) !=
+        0) {
+        return system_error(fmt::format("endpoint {}", endpoint.address.to_string()), errno);
+    }
+    state_->endpoints.insert_or_assign(endpoint.address, endpoint);
+    return {};
+}
+
+Result<void> BpfPods::remove_endpoint(const model::IpAddress& address) {
+    const mesh_address key = to_kernel(address);
+    if (bpf_map_delete_elem(state_->fd(state_->skeleton->maps.endpoints), &key) != 0 &&
+        errno != ENOENT) {
+        return system_error(fmt::format("endpoint {}", address.to_string()), errno);
+    }
+    state_->endpoints.erase(address);
+    return {};
+}
+
+std::vector<Endpoint> BpfPods::endpoints() const {
+    std::vector<Endpoint> all;
+    all.reserve(state_->endpoints.size());
+    for (const auto& [address, endpoint] : state_->endpoints) all.push_back(endpoint);
+    return all;
+}
+
+Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
+    const auto& programs = state_->skeleton->progs;
+    switch (role) {
+        case DeviceRole::kPod:
+            return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_pod);
+        case DeviceRole::kOverlay:
+            MESH_CHECK(state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
+            return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_overlay);
+        case DeviceRole::kDevice:
+            return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device);
+    }
+    return {};
+}
+
+Result<PodsStats> BpfPods::finish_adopt_cluster(std::uint32_t cluster_id) {
+    return state_->prune(cluster_id);
+}
+
+Result<PodsStats> BpfPods::finish_adopt() {
+    return state_->prune({});
+}
+
+std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix& prefix) const {
+    const mesh_ipcache_key key = to_kernel(prefix);
+    mesh_ipcache_entry entry{};
+    // A look-up of an LPM map finds the longest prefix, not this one.
+    if (!state_->written.contains(fingerprint(key)) ||
+        bpf_map_lookup_elem(state_->fd(state_->skeleton->maps.ipcache), &key, &entry) != 0) {
+        return std::nullopt;
+    }
+    return from_kernel(prefix, entry);
+}
+
+PodsOccupancy BpfPods::occupancy() const {
+    return {.ipcache = state_->written.size(),
+            .max_ipcache = state_->max_ipcache,
+            .nodes = state_->nodes.size(),
+            .max_nodes = state_->max_nodes,
+            .endpoints = state_->endpoints.size(),
+            .max_endpoints = state_->max_endpoints};
+}
+
+std::map<DropReason, DropCount> BpfPods::drops() const {
+    std::map<DropReason, DropCount> all;
+    const int cpus = libbpf_num_possible_cpus();
+    if (cpus <= 0) return all;
+    std::vector<mesh_drop_count> rows(static_cast<std::size_t>(cpus));
+    for (const DropReason reason : kDropReasons) {
+        const auto index = static_cast<std::uint32_t>(reason);
+        if (bpf_map_lookup_elem(state_->fd(state_->skeleton->maps.drops), &index, rows.data()) !=
+            0) {
+            continue;
+        }
+        DropCount sum;
+        for (const auto& row : rows) {
+            sum.packets += row.packets;
+            sum.bytes += row.bytes;
+        }
+        if (sum.packets != 0) all.emplace(reason, sum);
+    }
+    return all;
+}
+
+int BpfPods::event_fd() const noexcept {
+    return ring_buffer__epoll_fd(state_->ring);
+}
+
+std::size_t BpfPods::read_events(std::size_t limit,
+                                 const std::function<void(const PodEvent&)>& on) {
+    std::size_t count = 0;
+    state_->on_event = [&](const PodEvent& event) {
+        // libbpf takes all that there is; what is over the limit is let go, not kept.
+        if (count++ < limit) on(event);
+    };
+    (void)ring_buffer__consume(state_->ring);
+    state_->on_event = {};
+    return std::min(count, limit);
+}
+
+}  // namespace mesh::datapath

@@ -1,0 +1,72 @@
+// BpfPods of a library that was built with MESH_WITH_BPF=OFF: it cannot be opened, and says so.
+#include "datapath/bpf/bpf_pods.hpp"
+
+namespace mesh::datapath {
+
+struct BpfPods::State {};
+
+namespace {
+Error built_without() {
+    return unavailable("this library was built without BPF (MESH_WITH_BPF)");
+}
+}  // namespace
+
+Result<std::unique_ptr<BpfPods>> BpfPods::open(const BpfPodsOptions&, Logger) {
+    return built_without();
+}
+Result<void> BpfPods::teardown(const BpfPodsOptions&) {
+    return {};
+}
+
+BpfPods::BpfPods(std::unique_ptr<State> state) : state_(std::move(state)) {}
+BpfPods::~BpfPods() = default;
+Result<void> BpfPods::configure(const PodsSettings&) {
+    return built_without();
+}
+PodsSettings BpfPods::settings() const {
+    return {};
+}
+Result<PodsStats> BpfPods::apply(const PodsChanges&) {
+    return built_without();
+}
+Result<void> BpfPods::upsert_endpoint(const Endpoint&) {
+    return built_without();
+}
+Result<void> BpfPods::remove_endpoint(const model::IpAddress&) {
+    return built_without();
+}
+std::vector<Endpoint> BpfPods::endpoints() const {
+    return {};
+}
+Result<void> BpfPods::attach(std::uint32_t, DeviceRole) {
+    return built_without();
+}
+Result<PodsStats> BpfPods::finish_adopt_cluster(std::uint32_t) {
+    return built_without();
+}
+Result<PodsStats> BpfPods::finish_adopt() {
+    return built_without();
+}
+std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix&) const {
+    return {};
+}
+PodsOccupancy BpfPods::occupancy() const {
+    return {};
+}
+std::map<DropReason, DropCount> BpfPods::drops() const {
+    return {};
+}
+int BpfPods::event_fd() const noexcept {
+    return -1;
+}
+std::size_t BpfPods::read_events(std::size_t, const std::function<void(const PodEvent&)>&) {
+    return 0;
+}
+std::string_view to_string(PodEvent::Point) noexcept {
+    return "unknown";
+}
+std::string_view to_string(PodEvent::To) noexcept {
+    return "unknown";
+}
+
+}  // namespace mesh::datapath

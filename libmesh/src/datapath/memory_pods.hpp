@@ -1,0 +1,50 @@
+// Pod forwarding without a kernel: the rows in ordinary memory, for tests and for agents that only
+// look at the mesh.
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "datapath/pods.hpp"
+
+namespace mesh::datapath {
+
+class MemoryPods final : public PodDatapath {
+  public:
+    /// @param max_ipcache entries that find room
+    explicit MemoryPods(std::size_t max_ipcache = 1'000'000) : max_ipcache_(max_ipcache) {}
+
+    [[nodiscard]] Result<void> configure(const PodsSettings& settings) override;
+    [[nodiscard]] PodsSettings settings() const override { return settings_; }
+    [[nodiscard]] Result<PodsStats> apply(const PodsChanges& changes) override;
+    [[nodiscard]] Result<void> upsert_endpoint(const Endpoint& endpoint) override;
+    [[nodiscard]] Result<void> remove_endpoint(const model::IpAddress& address) override;
+    [[nodiscard]] std::vector<Endpoint> endpoints() const override;
+    [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
+    [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t) override { return {}; }
+    [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
+    [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
+    [[nodiscard]] PodsOccupancy occupancy() const override;
+    [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
+
+    /// All rows, for tests.
+    [[nodiscard]] const std::map<model::IpPrefix, IpcacheEntry>& ipcache() const noexcept {
+        return ipcache_;
+    }
+    [[nodiscard]] const std::map<model::IpAddress, std::uint32_t>& nodes() const noexcept {
+        return nodes_;
+    }
+    [[nodiscard]] const std::map<std::uint32_t, DeviceRole>& attached() const noexcept {
+        return attached_;
+    }
+
+  private:
+    std::size_t max_ipcache_;
+    PodsSettings settings_;
+    std::map<model::IpPrefix, IpcacheEntry> ipcache_;
+    std::map<model::IpAddress, std::uint32_t> nodes_;
+    std::map<model::IpAddress, Endpoint> endpoints_;
+    std::map<std::uint32_t, DeviceRole> attached_;
+};
+
+}  // namespace mesh::datapath

@@ -1,0 +1,27 @@
+#include "datapath/pods.hpp"
+
+namespace mesh::datapath {
+
+std::string_view to_string(DropReason reason) noexcept {
+    switch (reason) {
+        case DropReason::kMalformed:
+            return "malformed";
+        case DropReason::kInvalidSource:
+            return "invalid-source";
+        case DropReason::kNoEndpoint:
+            return "no-endpoint";
+        case DropReason::kUnknownTunnelPeer:
+            return "unknown-tunnel-peer";
+        case DropReason::kInvalidIdentity:
+            return "invalid-identity";
+        case DropReason::kTunnelKey:
+            return "tunnel-key";
+        case DropReason::kNoNatPort:
+            return "no-nat-port";
+        case DropReason::kUnsupported:
+            return "unsupported";
+    }
+    return "unknown";
+}
+
+}  // namespace mesh::datapath

@@ -1,0 +1,167 @@
+// What the rest of the library sees of pod-to-pod forwarding on this node: the ipcache (who is
+// behind an address, and which node to encapsulate to), the nodes that may encapsulate to us, and
+// this node's own pods. Rows in, counters out, nothing of BPF. Two implementations: MemoryPods (no
+// kernel) and BpfPods (datapath/bpf/).
+//
+// Adoption, as for services (datapath.hpp): what an earlier process left keeps forwarding; entries
+// are *unconfirmed* until a row names them, and go with finish_adopt_cluster() or finish_adopt().
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mesh/error.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "datapath/netlink/rtnetlink.hpp"
+#include "model/ip.hpp"
+
+namespace mesh::datapath {
+
+/// What is known of the addresses of a prefix; the longest prefix of an address counts.
+struct IpcacheEntry {
+    model::IpPrefix prefix;
+    std::uint32_t identity = 0;              ///< numeric identity, wire.md §15
+    std::uint32_t cluster_id = 0;            ///< that announced it, 0..511
+    std::optional<model::IpAddress> tunnel;  ///< node to encapsulate to; nullopt = none
+    std::uint8_t encryption_key = 0;
+    bool is_node = false;  ///< an address of a node, not of a pod
+    bool is_cidr = false;  ///< a node's pod CIDR
+    friend bool operator==(const IpcacheEntry&, const IpcacheEntry&) = default;
+};
+
+/// A node's address: packets that it encapsulates are taken, with the identities of its cluster.
+struct PeerNode {
+    model::IpAddress address;
+    std::uint32_t cluster_id = 0;
+    friend bool operator==(const PeerNode&, const PeerNode&) = default;
+};
+
+/// An address of a pod of this node.
+struct Endpoint {
+    model::IpAddress address;
+    std::uint32_t ifindex = 0;   ///< of the node's end of the pod's link
+    std::uint32_t identity = 0;  ///< 0 = not known yet
+    MacAddress pod_mac{};        ///< of the pod's end
+    MacAddress node_mac{};       ///< of the node's end
+    friend bool operator==(const Endpoint&, const Endpoint&) = default;
+};
+
+/// How this node forwards.
+struct PodsSettings {
+    bool tunnel = false;      ///< encapsulate; else the node's routes decide
+    bool masquerade = false;  ///< what leaves the mesh gets the node's address
+    bool trace = false;       ///< an event for each packet, not only for drops
+    std::uint32_t overlay_ifindex = 0;
+    std::uint32_t device_ifindex = 0;                  ///< to the other nodes
+    std::optional<model::IpAddress> node4, node6;      ///< this node's addresses there
+    std::optional<model::IpAddress> router4, router6;  ///< its own addresses out of its pod CIDRs
+    std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id: 16 or 15
+    friend bool operator==(const PodsSettings&, const PodsSettings&) = default;
+};
+
+/// Changes of the ipcache and of the nodes, each key at most once.
+struct PodsChanges {
+    std::vector<IpcacheEntry> upserts;
+    std::vector<model::IpPrefix> removed;
+    std::vector<PeerNode> nodes;
+    std::vector<model::IpAddress> removed_nodes;
+    [[nodiscard]] bool empty() const noexcept {
+        return upserts.empty() && removed.empty() && nodes.empty() && removed_nodes.empty();
+    }
+};
+
+/// What an apply or finish_adopt did.
+struct PodsStats {
+    std::uint64_t written = 0;
+    std::uint64_t removed = 0;
+    std::uint64_t refused = 0;  ///< rows that found no room; what was there before stays
+    /// The first few of these, a sentence each.
+    std::vector<std::string> refusals;
+};
+
+/// Why a packet was dropped. The numbers are those of bpf/layout.h.
+enum class DropReason : std::uint8_t {
+    kMalformed = 1,
+    kInvalidSource = 2,
+    kNoEndpoint = 3,
+    kUnknownTunnelPeer = 4,
+    kInvalidIdentity = 5,
+    kTunnelKey = 6,
+    kNoNatPort = 7,
+    kUnsupported = 8,
+};
+inline constexpr std::array kDropReasons{
+    DropReason::kMalformed,         DropReason::kInvalidSource,   DropReason::kNoEndpoint,
+    DropReason::kUnknownTunnelPeer, DropReason::kInvalidIdentity, DropReason::kTunnelKey,
+    DropReason::kNoNatPort,         DropReason::kUnsupported,
+};
+/// "invalid-source" and so on, as status, metrics and the monitor show it.
+[[nodiscard]] std::string_view to_string(DropReason reason) noexcept;
+
+struct DropCount {
+    std::uint64_t packets = 0;
+    std::uint64_t bytes = 0;
+    friend bool operator==(const DropCount&, const DropCount&) = default;
+};
+
+/// How full the tables are.
+struct PodsOccupancy {
+    std::uint64_t ipcache = 0, max_ipcache = 0;
+    std::uint64_t nodes = 0, max_nodes = 0;
+    std::uint64_t endpoints = 0, max_endpoints = 0;
+    friend bool operator==(const PodsOccupancy&, const PodsOccupancy&) = default;
+};
+
+/// Which of our programs a device gets.
+enum class DeviceRole : std::uint8_t {
+    kPod,      ///< the node's end of a pod's link
+    kOverlay,  ///< the VXLAN device
+    kDevice,   ///< the device to the other nodes
+};
+
+/// The node's pod-to-pod forwarding.
+/// @thread same object not concurrently
+class PodDatapath {
+  public:
+    virtual ~PodDatapath() = default;
+
+    /// Takes effect for the next packets; one on its way meanwhile may see old and new fields.
+    /// @errors kInternal, kPermission
+    [[nodiscard]] virtual Result<void> configure(const PodsSettings& settings) = 0;
+    [[nodiscard]] virtual PodsSettings settings() const = 0;
+
+    /// Writes the rows in batches. A row that finds no room is counted and leaves the others alone.
+    /// @errors kInternal, kPermission: the kernel refused; apply the same rows again
+    /// @complexity O(rows given), whatever else the tables hold
+    [[nodiscard]] virtual Result<PodsStats> apply(const PodsChanges& changes) = 0;
+
+    /// Adds or changes an address of one of this node's pods.
+    /// @errors kCapacity, kInternal
+    [[nodiscard]] virtual Result<void> upsert_endpoint(const Endpoint& endpoint) = 0;
+    /// Nothing happens when it is not there.
+    [[nodiscard]] virtual Result<void> remove_endpoint(const model::IpAddress& address) = 0;
+    /// The addresses of this node's pods, in order; after open() those of an earlier process.
+    [[nodiscard]] virtual std::vector<Endpoint> endpoints() const = 0;
+
+    /// Puts our programs on a device of this namespace, or replaces, atomically, those of an
+    /// earlier process.
+    /// @errors kNotFound: no such device; kInternal, kPermission
+    [[nodiscard]] virtual Result<void> attach(std::uint32_t ifindex, DeviceRole role) = 0;
+
+    /// Removes the unconfirmed entries of one cluster, once it has synced. Idempotent.
+    [[nodiscard]] virtual Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) = 0;
+    /// Removes all unconfirmed entries. Idempotent.
+    [[nodiscard]] virtual Result<PodsStats> finish_adopt() = 0;
+
+    /// The entry of exactly that prefix.
+    [[nodiscard]] virtual std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const = 0;
+    [[nodiscard]] virtual PodsOccupancy occupancy() const = 0;
+    /// Since the tables were made; reasons that never occurred are left out.
+    [[nodiscard]] virtual std::map<DropReason, DropCount> drops() const = 0;
+};
+
+}  // namespace mesh::datapath
