@@ -158,12 +158,14 @@ void RouteTable::State::mark_with_inner(const IpPrefix& prefix) {
     }
 }
 
+/// A node's address that comes or goes changes what holds for the prefixes that hold it.
 void RouteTable::State::mark_around(const IpAddress& address) {
-    family(address.is_v4())
-        .any_around(IpPrefix(address, 128), [&](const IpPrefix& prefix, const auto&) {
-            mark_with_inner(prefix);
-            return false;
-        });
+    const IpPrefix host(address, 128);
+    family(address.is_v4()).any_around(host, [&](const IpPrefix& prefix, const auto&) {
+        mark_with_inner(prefix);
+        return false;
+    });
+    dirty.insert(host);
 }
 
 void RouteTable::State::add(Announcer announcer) {
