@@ -11,11 +11,18 @@
 #include <utility>
 #include <variant>
 
+#include "compile/routes/usable.hpp"
+
 namespace mesh::compile {
 namespace {
 
 using model::IpAddress;
 using model::IpPrefix;
+
+/// Compares by preference.
+auto rank_of(const state::ClusterKey& cluster, bool own) {
+    return std::tuple(!own, cluster.id, std::string_view(cluster.name));
+}
 
 /// A node with what it announces.
 struct Announcer {
@@ -29,9 +36,7 @@ struct Announcer {
     [[nodiscard]] const std::optional<IpAddress>& gateway(bool v4) const {
         return v4 ? gateway_v4 : gateway_v6;
     }
-    [[nodiscard]] auto cluster_rank() const {
-        return std::tuple(!own_cluster, key.cluster.id, std::string_view(key.cluster.name));
-    }
+    [[nodiscard]] auto cluster_rank() const { return rank_of(key.cluster, own_cluster); }
     [[nodiscard]] std::string text() const { return key.cluster.name + "/" + key.name; }
 };
 
@@ -43,32 +48,13 @@ struct ByRank {
     }
 };
 
-/// What is never the destination of a route to a node, nor a gateway.
-const std::vector<IpPrefix>& never_routed() {
-    static const auto* const kPrefixes = new std::vector<IpPrefix>{
-        IpPrefix(IpAddress::v4(0, 0, 0, 0), 8),
-        IpPrefix(IpAddress::v4(127, 0, 0, 0), 8),
-        IpPrefix(IpAddress::v4(169, 254, 0, 0), 16),
-        IpPrefix(IpAddress::v4(224, 0, 0, 0), 3),      // multicast, reserved, broadcast
-        IpPrefix(IpAddress(IpAddress::Bytes{}), 127),  // :: and ::1
-        IpPrefix(IpAddress(IpAddress::Bytes{0xfe, 0x80}), 10),
-        IpPrefix(IpAddress(IpAddress::Bytes{0xff}), 8),
-    };
-    return *kPrefixes;
-}
-
-bool is_gateway(const IpAddress& address) {
-    return std::ranges::none_of(never_routed(),
-                                [&](const IpPrefix& p) { return p.contains(address); });
-}
-
 /// The address that routes to the node use: the first InternalIP of the family, else the first
 /// ExternalIP (wire.md §4).
 std::optional<IpAddress> gateway_of(const std::vector<std::pair<bool, IpAddress>>& addresses,
                                     bool v4) {
     std::optional<IpAddress> external;
     for (const auto& [internal, address] : addresses) {
-        if (address.is_v4() != v4 || !is_gateway(address)) continue;
+        if (address.is_v4() != v4 || !is_usable(address)) continue;
         if (internal) return address;
         if (!external) external = address;
     }
@@ -172,12 +158,14 @@ void RouteTable::State::mark_with_inner(const IpPrefix& prefix) {
     }
 }
 
+/// A node's address that comes or goes changes what holds for the prefixes that hold it.
 void RouteTable::State::mark_around(const IpAddress& address) {
-    family(address.is_v4())
-        .any_around(IpPrefix(address, 128), [&](const IpPrefix& prefix, const auto&) {
-            mark_with_inner(prefix);
-            return false;
-        });
+    const IpPrefix host(address, 128);
+    family(address.is_v4()).any_around(host, [&](const IpPrefix& prefix, const auto&) {
+        mark_with_inner(prefix);
+        return false;
+    });
+    dirty.insert(host);
 }
 
 void RouteTable::State::add(Announcer announcer) {
@@ -223,10 +211,8 @@ void RouteTable::State::remove(const NodeKey& key) {
 /// Why the node's prefix cannot have a route at all.
 std::optional<std::string> RouteTable::State::obstacle(const IpPrefix& prefix,
                                                        const Announcer& node) const {
-    for (const IpPrefix& never : never_routed()) {
-        if (prefix.contains(never) || never.contains(prefix)) {
-            return fmt::format("it overlaps {}, which is never routed", never.to_string());
-        }
+    if (const auto never = unusable_part(prefix)) {
+        return fmt::format("it overlaps {}, which is never routed", never->to_string());
     }
     const auto& gateway = node.gateway(prefix.is_v4());
     if (!gateway) {
@@ -329,6 +315,28 @@ RouteChanges RouteTable::flush() {
         }
     }
     return changes;
+}
+
+std::optional<Announcement> RouteTable::find_preferred_around(const state::ClusterKey& cluster,
+                                                              const IpPrefix& prefix) const {
+    const bool own = cluster.name == state_->options.own_cluster;
+    if (own) return std::nullopt;
+    const auto rank = rank_of(cluster, own);
+    std::optional<Announcement> found;
+    const auto look = [&](const IpPrefix& around, const Family::Announcers& announcers) {
+        for (const Announcer* node : announcers) {
+            if (!(node->cluster_rank() < rank)) break;
+            if (!state_->takes_part(around, *node)) continue;
+            found = Announcement{around, &node->key};
+            break;
+        }
+        return found.has_value();
+    };
+    const Family& f = state_->family(prefix.is_v4());
+    if (f.any_around(prefix, look)) return found;
+    const auto equal = f.announced.find(prefix);
+    if (equal != f.announced.end()) look(equal->first, equal->second);
+    return found;
 }
 
 std::vector<RouteConflict> RouteTable::conflicts() const {

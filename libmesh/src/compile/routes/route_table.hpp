@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,12 @@ struct Route {
     model::IpAddress gateway;
     NodeKey node;
     friend bool operator==(const Route&, const Route&) = default;
+};
+
+/// A prefix that a node announces.
+struct Announcement {
+    model::IpPrefix prefix;
+    const NodeKey* node = nullptr;  ///< lives until the table's next note()
 };
 
 /// The difference to what was returned before; both in the order of prefixes.
@@ -79,6 +86,16 @@ class RouteTable {
     /// The routes that changed since the last call.
     /// @complexity the prefixes of the changed nodes, and those that overlap them
     [[nodiscard]] RouteChanges flush();
+    /// The shortest announced prefix that holds or equals `prefix`, belongs to a cluster that goes
+    /// before `cluster`, and takes part: nothing of `cluster` within it gets any traffic. Looks at
+    /// what was noted, flushed or not.
+    ///
+    /// The answer changes only for prefixes within those of RouteChanges and within those of the
+    /// own cluster's nodes: any other announced prefix that takes part and has no route lies within
+    /// one that goes before it, which blocks whatever it would.
+    /// @complexity prefix lengths in use × O(log n)
+    [[nodiscard]] std::optional<Announcement> find_preferred_around(
+        const state::ClusterKey& cluster, const model::IpPrefix& prefix) const;
     /// The overlaps there are now, in the order of the losers' prefixes and names.
     [[nodiscard]] std::vector<RouteConflict> conflicts() const;
     /// Pod CIDRs that cannot have a route whatever others announce, a sentence each: the node has

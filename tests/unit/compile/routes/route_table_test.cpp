@@ -228,6 +228,10 @@ TEST_F(Routes, WhatCannotHaveARouteIsSkippedWithAReasonAndStopsNobody) {
     // A node of the own cluster that appears inside a routed prefix ends that route.
     EXPECT_THAT(put(kOwn, node(kOwn, "n2", "192.0.2.200", {})), ElementsAre("- 192.0.2.128/25"));
     EXPECT_THAT(erase(kOwn, "n2"), ElementsAre("+ 192.0.2.128/25 via 203.0.113.9 cat/n1"));
+    // So does one whose address is the prefix.
+    put(kBee, node(kBee, "n1", "203.0.113.1", {"198.51.100.7/32"}));
+    EXPECT_THAT(put(kOwn, node(kOwn, "n2", "198.51.100.7", {})), ElementsAre("- 198.51.100.7/32"));
+    EXPECT_THAT(erase(kOwn, "n2"), ElementsAre("+ 198.51.100.7/32 via 203.0.113.1 bee/n1"));
 }
 
 TEST_F(Routes, LoopbackAndMulticastAreNoGateways) {
@@ -240,6 +244,30 @@ TEST_F(Routes, LoopbackAndMulticastAreNoGateways) {
                                 {"ExternalIP", "198.51.100.1"}},
                                {"10.20.1.0/24", "fd00:20::/64"})),
                 ElementsAre("+ 10.20.1.0/24 via 198.51.100.1 bee/n1"));
+}
+
+TEST_F(Routes, TellWhatHoldsOthersOff) {
+    put(kOwn, node(kOwn, "n1", "192.0.2.1", {"10.10.1.0/24"}));
+    put(kOwn, node(kOwn, "n2", std::vector<NodeAddress>{}, {"10.10.2.0/24"}));
+    put(kBee, node(kBee, "n1", "192.0.2.11", {"10.20.0.0/16", "10.20.1.0/24", "192.0.0.0/16"}));
+    const auto around = [&](const ClusterKey& cluster, std::string_view text) -> std::string {
+        const auto found = routes_.find_preferred_around(cluster, prefix(text));
+        if (!found) return "";
+        return found->prefix.to_string() + " " + found->node->cluster.name + "/" +
+               found->node->name;
+    };
+    EXPECT_EQ(around(kBee, "10.10.1.7/32"), "10.10.1.0/24 ape/n1");
+    EXPECT_EQ(around(kCat, "10.10.1.0/24"), "10.10.1.0/24 ape/n1");
+    EXPECT_EQ(around(kCat, "10.10.2.7/32"), "10.10.2.0/24 ape/n2");  // no route, but it is its own
+    EXPECT_EQ(around(kCat, "10.20.1.7/32"), "10.20.0.0/16 bee/n1");
+    EXPECT_EQ(around(kCat, "10.20.0.0/16"), "10.20.0.0/16 bee/n1");
+    EXPECT_EQ(around(kCat, "10.20.0.0/15"), "");
+    EXPECT_EQ(around(kBee, "10.20.1.7/32"), "");  // its own
+    EXPECT_EQ(around(kOwn, "10.20.1.7/32"), "");  // nobody goes first
+    EXPECT_EQ(around(kCat, "192.0.3.7/32"), "");  // takes no part
+    EXPECT_EQ(around(kCat, "fd00::7/128"), "");
+    erase(kBee, "n1");
+    EXPECT_EQ(around(kCat, "10.20.1.7/32"), "");
 }
 
 // Random nodes of few prefixes: what the flushes add up to is what a table that sees the nodes for
