@@ -22,6 +22,7 @@ struct Flags {
     mesh::daemon::CommonFlags common;
     mesh::MeshOptions mesh;
     std::string datapath = "auto";
+    std::string routing = "none";
     std::string status_socket;
     int metrics_port = -1;
     int sync_timeout_seconds = 60;
@@ -59,8 +60,18 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "are ended; with --netns-prefix alone: /run/netns");
     app.add_option("--netns-prefix", flags.mesh.datapath.netns_prefix,
                    "Only namespaces whose name begins so");
-    app.add_flag("--native-routes", flags.mesh.datapath.native_routes,
-                 "Install a route to each other node's pod CIDRs (shared L2)");
+    app.add_option("--routing-mode", flags.routing,
+                   "How pods of other nodes are reached. tunnel: VXLAN; native: a route to each "
+                   "other node's pod CIDRs (shared L2); none: left to others")
+        ->check(CLI::IsMember({"none", "native", "tunnel"}))
+        ->capture_default_str();
+    app.add_option("--tunnel-device", flags.mesh.datapath.overlay_device,
+                   "VXLAN device, made if absent (tunnel)")
+        ->capture_default_str();
+    app.add_option("--tunnel-port", flags.mesh.datapath.overlay_port, "Its UDP port (tunnel)")
+        ->capture_default_str();
+    app.add_option("--endpoints", flags.mesh.datapath.endpoints_directory,
+                   "Folder of files of this node's pods, as mesh-cni writes them (bpf)");
     app.add_option("--sync-timeout", flags.sync_timeout_seconds,
                    "Seconds to wait for remotes before what a former run left is pruned")
         ->check(CLI::Range(1, 3600))
@@ -95,6 +106,13 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
                                       {"error", "service " + rest + ": no such service"}})};
         }
         return StatusResponse{.body = boost::json::serialize(mesh::engine::to_json(*view))};
+    });
+    server.route("/v1/endpoints", [&agent](const StatusRequest&) {
+        const auto* network = agent.pod_network();
+        return StatusResponse{
+            .body = boost::json::serialize(mesh::engine::to_json(
+                network != nullptr ? network->endpoints()
+                                   : std::vector<mesh::engine::EndpointStatus>{}))};
     });
     server.route("/metrics", [&agent](const StatusRequest&) {
         return StatusResponse{.content_type = "text/plain; version=0.0.4; charset=utf-8",
@@ -136,13 +154,14 @@ int main(int argc, char** argv) {
     Flags flags;
     CLI::App app(
         "mesh-agent: one per node; follows the own cluster and all remotes, and writes "
-        "the node's service load balancing");
+        "the node's service load balancing and pod network");
     add_flags(app, flags);
     mesh::daemon::add_common_flags(
         app, flags.common,
         "mesh-agent --cluster-name cluster1 --cluster-id 1 --node-name node1 "
         "--etcd-config /etc/libmesh/etcd.yaml --clustermesh-config /var/lib/cilium/clustermesh "
-        "--cgroup /sys/fs/cgroup --status-socket /run/libmesh/agent.sock\n"
+        "--cgroup /sys/fs/cgroup --routing-mode tunnel --endpoints /run/libmesh/endpoints "
+        "--status-socket /run/libmesh/agent.sock\n"
         "mesh-agent --datapath memory --cluster-name cluster1 --cluster-id 1 --node-name look "
         "--etcd-config etcd.yaml --clustermesh-config remotes --status-socket agent.sock");
     if (const auto code = mesh::daemon::parse_command_line(app, argc, argv)) return *code;
@@ -156,6 +175,10 @@ int main(int argc, char** argv) {
     if (flags.mesh.datapath.pin_directory.starts_with(below)) {
         flags.mesh.datapath.pin_directory.erase(0, below.size());
     }
+    using Routing = mesh::DatapathOptions::Routing;
+    flags.mesh.datapath.routing = flags.routing == "tunnel"   ? Routing::kTunnel
+                                  : flags.routing == "native" ? Routing::kNative
+                                                              : Routing::kNone;
     flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
     const mesh::SystemClock clock;
     mesh::daemon::Daemon daemon("mesh-agent", flags.common);

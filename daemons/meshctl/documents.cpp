@@ -42,6 +42,7 @@ json::object sandbox_document(const sandbox::Summary& summary) {
     out["pod_cidrs"] = cidrs;
     out["service_cidrs"] = services;
     out["nodes"] = state.nodes;
+    out["routing"] = state.routing;
     out["etcd"] = state.etcd;
     out["daemons"] = daemons;
     out["pods"] = pods;

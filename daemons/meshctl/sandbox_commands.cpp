@@ -67,6 +67,11 @@ void add_create(CLI::App& parent, Context& context) {
                         "one CA can be connected");
     command->add_option("--etcd", *etcd, "real: etcd processes; embedded: mesh-proxy's own store")
         ->check(CLI::IsMember({"real", "embedded"}));
+    command
+        ->add_option("--routing", options->routing,
+                     "How pods reach pods of other nodes. tunnel: VXLAN; native: routes")
+        ->check(CLI::IsMember({"tunnel", "native"}))
+        ->capture_default_str();
     command->add_flag("--no-daemons", *no_daemons, "Nodes and pods only");
     add_output_flag(*command, context);
     command->footer(

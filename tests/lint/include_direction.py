@@ -25,13 +25,14 @@ ALLOWED = {
     "compile/routes": FOUNDATIONS + ["state/tables"],
     "compile/ipcache": FOUNDATIONS + ["state/tables", "compile/routes"],   # routes settle the CIDRs
     "datapath": FOUNDATIONS,
+    "attach": FOUNDATIONS + ["datapath"],
     "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],
     "serve/status": FOUNDATIONS,
     "serve/l7": FOUNDATIONS,
     "serve/dns": FOUNDATIONS,
     "publish": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables", "compile/identities"],
     "engine": None,   # all but capi and sandbox
-    "sandbox": FOUNDATIONS + ["sources/config", "sources/etcd", "datapath", "serve/status"],
+    "sandbox": FOUNDATIONS + ["sources/config", "sources/etcd", "datapath", "attach", "serve/status"],
     "capi": None,
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)

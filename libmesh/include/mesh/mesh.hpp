@@ -42,8 +42,21 @@ struct DatapathOptions {
     /// An empty directory: only the namespace of the process itself.
     std::string netns_directory;
     std::string netns_prefix;
-    /// Whether to install a route to each other node's pod CIDRs (native routing on a shared L2).
-    bool native_routes = false;
+    /// How pods of other nodes are reached. Other than kNone needs root, and in the network
+    /// namespace of the process the device that has the node's InternalIP.
+    enum class Routing : std::uint8_t {
+        kNone,    ///< left to others
+        kNative,  ///< a route to each other node's pod CIDRs: the nodes share a network
+        kTunnel,  ///< VXLAN between the nodes
+    };
+    Routing routing = Routing::kNone;
+    std::string overlay_device = "mesh_vxlan";  ///< VXLAN device, made if absent (kTunnel)
+    std::uint16_t overlay_port = 8472;          ///< UDP (kTunnel)
+    /// Packets of pods to outside of the mesh leave with the node's address (kBpf).
+    bool masquerade = false;
+    /// Folder of files of this node's pods, as mesh-cni and the sandbox write them (kBpf); empty:
+    /// this node has no pods.
+    std::string endpoints_directory;
 };
 
 struct MeshOptions {

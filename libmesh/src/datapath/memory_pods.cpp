@@ -13,11 +13,13 @@ Result<PodsStats> MemoryPods::apply(const PodsChanges& changes) {
     PodsStats stats;
     for (const auto& prefix : changes.removed) stats.removed += ipcache_.erase(prefix);
     for (const auto& address : changes.removed_nodes) stats.removed += nodes_.erase(address);
-    for (const IpcacheEntry& entry : changes.upserts) {
+    for (std::size_t i = 0; i < changes.upserts.size(); ++i) {
+        const IpcacheEntry& entry = changes.upserts[i];
         if (ipcache_.size() >= max_ipcache_ && !ipcache_.contains(entry.prefix)) {
-            ++stats.refused;
-            stats.refusals.push_back(
-                fmt::format("ipcache: no room for {}", entry.prefix.to_string()));
+            stats.refused.push_back(i);
+            if (stats.refusal.empty()) {
+                stats.refusal = fmt::format("ipcache: no room for {}", entry.prefix.to_string());
+            }
             continue;
         }
         ipcache_.insert_or_assign(entry.prefix, entry);

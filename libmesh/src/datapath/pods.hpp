@@ -78,9 +78,9 @@ struct PodsChanges {
 struct PodsStats {
     std::uint64_t written = 0;
     std::uint64_t removed = 0;
-    std::uint64_t refused = 0;  ///< rows that found no room; what was there before stays
-    /// The first few of these, a sentence each.
-    std::vector<std::string> refusals;
+    /// Rows that found no room, by index into the upserts and nodes given (nodes after upserts).
+    std::vector<std::size_t> refused;
+    std::string refusal;  ///< the first of these, as a sentence
 };
 
 /// Why a packet was dropped. The numbers are those of bpf/layout.h.

@@ -11,10 +11,12 @@
 #include <utility>
 
 #include "datapath/bpf/bpf_datapath.hpp"
+#include "datapath/bpf/bpf_pods.hpp"
 #include "datapath/memory_datapath.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "engine/documents.hpp"
 #include "runtime/backoff.hpp"
+#include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "state/clusters/clusters.hpp"
 
@@ -51,7 +53,46 @@ Result<void> check(const MeshOptions& options) {
             fmt::format("sync_timeout: expected {} to {} s, got {}", kShortestSyncTimeout.count(),
                         kLongestSyncTimeout.count(), options.sync_timeout.count()));
     }
+    if (options.datapath.kind == DatapathOptions::Kind::kMemory &&
+        !options.datapath.endpoints_directory.empty()) {
+        return invalid_argument("endpoints_directory: expected none with the datapath in memory");
+    }
     return {};
+}
+
+/// Where rows go, opened.
+struct Datapaths {
+    std::unique_ptr<datapath::Datapath> services;
+    datapath::BpfDatapath* bpf = nullptr;  ///< services, if it is one
+    std::unique_ptr<datapath::PodDatapath> pods;
+    std::optional<datapath::Rtnetlink> devices, routes;
+};
+
+Result<Datapaths> open_datapaths(const DatapathOptions& options, const Logger& log) {
+    using Routing = DatapathOptions::Routing;
+    Datapaths all;
+    if (options.kind == DatapathOptions::Kind::kBpf) {
+        datapath::BpfOptions to;
+        to.bpffs = options.bpffs;
+        to.pin_directory = options.pin_directory;
+        to.cgroup = options.cgroup;
+        MESH_TRY(auto services, datapath::BpfDatapath::open(to, log));
+        all.bpf = services.get();
+        all.services = std::move(services);
+        if (options.routing != Routing::kNone) {
+            datapath::BpfPodsOptions pods;
+            pods.bpffs = options.bpffs;
+            pods.pin_directory = options.pin_directory + "_pods";
+            MESH_TRY(all.pods, datapath::BpfPods::open(pods, log));
+        }
+    } else {
+        all.services = std::make_unique<datapath::MemoryDatapath>();
+    }
+    if (options.routing == Routing::kNone) return all;
+    MESH_TRY(const auto here, datapath::Netns::current());
+    MESH_TRY(all.routes, datapath::Rtnetlink::open(here));
+    MESH_TRY(all.devices, datapath::Rtnetlink::open(here));
+    return all;
 }
 
 }  // namespace
@@ -59,18 +100,32 @@ Result<void> check(const MeshOptions& options) {
 class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
   public:
     Impl(asio::any_io_executor executor, MeshOptions options, const Clock& clock, Logger log,
-         std::unique_ptr<datapath::Datapath> datapath, datapath::BpfDatapath* bpf,
-         std::optional<datapath::Rtnetlink> netlink, sources::config::EtcdClientConfig own)
+         Datapaths datapaths, sources::config::EtcdClientConfig own)
         : executor_(executor),
           options_(std::move(options)),
           log_(std::move(log)),
-          datapath_(std::move(datapath)),
-          bpf_(bpf),
+          datapath_(std::move(datapaths.services)),
+          bpf_(datapaths.bpf),
+          pods_(std::move(datapaths.pods)),
           own_{options_.cluster_name, model::ClusterId{options_.cluster_id}},
-          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node")),
+          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"), pods_.get(),
+                options_.datapath.routing == DatapathOptions::Routing::kTunnel),
           retry_(executor),
           sync_timeout_(executor) {
-        if (netlink) routes_.emplace(std::move(*netlink));
+        if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));
+        if (pods_ && datapaths.devices) {
+            network_.emplace(options_.datapath, own_, options_.node_name,
+                             options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
+                             log_.named("pods"));
+        }
+        if (network_ && !options_.datapath.endpoints_directory.empty()) {
+            endpoints_ = std::make_unique<sources::config::EndpointsDirectory>(
+                executor, options_.datapath.endpoints_directory, clock, log_.named("endpoints"),
+                [this] {
+                    take_endpoints();
+                    schedule_flush();
+                });
+        }
         state::ClustersOptions to;
         to.local_name = own_.name;
         to.local_id = own_.id;
@@ -101,6 +156,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     void start() {
+        if (endpoints_) {
+            endpoints_->start();
+            take_endpoints();
+            schedule_flush();
+        }
         if (routes_) {
             // Routes of a former run stay until the nodes that they belong to had time to sync.
             adopted_routes_ = routes_of_a_former_run();
@@ -118,6 +178,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         co_await clusters_->stop();
+        if (endpoints_) co_await endpoints_->stop();
     }
 
     void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
@@ -129,6 +190,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     [[nodiscard]] const NodeState& node() const noexcept { return node_; }
+    [[nodiscard]] const PodNetwork* pod_network() const noexcept {
+        return network_ ? &*network_ : nullptr;
+    }
 
     [[nodiscard]] std::string status_json() const {
         return with_sources([](const StatusSources& sources) {
@@ -151,6 +215,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .config_errors = errors,
                                   .node = node_,
                                   .datapath = *datapath_,
+                                  .pods = pods_.get(),
+                                  .network = pod_network(),
                                   .route_failures = route_failures_,
                                   .last_error = last_error_});
     }
@@ -178,6 +244,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             fail(confirmed.error());
             failed = true;
         }
+        if (network_) {
+            if (auto refreshed = network_->refresh(node_.tables()); !refreshed) {
+                fail(refreshed.error());
+                failed = true;
+            }
+            routes_due_ = network_->take_routes_changed() || routes_due_;
+        }
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_ && !reconcile_routes()) failed = true;
         if (result->backends_removed) end_stale_sockets();
@@ -186,6 +259,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             backoff_.reset();
         }
         if (on_change_) on_change_();
+    }
+
+    void take_endpoints() {
+        const auto& scan = endpoints_->scan();
+        network_->set_endpoints(scan.endpoints(), scan.errors().empty());
     }
 
     /// Tells the node which clusters are complete, so that it can let go of what a former run left.
@@ -257,7 +335,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         for (const auto& route : *found) {
             if (route.protocol != datapath::kRouteProtocol) continue;
             routes[route.destination] = {route.via, route.via ? std::string() : route.device,
-                                         route.onlink};
+                                         route.onlink, route.source};
         }
         return routes;
     }
@@ -267,7 +345,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             routes_due_ = false;
             return true;
         }
-        datapath::DesiredRoutes desired = node_.desired_routes();
+        datapath::DesiredRoutes desired =
+            network_ ? network_->routes(node_.desired_routes()) : node_.desired_routes();
         // What was there and is not wanted stays until everything had its say.
         for (const auto& [prefix, hop] : adopted_routes_) desired.try_emplace(prefix, hop);
         auto outcome = routes_->reconcile(desired);
@@ -315,8 +394,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     Rng rng_;
     std::unique_ptr<datapath::Datapath> datapath_;
     datapath::BpfDatapath* bpf_;  ///< the same object, if it is one
+    std::unique_ptr<datapath::PodDatapath> pods_;
     state::ClusterKey own_;
     NodeState node_;
+    std::optional<PodNetwork> network_;
+    std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
     datapath::DesiredRoutes adopted_routes_;
     std::unique_ptr<state::Clusters> clusters_;
@@ -337,27 +419,10 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     MESH_CHECK(check(options));
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
-    std::unique_ptr<datapath::Datapath> datapath;
-    datapath::BpfDatapath* bpf = nullptr;
-    if (options.datapath.kind == DatapathOptions::Kind::kBpf) {
-        datapath::BpfOptions to;
-        to.bpffs = options.datapath.bpffs;
-        to.pin_directory = options.datapath.pin_directory;
-        to.cgroup = options.datapath.cgroup;
-        MESH_TRY(auto opened, datapath::BpfDatapath::open(to, log.named("datapath")));
-        bpf = opened.get();
-        datapath = std::move(opened);
-    } else {
-        datapath = std::make_unique<datapath::MemoryDatapath>();
-    }
-    std::optional<datapath::Rtnetlink> netlink;
-    if (options.datapath.native_routes) {
-        MESH_TRY(const auto here, datapath::Netns::current());
-        MESH_TRY(netlink, datapath::Rtnetlink::open(here));
-    }
-    return std::unique_ptr<Agent>(new Agent(
-        std::make_shared<Impl>(std::move(executor), std::move(options), clock, std::move(log),
-                               std::move(datapath), bpf, std::move(netlink), *std::move(own))));
+    MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
+    return std::unique_ptr<Agent>(
+        new Agent(std::make_shared<Impl>(std::move(executor), std::move(options), clock,
+                                         std::move(log), std::move(datapaths), *std::move(own))));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -376,6 +441,9 @@ bool Agent::ready() const {
 }
 const NodeState& Agent::node() const noexcept {
     return impl_->node();
+}
+const PodNetwork* Agent::pod_network() const noexcept {
+    return impl_->pod_network();
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

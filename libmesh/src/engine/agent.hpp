@@ -16,6 +16,7 @@
 #include "base/log.hpp"
 #include "datapath/datapath.hpp"
 #include "engine/node_state.hpp"
+#include "engine/pod_network.hpp"
 #include "runtime/clock.hpp"
 
 namespace mesh::engine {
@@ -42,6 +43,8 @@ class Agent {
     void on_change(std::function<void()> callback);
     [[nodiscard]] bool ready() const;
     [[nodiscard]] const NodeState& node() const noexcept;
+    /// Null if this node has none.
+    [[nodiscard]] const PodNetwork* pod_network() const noexcept;
     [[nodiscard]] std::string status_json() const;
     [[nodiscard]] std::string metrics_text() const;
 

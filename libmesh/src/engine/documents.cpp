@@ -135,6 +135,72 @@ void add_cluster_metrics(Families& to, const state::SessionStatus& from) {
 
 }  // namespace
 
+namespace {
+
+json::value pods_document(const StatusSources& from) {
+    if (from.pods == nullptr || from.network == nullptr) return nullptr;
+    constexpr std::size_t kShownConflicts = 20;
+    const auto settings = from.pods->settings();
+    const auto occupancy = from.pods->occupancy();
+    const auto text = [](const std::optional<model::IpAddress>& address) {
+        return address ? json::value(address->to_string()) : json::value(nullptr);
+    };
+    json::object drops;
+    for (const auto& [reason, count] : from.pods->drops()) drops[to_string(reason)] = count.packets;
+    json::array conflicts;
+    std::size_t conflict_count = 0;
+    if (const auto* ipcache = from.node.ipcache(); ipcache != nullptr) {
+        conflict_count = ipcache->conflict_count();
+        for (const auto& conflict : ipcache->conflicts(kShownConflicts)) {
+            conflicts.emplace_back(conflict.text);
+        }
+    }
+    std::size_t failed = 0;
+    for (const auto& endpoint : from.network->endpoints()) failed += endpoint.error.empty() ? 0 : 1;
+    return json::object{{"routing", settings.tunnel ? "tunnel" : "native"},
+                        {"masquerade", settings.masquerade},
+                        {"node_ipv4", text(settings.node4)},
+                        {"node_ipv6", text(settings.node6)},
+                        {"router_ipv4", text(settings.router4)},
+                        {"router_ipv6", text(settings.router6)},
+                        {"ipcache", occupancy.ipcache},
+                        {"max_ipcache", occupancy.max_ipcache},
+                        {"ipcache_refused", from.node.ipcache_refused().size()},
+                        {"nodes", occupancy.nodes},
+                        {"endpoints", occupancy.endpoints},
+                        {"failed_endpoints", failed},
+                        {"drops", std::move(drops)},
+                        {"conflicts", conflict_count},
+                        {"shown_conflicts", std::move(conflicts)}};
+}
+
+void add_pods_metrics(Families& to, const StatusSources& from) {
+    if (from.pods == nullptr) return;
+    const auto occupancy = from.pods->occupancy();
+    const auto gauge = [&](const char* name, const char* help, std::uint64_t value) {
+        to.gauge(name, help, {}, static_cast<double>(value));
+    };
+    gauge("mesh_ipcache_entries", "Prefixes in the ipcache.", occupancy.ipcache);
+    gauge("mesh_ipcache_max_entries", "Prefixes that the ipcache has room for.",
+          occupancy.max_ipcache);
+    gauge("mesh_ipcache_refused", "Prefixes that found no room.",
+          from.node.ipcache_refused().size());
+    gauge("mesh_endpoints", "Addresses of this node's pods.", occupancy.endpoints);
+    if (const auto* ipcache = from.node.ipcache(); ipcache != nullptr) {
+        gauge("mesh_ipcache_conflicts", "Prefixes that several clusters claim.",
+              ipcache->conflict_count());
+    }
+    for (const auto& [reason, count] : from.pods->drops()) {
+        const Families::Labels labels{{"reason", std::string(to_string(reason))}};
+        to.counter("mesh_drops_total", "Packets dropped, by reason.", labels,
+                   static_cast<double>(count.packets));
+        to.counter("mesh_drop_bytes_total", "Bytes dropped, by reason.", labels,
+                   static_cast<double>(count.bytes));
+    }
+}
+
+}  // namespace
+
 json::object status_document(const StatusSources& from) {
     json::array remotes;
     json::value own;
@@ -172,6 +238,7 @@ json::object status_document(const StatusSources& from) {
             {"local", std::move(own)},
             {"remotes", std::move(remotes)},
             {"config_errors", std::move(config_errors)},
+            {"pods", pods_document(from)},
             {"datapath",
              json::object{{"kind", from.datapath.kind()},
                           {"services", occupancy.services},
@@ -213,7 +280,25 @@ std::string metrics_document(const StatusSources& from) {
                    static_cast<double>(from.node.desired_routes().size()));
     families.gauge("mesh_route_conflicts", "Pod CIDRs that two nodes announce.", {},
                    static_cast<double>(from.node.routes().conflicts().size()));
+    add_pods_metrics(families, from);
     return families.text();
+}
+
+json::array to_json(std::span<const EndpointStatus> endpoints) {
+    json::array all;
+    for (const auto& endpoint : endpoints) {
+        json::array ips;
+        for (const auto& ip : endpoint.file.ips) ips.emplace_back(ip.to_string());
+        all.push_back(json::object{{"id", endpoint.id},
+                                   {"namespace", endpoint.file.namespace_},
+                                   {"pod", endpoint.file.pod},
+                                   {"device", endpoint.file.device},
+                                   {"ips", std::move(ips)},
+                                   {"identity", endpoint.identity},
+                                   {"attached", endpoint.attached},
+                                   {"error", endpoint.error}});
+    }
+    return all;
 }
 
 json::object to_json(const ServiceView& view) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/node_state.hpp"
+#include "engine/pod_network.hpp"
 #include "state/clusters/session.hpp"
 
 namespace mesh::engine {
@@ -24,6 +25,8 @@ struct StatusSources {
     const std::map<std::string, std::string>& config_errors;
     const NodeState& node;
     const datapath::Datapath& datapath;
+    const datapath::PodDatapath* pods = nullptr;  ///< null without a pod network
+    const PodNetwork* network = nullptr;
     std::span<const std::string> route_failures;
     std::string_view last_error;  ///< of the datapath; empty = none
 };
@@ -34,6 +37,8 @@ struct StatusSources {
 [[nodiscard]] std::string metrics_document(const StatusSources& sources);
 /// GET /v1/services/<namespace>/<name>.
 [[nodiscard]] boost::json::object to_json(const ServiceView& view);
+/// GET /v1/endpoints: the pods of this node.
+[[nodiscard]] boost::json::array to_json(std::span<const EndpointStatus> endpoints);
 /// GET /v1/services.
 [[nodiscard]] boost::json::array to_json(std::span<const ServiceView> views);
 

@@ -8,6 +8,7 @@ namespace mesh::engine {
 namespace {
 
 constexpr std::size_t kServicesAtOnce = 500;
+constexpr std::size_t kPrefixesAtOnce = 4096;
 
 datapath::ServiceFrontend to_frontend(const compile::FrontendKey& key) {
     return {key.address, key.port,
@@ -31,6 +32,28 @@ datapath::ServiceRow to_row(const compile::FrontendRow& from) {
                                 .terminating = false});
     }
     return row;
+}
+
+datapath::IpcacheEntry to_entry(const compile::IpcacheRow& row) {
+    return {.prefix = row.prefix,
+            .identity = model::number(row.identity),
+            .cluster_id = model::number(row.cluster),
+            .tunnel = row.tunnel,
+            .encryption_key = row.encryption_key,
+            .is_node = row.is_node,
+            .is_cidr = row.is_cidr};
+}
+
+datapath::PodsChanges to_changes(const compile::IpcacheChanges& from) {
+    datapath::PodsChanges changes;
+    changes.upserts.reserve(from.upserts.size());
+    for (const auto& row : from.upserts) changes.upserts.push_back(to_entry(row));
+    changes.removed = from.removed;
+    for (const auto& node : from.nodes_upserts) {
+        changes.nodes.push_back({node.address, model::number(node.cluster)});
+    }
+    changes.removed_nodes = from.nodes_removed;
+    return changes;
 }
 
 std::string_view to_text(model::BackendState state) {
@@ -91,17 +114,26 @@ ServiceView to_view(const compile::ServiceExplanation& from) {
 }  // namespace
 
 NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
-                     datapath::Datapath& datapath, Logger log)
+                     datapath::Datapath& datapath, Logger log, datapath::PodDatapath* pods,
+                     bool tunnel)
     : own_(std::move(own)),
       datapath_(datapath),
+      pods_(pods),
       log_(std::move(log)),
       tables_(own_.name, hash_seed),
       merger_(tables_, {.own = own_, .node = node, .zone = {}, .zone_hints = false}),
-      routes_({.own_cluster = own_.name, .own_node = std::move(node)}) {}
+      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = tunnel}) {
+    if (pods_ != nullptr) {
+        ipcache_.emplace(
+            tables_, routes_,
+            compile::IpcacheOptions{.own_cluster = own_.name, .own_node = std::move(node)});
+    }
+}
 
 void NodeState::note(const state::Effect& effect) {
     merger_.note(effect);
     routes_.note(effect);
+    if (ipcache_) ipcache_->note(effect);
     dirty_ = true;
 }
 
@@ -179,8 +211,39 @@ Result<FlushResult> NodeState::flush() {
         desired_routes_[route.prefix] = {.via = route.gateway, .device = {}, .onlink = false};
     }
     result.routes_changed = !route_changes.empty();
+    if (ipcache_) {
+        ipcache_->note_routes(route_changes);
+        MESH_CHECK(write_ipcache());
+    }
     dirty_ = false;
     return result;
+}
+
+Result<void> NodeState::write_ipcache() {
+    do {
+        // What an earlier call could not write comes first: rows of the same prefix are in order.
+        if (pending_ipcache_.empty()) {
+            pending_ipcache_ = to_changes(ipcache_->flush(kPrefixesAtOnce));
+            for (const auto& entry : pending_ipcache_.upserts) ipcache_refused_.erase(entry.prefix);
+            for (const auto& prefix : pending_ipcache_.removed) ipcache_refused_.erase(prefix);
+            // Room may have become free: try again what was refused for want of it.
+            auto again = ipcache_refused_.begin();
+            for (std::size_t i = 0;
+                 i < pending_ipcache_.removed.size() && again != ipcache_refused_.end(); ++i) {
+                pending_ipcache_.upserts.push_back(again->second);
+                again = ipcache_refused_.erase(again);
+            }
+        }
+        MESH_TRY(const auto stats, pods_->apply(pending_ipcache_));
+        if (!stats.refused.empty() && ipcache_refused_.empty()) log_.error("{}", stats.refusal);
+        for (const std::size_t index : stats.refused) {
+            if (index >= pending_ipcache_.upserts.size()) continue;
+            const auto& entry = pending_ipcache_.upserts[index];
+            ipcache_refused_.emplace(entry.prefix, entry);
+        }
+        pending_ipcache_ = {};
+    } while (ipcache_->pending());
+    return {};
 }
 
 Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
@@ -189,15 +252,20 @@ Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
     if (cluster == own_) {
         for (const auto& key : synced_) {
             MESH_CHECK(datapath_.finish_adopt_cluster(model::number(key.id)));
+            if (pods_ != nullptr) {
+                MESH_CHECK(pods_->finish_adopt_cluster(model::number(key.id)));
+            }
         }
         return {};
     }
     MESH_CHECK(datapath_.finish_adopt_cluster(model::number(cluster.id)));
+    if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt_cluster(model::number(cluster.id)));
     return {};
 }
 
 Result<void> NodeState::finish_adopt() {
     MESH_CHECK(datapath_.finish_adopt());
+    if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt());
     return {};
 }
 

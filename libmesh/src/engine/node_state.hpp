@@ -17,10 +17,12 @@
 #include <vector>
 
 #include "base/log.hpp"
+#include "compile/ipcache/ipcache_compiler.hpp"
 #include "compile/routes/route_table.hpp"
 #include "compile/services/service_merger.hpp"
 #include "datapath/datapath.hpp"
 #include "datapath/netlink/route_table.hpp"
+#include "datapath/pods.hpp"
 #include "state/tables/cluster_tables.hpp"
 
 namespace mesh::engine {
@@ -36,8 +38,11 @@ class NodeState {
   public:
     /// @param own the own cluster; its id is that of this node's configuration
     /// @param datapath outlives this object
+    /// @param pods of a node with a pod network, else null; outlives this object
+    /// @param tunnel whether pods of other nodes are reached by encapsulation
     NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
-              datapath::Datapath& datapath, Logger log);
+              datapath::Datapath& datapath, Logger log, datapath::PodDatapath* pods = nullptr,
+              bool tunnel = false);
 
     /// Takes a batch into the tables; nothing reaches the datapath before flush().
     void apply(const state::ClusterBatch& batch);
@@ -62,6 +67,15 @@ class NodeState {
     [[nodiscard]] const state::ClusterTables& tables() const noexcept { return tables_; }
     [[nodiscard]] const compile::ServiceMerger& merger() const noexcept { return merger_; }
     [[nodiscard]] const compile::RouteTable& routes() const noexcept { return routes_; }
+    /// Null without a pod network.
+    [[nodiscard]] const compile::IpcacheCompiler* ipcache() const noexcept {
+        return ipcache_ ? &*ipcache_ : nullptr;
+    }
+    /// Rows of the ipcache that found no room: tried again when others go.
+    [[nodiscard]] const std::map<model::IpPrefix, datapath::IpcacheEntry>& ipcache_refused()
+        const noexcept {
+        return ipcache_refused_;
+    }
     /// Native routes to the pod CIDRs of all other nodes.
     [[nodiscard]] const datapath::DesiredRoutes& desired_routes() const noexcept {
         return desired_routes_;
@@ -76,13 +90,18 @@ class NodeState {
     void note(const state::Effect& effect);
     [[nodiscard]] Result<datapath::ApplyStats> write(const compile::FrontendChanges& changes);
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
+    [[nodiscard]] Result<void> write_ipcache();
 
     state::ClusterKey own_;
     datapath::Datapath& datapath_;
+    datapath::PodDatapath* pods_;
     Logger log_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;
+    std::optional<compile::IpcacheCompiler> ipcache_;
+    datapath::PodsChanges pending_ipcache_;  ///< compiled and not yet accepted
+    std::map<model::IpPrefix, datapath::IpcacheEntry> ipcache_refused_;
     /// Compiled and not yet accepted by the datapath.
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> pending_;
     std::map<datapath::ServiceFrontend, datapath::RejectedRow> rejected_;

@@ -255,7 +255,7 @@ void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     pair.host_ip = entry.pod->host_ip;
     if (!pair.host_ip) {
         const auto node = nodes_.find(entry.pod->node);
-        if (node != nodes_.end()) pair.host_ip = node_address(node->second, ip.is_v4());
+        if (node != nodes_.end()) pair.host_ip = node_address(node->second);
     }
     pair.k8s_namespace = entry.pod->meta.namespace_;
     pair.k8s_pod_name = entry.pod->meta.name;

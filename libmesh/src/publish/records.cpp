@@ -135,18 +135,18 @@ void sort_by_text(std::vector<model::ServiceAddress>& addresses) {
 
 }  // namespace
 
-std::optional<IpAddress> node_address(const k8s::Node& node, bool v4) {
-    std::optional<IpAddress> other_family;
+std::optional<IpAddress> node_address(const k8s::Node& node) {
+    std::optional<IpAddress> v6;
     for (const std::string_view type : {"InternalIP", "ExternalIP"}) {
         for (const auto& candidate : node.addresses) {
             if (candidate.type != type) continue;
             const auto address = IpAddress::parse(candidate.address);
             if (!address) continue;
-            if (address->is_v4() == v4) return *address;
-            if (!other_family) other_family = *address;
+            if (address->is_v4()) return *address;
+            if (!v6) v6 = *address;
         }
     }
-    return other_family;
+    return v6;
 }
 
 model::Node make_node(const k8s::Node& node, const ClusterInfo& cluster,

@@ -40,8 +40,9 @@ using Slices = std::map<std::string, std::shared_ptr<const model::k8s::EndpointS
 [[nodiscard]] std::optional<model::Service> make_service(const model::LocalService& local,
                                                          const ClusterInfo& cluster);
 
-/// The node's address as tunnel endpoint for an ip of a family: its first InternalIP, else its
-/// first ExternalIP, of that family if there is one. @source wire.md §4
-[[nodiscard]] std::optional<model::IpAddress> node_address(const model::k8s::Node& node, bool v4);
+/// The node's address as tunnel endpoint: its first IPv4 InternalIP, else its first IPv4
+/// ExternalIP, else likewise of IPv6. As Cilium's endpoints have one node address for the pod's
+/// addresses of both families. @source wire.md §4
+[[nodiscard]] std::optional<model::IpAddress> node_address(const model::k8s::Node& node);
 
 }  // namespace mesh::publish

@@ -129,7 +129,8 @@ class Planner {
     void add_agent(const std::string& node) {
         Daemon& agent = add("mesh-agent", node, true);
         tell(agent, {"--node-name", node, "--etcd-config", paths_.etc("local-etcd.yaml")});
-        tell(agent, {"--clustermesh-config", paths_.clustermesh(), "--native-routes"});
+        tell(agent, {"--clustermesh-config", paths_.clustermesh()});
+        tell(agent, {"--routing-mode", state_.routing, "--endpoints", paths_.endpoints(node)});
         tell(agent, {"--datapath", "bpf", "--cgroup", node_cgroup(cgroups_, names_, node)});
         tell(agent, {"--bpffs", kBpfFolder, "--bpf-pin", names_.pins(node)});
         tell(agent, {"--netns-dir", std::string(datapath::netns_directory())});

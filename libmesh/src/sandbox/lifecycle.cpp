@@ -39,7 +39,8 @@ Error no_sandbox(std::string_view name) {
 
 Result<void> make_folders(const Paths& paths) {
     std::error_code error;
-    for (const char* name : {"pki", "etc", "logs", "run", "data", "manifests", "clustermesh"}) {
+    for (const char* name :
+         {"pki", "etc", "logs", "run", "data", "manifests", "clustermesh", "endpoints"}) {
         const fs::path folder = fs::path(paths.folder) / name;
         fs::create_directories(folder, error);
         if (error) {
@@ -88,6 +89,11 @@ Result<State> checked_state(const CreateOptions& options) {
     state.name = options.name;
     state.cluster_id = options.cluster_id;
     state.nodes = options.nodes;
+    state.routing = options.routing;
+    if (state.routing != "tunnel" && state.routing != "native") {
+        return invalid_argument(
+            fmt::format("routing \"{}\": expected tunnel or native", options.routing));
+    }
     state.etcd = !options.daemons ? "none" : options.real_etcd ? "real" : "embedded";
     state.max_clusters = options.max_clusters;
     if (options.max_clusters != 255 && options.max_clusters != 511) {

@@ -79,10 +79,6 @@ model::IpAddress node_address6(std::uint32_t slot, std::uint32_t node) {
     return model::IpAddress(bytes);
 }
 
-std::string pod_device(const model::IpAddress& pod4) {
-    return fmt::format("lxc{:08x}", pod4.v4_number());
-}
-
 Result<void> check_label_name(std::string_view what, std::string_view name) {
     bool ok = !name.empty() && name.size() <= 63 && name.front() != '-' && name.back() != '-';
     for (const char c : name) {

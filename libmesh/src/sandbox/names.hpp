@@ -61,8 +61,6 @@ class Names {
 /// A node's addresses on the underlay: 172.18.0.0/15 and fd6d:6573:6800::/64.
 [[nodiscard]] model::IpAddress node_address4(std::uint32_t slot, std::uint32_t node);
 [[nodiscard]] model::IpAddress node_address6(std::uint32_t slot, std::uint32_t node);
-/// The node's end of a pod's veth pair: "lxc0a0a0005" for 10.10.0.5.
-[[nodiscard]] std::string pod_device(const model::IpAddress& pod4);
 
 /// Checks a Kubernetes object name: an RFC 1123 label of at most 63 bytes.
 /// @param what for the error's text, e.g. "metadata.name"

@@ -5,37 +5,25 @@
 #include <algorithm>
 #include <set>
 
+#include "attach/pod_link.hpp"
 #include "datapath/netlink/netns.hpp"
 #include "datapath/netlink/rtnetlink.hpp"
+#include "sources/config/endpoint_files.hpp"
 
 namespace mesh::sandbox {
 namespace {
 
 using datapath::MacAddress;
 using datapath::Netns;
-using datapath::Route;
 using datapath::Rtnetlink;
 using model::IpAddress;
-using model::IpPrefix;
 
 constexpr const char* kDevice = "eth0";
-const IpAddress kGateway4 = IpAddress::v4(169, 254, 1, 1);
-const IpAddress kGateway6(IpAddress::Bytes{0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1});
-
 // A kernel without IPv6 has none of its variables.
 Result<void> set_if_there(const Netns& netns, std::string_view key, std::string_view value) {
     auto set = datapath::set_sysctl(netns, key, value);
     if (!set && set.error().code() == Errc::kNotFound) return {};
     return set;
-}
-
-Result<void> set_common_sysctls(const Netns& netns) {
-    for (const char* scope : {"all", "default"}) {
-        MESH_CHECK(set_if_there(netns, fmt::format("ipv4/conf/{}/rp_filter", scope), "0"));
-        MESH_CHECK(set_if_there(netns, fmt::format("ipv6/conf/{}/accept_dad", scope), "0"));
-        MESH_CHECK(set_if_there(netns, fmt::format("ipv6/conf/{}/accept_ra", scope), "0"));
-    }
-    return {};
 }
 
 MacAddress node_mac(std::uint32_t slot, std::uint32_t node) {
@@ -47,18 +35,8 @@ MacAddress node_mac(std::uint32_t slot, std::uint32_t node) {
             static_cast<std::uint8_t>(node)};
 }
 
-// The pod's own (end 0) and the node's (end 1); an address is unique on its node, so they are too.
-MacAddress pod_mac(const IpAddress& ip4, std::uint8_t end) {
-    const auto& bytes = ip4.bytes();
-    return {0x02,     static_cast<std::uint8_t>(0x70 + end), bytes[12], bytes[13], bytes[14],
-            bytes[15]};
-}
-
-Route on_link(const IpAddress& address, const std::string& device) {
-    Route route;
-    route.destination = IpPrefix(address, address.is_v4() ? 32 : 128);
-    route.device = device;
-    return route;
+std::string endpoint_id(const PodWires& pod) {
+    return fmt::format("{}.{}", pod.namespace_, pod.name);
 }
 
 // Opens the namespace, making it first if needed.
@@ -118,7 +96,7 @@ Result<void> add_node(const Names& names, std::uint32_t slot, std::uint32_t numb
     MESH_CHECK(datapath::create_netns(name));
     MESH_TRY(const Netns node, Netns::open(name));
     MESH_TRY(const Netns underlay, Netns::open(kUnderlayNetns));
-    MESH_CHECK(set_common_sysctls(node));
+    MESH_CHECK(attach::set_common_sysctls(node));
     MESH_CHECK(datapath::set_sysctl(node, "ipv4/ip_forward", "1"));
     MESH_CHECK(set_if_there(node, "ipv6/conf/all/forwarding", "1"));
     MESH_TRY(Rtnetlink hub, Rtnetlink::open(underlay));
@@ -140,39 +118,28 @@ Result<void> add_pod(const Names& names, const PodWires& pod) {
     MESH_CHECK(datapath::create_netns(name));
     MESH_TRY(const Netns inside, Netns::open(name));
     MESH_TRY(const Netns node, Netns::open(names.node(pod.node)));
-    MESH_CHECK(set_common_sysctls(inside));
-    MESH_TRY(Rtnetlink in, Rtnetlink::open(inside));
-    MESH_TRY(Rtnetlink out, Rtnetlink::open(node));
-    const std::string device = pod_device(pod.ips.front());
-    const MacAddress mac = pod_mac(pod.ips.front(), 0);
-    const MacAddress node_end = pod_mac(pod.ips.front(), 1);
-    MESH_CHECK(out.add_veth({device, &node, node_end, kPodMtu}, {kDevice, &inside, mac, kPodMtu}));
-    MESH_CHECK(out.set_up(device));
-    MESH_CHECK(in.set_up("lo"));
-    MESH_CHECK(in.set_up(kDevice));
-    for (const IpAddress& ip : pod.ips) {
-        const IpAddress& gateway = ip.is_v4() ? kGateway4 : kGateway6;
-        MESH_CHECK(in.add_address(kDevice, ip, ip.is_v4() ? 32 : 128));
-        MESH_CHECK(in.set_neighbour(kDevice, gateway, node_end));
-        Route all;
-        all.destination = IpPrefix(ip.is_v4() ? IpAddress::v4(0) : IpAddress(), 0);
-        all.via = gateway;
-        all.device = kDevice;
-        all.onlink = true;
-        MESH_CHECK(in.add_route(all));
-        // Routes to pods are the sandbox's, not the agent's: its route table must leave them alone.
-        Route to_pod = on_link(ip, device);
-        to_pod.protocol = 4;  // RTPROT_STATIC
-        MESH_CHECK(out.add_route(to_pod));
-        MESH_CHECK(out.set_neighbour(device, ip, mac));
-    }
-    return {};
+    attach::PodLink link;
+    link.node = &node;
+    link.pod = &inside;
+    link.node_device = attach::node_device_of(pod.ips.front());
+    link.ips = pod.ips;
+    link.mtu = pod.mtu;
+    MESH_TRY(const attach::LinkMacs macs, attach::attach_pod(link));
+    return sources::config::write_endpoint_file(pod.endpoints, endpoint_id(pod),
+                                                {.namespace_ = pod.namespace_,
+                                                 .pod = pod.name,
+                                                 .container_id = {},
+                                                 .netns = name,
+                                                 .device = link.node_device,
+                                                 .pod_mac = macs.pod,
+                                                 .node_mac = macs.node,
+                                                 .ips = pod.ips});
 }
 
 Result<void> remove_pod(const Names& names, const PodWires& pod) {
+    MESH_CHECK(sources::config::remove_endpoint_file(pod.endpoints, endpoint_id(pod)));
     if (auto node = Netns::open(names.node(pod.node)); node && !pod.ips.empty()) {
-        MESH_TRY(Rtnetlink links, Rtnetlink::open(*node));
-        MESH_CHECK(ignore(links.delete_link(pod_device(pod.ips.front())), Errc::kNotFound));
+        MESH_CHECK(attach::detach_pod(*node, attach::node_device_of(pod.ips.front())));
     }
     return remove_netns_and_links(names.pod(pod.node, pod.namespace_, pod.name));
 }

@@ -13,8 +13,8 @@
 namespace mesh::sandbox {
 
 inline constexpr std::uint32_t kNodeMtu = 1500;
-/// Leaves room for a VXLAN header on the nodes' links.
-inline constexpr std::uint32_t kPodMtu = 1450;
+/// A pod's link, where its packets are encapsulated: leaves room for a VXLAN header.
+inline constexpr std::uint32_t kTunnelPodMtu = 1450;
 
 /// Makes the underlay if there is none, and finds the lowest free place on it. The caller holds the
 /// underlay's lock.
@@ -27,11 +27,13 @@ inline constexpr std::uint32_t kPodMtu = 1450;
 struct PodWires {
     std::string node, namespace_, name;
     std::vector<model::IpAddress> ips;  ///< IPv4 first
+    std::uint32_t mtu = kNodeMtu;
+    std::string endpoints;  ///< folder of the node's endpoint files
 };
-/// Makes a pod's namespace and its veth pair to the node.
+/// Makes a pod's namespace and its link to the node, and tells the node's agent.
 [[nodiscard]] Result<void> add_pod(const Names& names, const PodWires& pod);
 
-/// Removes a pod's namespace and device; what is missing is no error.
+/// Takes a pod back from the agent, removes its namespace and device; what is missing is no error.
 [[nodiscard]] Result<void> remove_pod(const Names& names, const PodWires& pod);
 
 /// Removes every namespace that begins with the sandbox's prefix, with its devices.

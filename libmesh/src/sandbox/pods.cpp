@@ -34,8 +34,13 @@ std::string full_name(const Pod& pod) {
     return fmt::format("{}/{}", pod.namespace_, pod.name);
 }
 
-PodWires wires_of(const Pod& pod) {
-    return {pod.node, pod.namespace_, pod.name, pod.ips};
+PodWires wires_of(const Opened& sandbox, const Pod& pod) {
+    return {.node = pod.node,
+            .namespace_ = pod.namespace_,
+            .name = pod.name,
+            .ips = pod.ips,
+            .mtu = sandbox.state.routing == "tunnel" ? kTunnelPodMtu : kNodeMtu,
+            .endpoints = sandbox.paths.endpoints(pod.node)};
 }
 
 std::string rfc3339(WallTime time) {
@@ -104,8 +109,8 @@ Result<void> start_pod(const Environment& environment, const Opened& sandbox,
                        const std::string& cgroups, Pod& pod) {
     // What a killed command left of this very pod.
     MESH_CHECK(destroy_cgroup(pod_cgroup(cgroups, sandbox.names, pod)));
-    MESH_CHECK(remove_pod(sandbox.names, wires_of(pod)));
-    MESH_CHECK(add_pod(sandbox.names, wires_of(pod)));
+    MESH_CHECK(remove_pod(sandbox.names, wires_of(sandbox, pod)));
+    MESH_CHECK(add_pod(sandbox.names, wires_of(sandbox, pod)));
     MESH_CHECK(make_cgroup(pod_cgroup(cgroups, sandbox.names, pod)));
     int report[2] = {-1, -1};
     if (::pipe2(report, O_CLOEXEC) != 0) return unavailable("no more descriptors");
@@ -271,7 +276,7 @@ Result<void> stop_pods(const Environment& environment, Opened& sandbox,
     Result<void> outcome;
     for (const Stopping& each : stopping) {
         auto result = destroy_cgroup(each.cgroup);
-        if (result) result = remove_pod(sandbox.names, wires_of(*each.pod));
+        if (result) result = remove_pod(sandbox.names, wires_of(sandbox, *each.pod));
         if (!result) {
             if (outcome) outcome = result;
             continue;

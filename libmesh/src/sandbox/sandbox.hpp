@@ -42,8 +42,9 @@ struct CreateOptions {
     std::string pod_cidr;              ///< "10.10.0.0/16" or "10.10.0.0/16,fd00:10::/48"
     std::string service_cidr;
     std::uint32_t nodes = 1;
-    std::string inherit_ca;  ///< another sandbox's name, or a folder with ca.crt and ca.key
-    bool real_etcd = false;  ///< etcd processes instead of mesh-proxy's own store
+    std::string inherit_ca;          ///< another sandbox's name, or a folder with ca.crt and ca.key
+    std::string routing = "tunnel";  ///< "tunnel" (VXLAN) or "native"
+    bool real_etcd = false;          ///< etcd processes instead of mesh-proxy's own store
     bool daemons = true;
 };
 

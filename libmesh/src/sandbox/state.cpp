@@ -116,6 +116,7 @@ State state_from(const json::object& in) {
     state.service_cidrs = prefixes(in.at("service_cidrs"));
     state.nodes = in.at("nodes").to_number<std::uint32_t>();
     state.slot = in.at("slot").to_number<std::uint32_t>();
+    state.routing = text(in.at("routing"));
     state.etcd = text(in.at("etcd"));
     state.complete = in.at("complete").as_bool();
     state.next_uid = in.at("next_uid").to_number<std::uint64_t>();
@@ -164,6 +165,9 @@ std::string Paths::log(std::string_view name) const {
 std::string Paths::socket(std::string_view name) const {
     return fmt::format("{}/run/{}.sock", folder, name);
 }
+std::string Paths::endpoints(std::string_view node) const {
+    return fmt::format("{}/endpoints/{}", folder, node);
+}
 std::string Paths::data(std::string_view name) const {
     return fmt::format("{}/data/{}", folder, name);
 }
@@ -190,6 +194,7 @@ std::string encode_state(const State& state) {
                            {"service_cidrs", texts(state.service_cidrs)},
                            {"nodes", state.nodes},
                            {"slot", state.slot},
+                           {"routing", state.routing},
                            {"etcd", state.etcd},
                            {"complete", state.complete},
                            {"daemons", daemons},

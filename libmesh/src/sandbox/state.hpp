@@ -32,6 +32,7 @@ struct State {
     std::vector<model::IpPrefix> pod_cidrs, service_cidrs;  ///< IPv4 first
     std::uint32_t nodes = 0;
     std::uint32_t slot = 0;
+    std::string routing;    ///< "tunnel" or "native"
     std::string etcd;       ///< "real", "embedded" or, without daemons, "none"
     bool complete = false;  ///< false while it is being created or deleted
     std::vector<Daemon> daemons;
@@ -52,6 +53,7 @@ struct Paths {
     [[nodiscard]] std::string socket(std::string_view name) const;
     [[nodiscard]] std::string manifests() const { return folder + "/manifests"; }
     [[nodiscard]] std::string clustermesh() const { return folder + "/clustermesh"; }
+    [[nodiscard]] std::string endpoints(std::string_view node) const;
     [[nodiscard]] std::string data(std::string_view name) const;
 };
 

@@ -39,8 +39,6 @@ TEST(Names, OneSandboxesPrefixIsNoneOfAnothers) {
 
 TEST(Names, DevicesFitIfnamsiz) {
     EXPECT_LT(underlay_port(kMaxSlot, kMaxNodes).size(), std::size_t{IFNAMSIZ});
-    EXPECT_LT(pod_device(address("255.255.255.255")).size(), std::size_t{IFNAMSIZ});
-    EXPECT_EQ(pod_device(address("10.10.0.5")), "lxc0a0a0005");
     EXPECT_EQ(slot_of_port(underlay_port(12, 3)), 12U);
     EXPECT_EQ(slot_of_port("p12"), std::nullopt);
     EXPECT_EQ(slot_of_port("mesh0"), std::nullopt);

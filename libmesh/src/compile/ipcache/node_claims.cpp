@@ -33,10 +33,10 @@ Addresses usable_addresses(const model::Node& node) {
     return found;
 }
 
-/// The first InternalIP of the family, else the first ExternalIP, as RouteTable has it; a node
-/// without either is reached by its address of the other family.
-std::optional<IpAddress> tunnel_to(const Addresses& addresses, bool v4) {
-    for (const bool family : {v4, !v4}) {
+/// The first IPv4 InternalIP, else the first IPv4 ExternalIP, else likewise of IPv6: whatever the
+/// family of the packets inside, as RouteTable has it for encapsulation.
+std::optional<IpAddress> tunnel_to(const Addresses& addresses) {
+    for (const bool family : {true, false}) {
         for (const auto kind : {NodeAddressKind::kInternal, NodeAddressKind::kExternal}) {
             for (const auto& [its_kind, address] : addresses) {
                 if (its_kind == kind && address.is_v4() == family) return address;
@@ -63,7 +63,7 @@ NodeClaims node_claims(const model::Node& node, bool own_node) {
                         .own_node = own_node,
                         .tunnel = std::nullopt,
                         .encryption_key = node.encryption_key};
-        if (!claim.is_underlay() && !own_node) claim.tunnel = tunnel_to(addresses, address.is_v4());
+        if (!claim.is_underlay() && !own_node) claim.tunnel = tunnel_to(addresses);
         claims.emplace_back(address, std::move(claim));
     };
     for (const auto& [kind, address] : addresses) add(kind, address);

@@ -89,6 +89,10 @@ Announcer read_node(const state::ClusterKey& cluster, const model::Node& node,
     }
     result.gateway_v4 = gateway_of(addresses, true);
     result.gateway_v6 = gateway_of(addresses, false);
+    if (options.any_underlay) {
+        if (!result.gateway_v4) result.gateway_v4 = result.gateway_v6;
+        result.gateway_v6 = result.gateway_v4;
+    }
     return result;
 }
 
@@ -216,7 +220,9 @@ std::optional<std::string> RouteTable::State::obstacle(const IpPrefix& prefix,
     }
     const auto& gateway = node.gateway(prefix.is_v4());
     if (!gateway) {
-        return fmt::format("the node has no usable {} address", prefix.is_v4() ? "IPv4" : "IPv6");
+        return fmt::format("the node has no usable {}address", options.any_underlay ? ""
+                                                               : prefix.is_v4()     ? "IPv4 "
+                                                                                    : "IPv6 ");
     }
     if (prefix.contains(*gateway)) {
         return fmt::format("it holds the node's own address {}", gateway->to_string());

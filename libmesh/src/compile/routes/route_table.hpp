@@ -36,7 +36,7 @@ struct NodeKey {
     friend auto operator<=>(const NodeKey&, const NodeKey&) = default;
 };
 
-/// Packets to the prefix go to that node's address, of the same family.
+/// Packets to the prefix go to that node's address, of the same family unless any_underlay.
 struct Route {
     model::IpPrefix prefix;
     model::IpAddress gateway;
@@ -70,6 +70,9 @@ struct RouteConflict {
 struct RouteOptions {
     std::string own_cluster;
     std::string own_node;  ///< gets no routes; its prefixes are local
+    /// The gateway may be of the other family, as when packets are encapsulated: IPv4 if the node
+    /// has such an address, for all of its prefixes.
+    bool any_underlay = false;
 };
 
 /// The desired native routes.

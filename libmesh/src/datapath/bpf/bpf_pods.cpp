@@ -24,7 +24,6 @@ namespace mesh::datapath {
 namespace {
 
 constexpr std::uint32_t kBatch = 512;
-constexpr std::size_t kShownRefusals = 5;
 // Beside filters of other programs on the same device.
 constexpr std::uint32_t kFilterPriority = 109;
 constexpr std::uint32_t kFilterHandle = 1;
@@ -204,11 +203,11 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         next += done;
         if (error == 0) continue;
         if (!no_room(error)) return system_error("cannot write ipcache", error);
-        ++stats.refused;
-        if (stats.refusals.size() < kShownRefusals) {
-            stats.refusals.push_back(fmt::format("ipcache: no room for {} ({} of {} entries)",
-                                                 entries[next].prefix.to_string(), written.size(),
-                                                 max_ipcache));
+        stats.refused.push_back(next);
+        if (stats.refusal.empty()) {
+            stats.refusal =
+                fmt::format("ipcache: no room for {} ({} of {} entries)",
+                            entries[next].prefix.to_string(), written.size(), max_ipcache);
         }
         ++next;
     }
@@ -346,7 +345,8 @@ Result<PodsStats> BpfPods::apply(const PodsChanges& changes) {
         stats.removed += state_->nodes.erase(address);
         state_->unconfirmed_nodes.erase(address);
     }
-    for (const PeerNode& node : changes.nodes) {
+    for (std::size_t i = 0; i < changes.nodes.size(); ++i) {
+        const PeerNode& node = changes.nodes[i];
         const mesh_address key = to_kernel(node.address);
         const mesh_node value{node.cluster_id};
         if (bpf_map_update_elem(map, &key, &value, BPF_ANY) == 0) {
@@ -354,10 +354,10 @@ Result<PodsStats> BpfPods::apply(const PodsChanges& changes) {
             state_->unconfirmed_nodes.erase(node.address);
             ++stats.written;
         } else if (no_room(errno)) {
-            ++stats.refused;
-            if (stats.refusals.size() < kShownRefusals) {
-                stats.refusals.push_back(fmt::format("nodes: no room for {} ({} entries)",
-                                                     node.address.to_string(), state_->max_nodes));
+            stats.refused.push_back(changes.upserts.size() + i);
+            if (stats.refusal.empty()) {
+                stats.refusal = fmt::format("nodes: no room for {} ({} entries)",
+                                            node.address.to_string(), state_->max_nodes);
             }
         } else {
             return system_error("cannot write nodes", errno);

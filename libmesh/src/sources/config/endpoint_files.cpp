@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/use_awaitable.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <cerrno>
@@ -193,9 +194,16 @@ struct EndpointsDirectory::Impl {
                                           .quiet_limit = std::chrono::milliseconds(20)}),
           tasks(executor) {}
 
+    void look() {
+        if (scan.scan() && !stopping) on_change();
+    }
+
     asio::awaitable<void> watch() {
-        while (!stopping && co_await watcher->async_changed()) {
-            if (!stopping && scan.scan()) on_change();
+        while (!stopping) {
+            // A variable of its own: g++ 12 loses the frame of a loop that awaits in its condition.
+            const Result<void> changed = co_await watcher->async_changed();
+            if (!changed) co_return;
+            if (!stopping) look();
         }
     }
 
@@ -214,7 +222,7 @@ EndpointsDirectory::EndpointsDirectory(asio::any_io_executor executor, const std
 EndpointsDirectory::~EndpointsDirectory() = default;
 
 void EndpointsDirectory::start() {
-    if (impl_->scan.scan()) impl_->on_change();
+    impl_->look();
     impl_->tasks.spawn(impl_->watch());
 }
 

@@ -196,8 +196,8 @@ struct Reference {
                              .encryption_key = n.encryption_key,
                              .is_node = kind.node};
                     if (kind.inside && !here) {
-                        auto via = gateway(n, a.is_v4());
-                        if (!via) via = gateway(n, !a.is_v4());
+                        auto via = gateway(n, true);
+                        if (!via) via = gateway(n, false);
                         r.row.tunnel = tunnel(via);
                     }
                     r.peer = kind.peer;

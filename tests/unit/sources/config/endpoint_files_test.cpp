@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 
@@ -84,6 +88,27 @@ TEST_F(EndpointFiles, AnIdCannotLeaveTheDirectory) {
         EXPECT_FALSE(write_endpoint_file(directory, id, example())) << id;
         EXPECT_FALSE(remove_endpoint_file(directory, id)) << id;
     }
+}
+
+TEST_F(EndpointFiles, ChangesAreToldAsTheyHappen) {
+    boost::asio::io_context io;
+    int changes = 0;
+    EndpointsDirectory watched(io.get_executor(), directory, clock, {}, [&] {
+        if (++changes == 1) {
+            ASSERT_TRUE(remove_endpoint_file(directory, "shop.echo-1"));
+        } else {
+            io.stop();
+        }
+    });
+    watched.start();
+    boost::asio::post(
+        io, [&] { ASSERT_TRUE(write_endpoint_file(directory, "shop.echo-1", example())); });
+    io.run_for(std::chrono::seconds(20));
+    EXPECT_EQ(changes, 2);
+    EXPECT_TRUE(watched.scan().endpoints().empty());
+    io.restart();
+    boost::asio::co_spawn(io, watched.stop(), [](std::exception_ptr) {});
+    io.run_for(std::chrono::seconds(20));
 }
 
 }  // namespace

@@ -1,0 +1,242 @@
+#include "engine/pod_network.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace mesh::engine {
+
+namespace {
+
+using datapath::DeviceRole;
+using model::IpAddress;
+using model::IpPrefix;
+using Routing = DatapathOptions::Routing;
+
+// Ethernet, IP, UDP and VXLAN headers.
+constexpr std::uint32_t kOverheadV4 = 14 + 20 + 8 + 8;
+constexpr std::uint32_t kOverheadV6 = 14 + 40 + 8 + 8;
+
+/// The first address of that type and family.
+std::optional<IpAddress> address_of(const model::Node& node, std::string_view type, bool v4) {
+    if (!node.addresses) return std::nullopt;
+    for (const auto& candidate : *node.addresses) {
+        if (candidate.type != type) continue;
+        const auto address = IpAddress::parse(candidate.ip);
+        if (address && address->is_v4() == v4) return *address;
+    }
+    return std::nullopt;
+}
+
+/// The node's own address out of its pod CIDR: the published one, else the first after the
+/// network's own, which no pod gets.
+std::optional<IpAddress> router_of(const model::Node& node, bool v4) {
+    if (const auto published = address_of(node, "CiliumInternalIP", v4)) return published;
+    const auto& cidr = v4 ? node.ipv4_alloc_cidr : node.ipv6_alloc_cidr;
+    if (!cidr || cidr->is_host()) return std::nullopt;
+    auto bytes = cidr->address().bytes();
+    bytes.back() = static_cast<std::uint8_t>(bytes.back() | 1U);
+    return IpAddress(bytes);
+}
+
+void keep_first(Result<void>& outcome, const Result<void>& next) {
+    if (outcome && !next) outcome = next;
+}
+
+Result<void> unless(Errc code, Result<void> result) {
+    if (!result && result.error().code() == code) return {};
+    return result;
+}
+
+std::uint8_t full_length(const IpAddress& address) {
+    return address.is_v4() ? 32 : 128;
+}
+
+}  // namespace
+
+PodNetwork::PodNetwork(DatapathOptions options, state::ClusterKey own, std::string node,
+                       std::uint32_t max_connected_clusters, datapath::Rtnetlink netlink,
+                       datapath::PodDatapath& pods, Logger log)
+    : options_(std::move(options)),
+      own_(std::move(own)),
+      node_(std::move(node)),
+      netlink_(std::move(netlink)),
+      pods_(pods),
+      log_(std::move(log)),
+      // Until the own node's record is known, what an earlier run found out holds.
+      wanted_(pods.settings()) {
+    for (const auto& endpoint : pods_.endpoints()) written_.emplace(endpoint.address, endpoint);
+    wanted_.tunnel = options_.routing == Routing::kTunnel;
+    wanted_.masquerade = options_.masquerade;
+    wanted_.trace = false;
+    wanted_.identity_shift = max_connected_clusters == 511 ? 15 : 16;
+}
+
+void PodNetwork::set_endpoints(const std::map<std::string, sources::config::EndpointFile>& files,
+                               bool complete) {
+    std::erase_if(endpoints_, [&](const auto& held) { return !files.contains(held.first); });
+    for (const auto& [id, file] : files) {
+        Pod& pod = endpoints_[id];
+        if (pod.file != file) pod = {file, 0, {}};
+    }
+    complete_ = complete;
+}
+
+Result<void> PodNetwork::refresh(const state::ClusterTables& tables) {
+    Result<void> outcome = refresh_settings(tables);
+    keep_first(outcome, refresh_endpoints(tables));
+    return outcome;
+}
+
+Result<void> PodNetwork::prepare_overlay(datapath::PodsSettings& wanted) {
+    const std::string& name = options_.overlay_device;
+    MESH_TRY(const datapath::Link device,
+             netlink_.device_of(wanted.node4 ? *wanted.node4 : *wanted.node6));
+    wanted.device_ifindex = device.index;
+    if (options_.routing != Routing::kTunnel) return {};
+    const std::uint32_t overhead = wanted.node4 ? kOverheadV4 : kOverheadV6;
+    const std::uint32_t mtu = device.mtu > overhead ? device.mtu - overhead : device.mtu;
+    auto overlay = netlink_.link(name);
+    if (!overlay && overlay.error().code() == Errc::kNotFound) {
+        MESH_CHECK(netlink_.add_vxlan({name, options_.overlay_port, mtu}));
+        overlay = netlink_.link(name);
+    }
+    if (!overlay) return overlay.error();
+    if (overlay->kind != "vxlan") {
+        return Error(Errc::kConflict,
+                     fmt::format("device {}: expected a VXLAN device, found one of kind \"{}\"",
+                                 name, overlay->kind));
+    }
+    if (overlay->mtu != mtu) MESH_CHECK(netlink_.set_mtu(name, mtu));
+    MESH_CHECK(netlink_.set_up(name));
+    MESH_TRY(const auto held, netlink_.addresses(name));
+    for (const auto& router : {wanted.router4, wanted.router6}) {
+        if (!router) continue;
+        MESH_CHECK(
+            unless(Errc::kConflict, netlink_.add_address(name, *router, full_length(*router))));
+    }
+    for (const auto& [address, length] : held) {
+        const bool link_local = IpPrefix(*IpAddress::parse("fe80::"), 10).contains(address);
+        if (address == wanted.router4 || address == wanted.router6 || link_local) continue;
+        MESH_CHECK(netlink_.delete_address(name, address, length));
+    }
+    wanted.overlay_ifindex = overlay->index;
+    return {};
+}
+
+Result<void> PodNetwork::refresh_settings(const state::ClusterTables& tables) {
+    const auto node = tables.find_node(own_.name, node_);
+    if (node) {
+        wanted_.node4 = address_of(*node, "InternalIP", true);
+        wanted_.node6 = address_of(*node, "InternalIP", false);
+        wanted_.router4 = router_of(*node, true);
+        wanted_.router6 = router_of(*node, false);
+    }
+    if (configured_ && *configured_ == wanted_) return {};
+    if (!wanted_.node4 && !wanted_.node6) return {};  // not known yet
+    MESH_CHECK(prepare_overlay(wanted_));
+    MESH_CHECK(pods_.configure(wanted_));
+    MESH_CHECK(pods_.attach(wanted_.device_ifindex, DeviceRole::kDevice));
+    if (wanted_.overlay_ifindex != 0 && wanted_.tunnel) {
+        MESH_CHECK(pods_.attach(wanted_.overlay_ifindex, DeviceRole::kOverlay));
+    }
+    configured_ = wanted_;
+    routes_changed_ = true;
+    log_.info("pod network: {}, node {}, router {}", wanted_.tunnel ? "VXLAN" : "native routing",
+              (wanted_.node4 ? wanted_.node4 : wanted_.node6)->to_string(),
+              wanted_.router4   ? wanted_.router4->to_string()
+              : wanted_.router6 ? wanted_.router6->to_string()
+                                : "none");
+    return {};
+}
+
+std::uint32_t PodNetwork::identity_of(const state::ClusterTables& tables,
+                                      const IpAddress& address) const {
+    const auto pair = tables.find_ip(own_.name, IpPrefix(address, full_length(address)));
+    return pair ? model::number(pair->id) : 0;
+}
+
+Result<void> PodNetwork::attach(Pod& pod) {
+    MESH_TRY(const datapath::Link link, netlink_.link(pod.file.device));
+    MESH_CHECK(pods_.attach(link.index, DeviceRole::kPod));
+    pod.ifindex = link.index;
+    return {};
+}
+
+Result<void> PodNetwork::refresh_endpoints(const state::ClusterTables& tables) {
+    Result<void> outcome;
+    std::set<IpAddress> wanted;
+    for (auto& [id, pod] : endpoints_) {
+        const bool fresh = pod.ifindex == 0;
+        Result<void> done;
+        auto link =
+            fresh ? netlink_.link(pod.file.device) : Result<datapath::Link>(datapath::Link{});
+        if (!link) done = link.error();
+        for (const IpAddress& address : pod.file.ips) {
+            wanted.insert(address);
+            if (!done) continue;
+            const datapath::Endpoint endpoint{address, fresh ? link->index : pod.ifindex,
+                                              identity_of(tables, address), pod.file.pod_mac,
+                                              pod.file.node_mac};
+            const auto held = written_.find(address);
+            if (held != written_.end() && held->second == endpoint) continue;
+            done = pods_.upsert_endpoint(endpoint);
+            if (done) written_.insert_or_assign(address, endpoint);
+        }
+        // Its addresses first: without them the program would take the pod for a spoofer.
+        if (done && fresh) done = attach(pod);
+        pod.error = done ? std::string() : done.error().message();
+        if (!done) keep_first(outcome, done.error().with_prefix("endpoint " + id));
+    }
+    if (!complete_) return outcome;
+    for (auto at = written_.begin(); at != written_.end();) {
+        if (wanted.contains(at->first)) {
+            ++at;
+            continue;
+        }
+        const auto removed = pods_.remove_endpoint(at->first);
+        keep_first(outcome, removed);
+        at = removed ? written_.erase(at) : std::next(at);
+    }
+    return outcome;
+}
+
+datapath::DesiredRoutes PodNetwork::routes(const datapath::DesiredRoutes& gateways) const {
+    if (!wanted_.tunnel) return gateways;
+    datapath::DesiredRoutes routes;
+    // Without the device there is nothing to route to yet.
+    if (!configured_ || configured_->overlay_ifindex == 0) return routes;
+    for (const auto& [prefix, hop] : gateways) {
+        routes[prefix] = {.via = std::nullopt,
+                          .device = options_.overlay_device,
+                          .onlink = false,
+                          .source = prefix.is_v4() ? wanted_.router4 : wanted_.router6};
+    }
+    return routes;
+}
+
+std::vector<EndpointStatus> PodNetwork::endpoints() const {
+    std::vector<EndpointStatus> all;
+    for (const auto& [id, pod] : endpoints_) {
+        const auto held = written_.find(pod.file.ips.front());
+        all.push_back({.id = id,
+                       .file = pod.file,
+                       .identity = held == written_.end() ? 0 : held->second.identity,
+                       .attached = pod.ifindex != 0 && pod.error.empty(),
+                       .error = pod.error});
+    }
+    return all;
+}
+
+Result<void> PodNetwork::set_trace(bool on) {
+    if (wanted_.trace == on) return {};
+    wanted_.trace = on;
+    if (!configured_) return {};
+    MESH_CHECK(pods_.configure(wanted_));
+    configured_ = wanted_;
+    return {};
+}
+
+}  // namespace mesh::engine
