@@ -88,7 +88,8 @@ void Claims::note(const ClusterKey& key, const state::Changed<model::Node>& chan
     };
     const auto before = cidrs(change.before);
     const auto after = cidrs(change.after);
-    if (change.before != nullptr && change.after != nullptr &&
+    // Their rows have the node's key. A node that was deleted and is back may have kept its routes.
+    if (change.before == nullptr || change.after == nullptr ||
         change.before->encryption_key != change.after->encryption_key) {
         for (const IpPrefix& cidr : after) dirty_.insert(cidr);
     }
