@@ -77,6 +77,7 @@ void Claims::note(const ClusterKey& key, const state::Changed<model::IpIdentityP
         claims.changed.insert(prefix);
     } else {
         claims.announced.erase(prefix);
+        claims.changed.erase(prefix);
     }
     dirty_.insert(prefix);
 }
@@ -273,10 +274,6 @@ ClusterClaims* Claims::holder(const IpPrefix& prefix) {
         if (claims.returned.contains(prefix)) return &claims;
     }
     return nullptr;
-}
-
-void Claims::settle(const IpPrefix& prefix) {
-    for (auto& [key, claims] : clusters_) claims.changed.erase(prefix);
 }
 
 void Claims::forget_empty() {
