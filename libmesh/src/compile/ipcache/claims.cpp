@@ -77,6 +77,7 @@ void Claims::note(const ClusterKey& key, const state::Changed<model::IpIdentityP
         claims.changed.insert(prefix);
     } else {
         claims.announced.erase(prefix);
+        claims.changed.erase(prefix);
     }
     dirty_.insert(prefix);
 }
@@ -88,7 +89,8 @@ void Claims::note(const ClusterKey& key, const state::Changed<model::Node>& chan
     };
     const auto before = cidrs(change.before);
     const auto after = cidrs(change.after);
-    if (change.before != nullptr && change.after != nullptr &&
+    // Their rows have the node's key. A node that was deleted and is back may have kept its routes.
+    if (change.before == nullptr || change.after == nullptr ||
         change.before->encryption_key != change.after->encryption_key) {
         for (const IpPrefix& cidr : after) dirty_.insert(cidr);
     }
@@ -272,10 +274,6 @@ ClusterClaims* Claims::holder(const IpPrefix& prefix) {
         if (claims.returned.contains(prefix)) return &claims;
     }
     return nullptr;
-}
-
-void Claims::settle(const IpPrefix& prefix) {
-    for (auto& [key, claims] : clusters_) claims.changed.erase(prefix);
 }
 
 void Claims::forget_empty() {

@@ -31,7 +31,7 @@ struct ByPreference {
 struct ClusterClaims {
     PrefixSet announced;  ///< ips
     PrefixSet returned;   ///< prefixes whose row is that of this cluster's ip
-    PrefixSet changed;    ///< ips whose row is another than was returned
+    PrefixSet changed;    ///< those of announced whose row is not as it was returned
     std::array<std::map<model::IpAddress, std::vector<NodeClaim>>, 2> nodes;  ///< by family
     std::array<std::multiset<model::IpAddress>, 2> underlay;  ///< InternalIPs and ExternalIPs
 
@@ -73,8 +73,6 @@ class Claims {
     [[nodiscard]] const PrefixSet& dirty() const noexcept { return dirty_; }
     /// Of which cluster's ip the row was returned.
     [[nodiscard]] ClusterClaims* holder(const model::IpPrefix& prefix);
-    /// The row of the prefix is up to date now.
-    void settle(const model::IpPrefix& prefix);
     /// Forgets clusters that claim nothing and have no rows.
     void forget_empty();
     [[nodiscard]] std::size_t bytes() const noexcept;

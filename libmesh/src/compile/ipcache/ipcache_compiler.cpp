@@ -205,7 +205,9 @@ void IpcacheCompiler::State::compile(const IpPrefix& prefix, IpcacheChanges& cha
         settled = true;
     }
     if (!settled && take_back(prefix, nullptr, changes)) changes.removed.push_back(prefix);
-    claims.settle(prefix);
+    for (const Claim& claim : found) {
+        if (claim.source == IpcacheSource::kIp) claim.of->changed.erase(prefix);
+    }
 }
 
 IpcacheCompiler::IpcacheCompiler(const state::ClusterTables& tables, const RouteTable& routes,

@@ -17,11 +17,22 @@ IpPrefix PrefixSet::host(const IpAddress& bucket, unsigned low) {
     return {IpAddress(bytes), 128};
 }
 
+PrefixSet::Bits* PrefixSet::find_bits(Family& f, const IpAddress& bucket) {
+    if (f.last_bucket != bucket) {
+        const auto at = f.hosts.find(bucket);
+        f.last_bucket = bucket;
+        f.last_bits = at == f.hosts.end() ? nullptr : &at->second;
+    }
+    return f.last_bits;
+}
+
 bool PrefixSet::insert(const IpPrefix& prefix) {
     Family& f = family(prefix.is_v4());
     if (prefix.is_host()) {
+        const IpAddress bucket = bucket_of(prefix.address());
+        if (find_bits(f, bucket) == nullptr) f.last_bits = &f.hosts[bucket];
         const unsigned low = low_byte(prefix.address());
-        std::uint64_t& word = f.hosts[bucket_of(prefix.address())][low / 64];
+        std::uint64_t& word = (*f.last_bits)[low / 64];
         const std::uint64_t bit = std::uint64_t{1} << (low % 64);
         if ((word & bit) != 0) return false;
         word |= bit;
@@ -33,61 +44,44 @@ bool PrefixSet::insert(const IpPrefix& prefix) {
     return true;
 }
 
-bool PrefixSet::erase_host(Family& f, std::map<IpAddress, Bits>::iterator bucket, unsigned low) {
-    std::uint64_t& word = bucket->second[low / 64];
-    const std::uint64_t bit = std::uint64_t{1} << (low % 64);
-    if ((word & bit) == 0) return false;
-    word &= ~bit;
-    if (bucket->second == Bits{}) f.hosts.erase(bucket);
-    --size_;
-    return true;
-}
-
-void PrefixSet::erase_prefix(Family& f, std::set<IpPrefix>::iterator at) {
-    const auto length = f.lengths.find(at->length());
-    if (--length->second == 0) f.lengths.erase(length);
-    f.prefixes.erase(at);
-    --size_;
-}
-
 bool PrefixSet::erase(const IpPrefix& prefix) {
     Family& f = family(prefix.is_v4());
     if (prefix.is_host()) {
-        const auto bucket = f.hosts.find(bucket_of(prefix.address()));
-        return bucket != f.hosts.end() && erase_host(f, bucket, low_byte(prefix.address()));
+        const IpAddress bucket = bucket_of(prefix.address());
+        Bits* const bits = find_bits(f, bucket);
+        if (bits == nullptr) return false;
+        const unsigned low = low_byte(prefix.address());
+        const std::uint64_t bit = std::uint64_t{1} << (low % 64);
+        if (((*bits)[low / 64] & bit) == 0) return false;
+        (*bits)[low / 64] &= ~bit;
+        if (*bits == Bits{}) {
+            f.hosts.erase(bucket);
+            f.last_bits = nullptr;
+        }
+    } else {
+        if (f.prefixes.erase(prefix) == 0) return false;
+        const auto length = f.lengths.find(prefix.length());
+        if (--length->second == 0) f.lengths.erase(length);
     }
-    const auto at = f.prefixes.find(prefix);
-    if (at == f.prefixes.end()) return false;
-    erase_prefix(f, at);
+    --size_;
     return true;
 }
 
 bool PrefixSet::contains(const IpPrefix& prefix) const {
-    const Family& f = family(prefix.is_v4());
+    Family& f = family(prefix.is_v4());
     if (!prefix.is_host()) return f.prefixes.contains(prefix);
-    const auto bucket = f.hosts.find(bucket_of(prefix.address()));
-    if (bucket == f.hosts.end()) return false;
+    const Bits* const bits = find_bits(f, bucket_of(prefix.address()));
     const unsigned low = low_byte(prefix.address());
-    return (bucket->second[low / 64] >> (low % 64) & 1U) != 0;
+    return bits != nullptr && ((*bits)[low / 64] >> (low % 64) & 1U) != 0;
 }
 
 std::optional<IpPrefix> PrefixSet::pop_first() {
     std::optional<IpPrefix> first;
-    for (Family& f : families_) {
-        if (const auto bucket = f.hosts.begin(); bucket != f.hosts.end()) {
-            for_each_bit(bucket->first, bucket->second, 0, 255, [&](const IpPrefix& prefix) {
-                first = prefix;
-                return false;
-            });
-            erase_host(f, bucket, low_byte(first->address()));
-            break;
-        }
-        if (const auto at = f.prefixes.begin(); at != f.prefixes.end()) {
-            first = *at;
-            erase_prefix(f, at);
-            break;
-        }
-    }
+    for_each_while([&](const IpPrefix& prefix) {
+        first = prefix;
+        return false;
+    });
+    if (first) erase(*first);
     return first;
 }
 

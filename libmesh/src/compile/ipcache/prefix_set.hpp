@@ -18,10 +18,14 @@
 
 namespace mesh::compile {
 
-/// A set of prefixes.
+/// A set of prefixes. Remembers the bucket last looked at, as neighbours come together.
 /// @thread same object not concurrently
 class PrefixSet {
   public:
+    PrefixSet() = default;
+    PrefixSet(const PrefixSet&) = delete;
+    PrefixSet& operator=(const PrefixSet&) = delete;
+
     /// @return whether it was not there
     bool insert(const model::IpPrefix& prefix);
     /// @return whether it was there
@@ -53,6 +57,8 @@ class PrefixSet {
         std::map<model::IpAddress, Bits> hosts;  ///< by their first 15 bytes
         std::set<model::IpPrefix> prefixes;
         std::map<std::uint8_t, std::size_t> lengths;  ///< of prefixes
+        std::optional<model::IpAddress> last_bucket;
+        Bits* last_bits = nullptr;  ///< of last_bucket; null if there is none
     };
 
     [[nodiscard]] static model::IpAddress bucket_of(const model::IpAddress& address);
@@ -62,13 +68,11 @@ class PrefixSet {
     template <class Call>
     static bool for_each_bit(const model::IpAddress& bucket, const Bits& bits, unsigned from,
                              unsigned to, Call&& call);
-    [[nodiscard]] Family& family(bool v4) { return families_[v4 ? 0 : 1]; }
-    [[nodiscard]] const Family& family(bool v4) const { return families_[v4 ? 0 : 1]; }
-    bool erase_host(Family& family, std::map<model::IpAddress, Bits>::iterator bucket,
-                    unsigned low);
-    void erase_prefix(Family& family, std::set<model::IpPrefix>::iterator at);
+    [[nodiscard]] Family& family(bool v4) const { return families_[v4 ? 0 : 1]; }
+    /// The bits of a bucket, or null.
+    [[nodiscard]] static Bits* find_bits(Family& family, const model::IpAddress& bucket);
 
-    std::array<Family, 2> families_;
+    mutable std::array<Family, 2> families_;  ///< mutable for last_bucket
     std::size_t size_ = 0;
 };
 

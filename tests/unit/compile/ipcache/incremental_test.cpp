@@ -9,7 +9,6 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "compile/ipcache/ipcache_compiler.hpp"
@@ -48,6 +47,18 @@ bool usable(const IpPrefix& p) {
     return true;
 }
 
+std::string conflict_text(const IpPrefix& p, const IpcacheClaim* winner,
+                          const std::vector<IpcacheClaim>& losers) {
+    const auto claim = [](const IpcacheClaim& c) {
+        static constexpr const char* kSources[] = {" node ", " ip ", " cidr "};
+        return c.cluster.name + std::to_string(model::number(c.cluster.id)) +
+               kSources[static_cast<std::size_t>(c.source)] + c.node;
+    };
+    std::string line = p.to_string() + " to " + (winner != nullptr ? claim(*winner) : "nobody");
+    for (const IpcacheClaim& loser : losers) line += " not to " + claim(loser);
+    return line;
+}
+
 struct Reference {
     struct Row {
         IpcacheRow row;
@@ -72,7 +83,7 @@ struct Reference {
 
     std::map<IpPrefix, IpcacheRow> rows;
     std::map<IpAddress, ClusterId> peers;
-    std::vector<std::tuple<IpPrefix, std::optional<IpcacheClaim>, std::size_t>> conflicts;
+    std::vector<std::string> conflicts;
 
     explicit Reference(const ClusterTables& tables) {
         const auto clusters = tables.clusters();
@@ -247,16 +258,16 @@ struct Reference {
                 rows.emplace(p, winner->row);
                 if (winner->peer) peers.emplace(p.address(), winner->row.cluster);
             }
-            std::size_t losers = 0;
+            std::vector<IpcacheClaim> lost;
             for (const Row& r : list) {
                 const bool other = winner != nullptr && r.claim.cluster != winner->claim.cluster;
-                if (r.suppressed || other) ++losers;
+                if (r.suppressed || other) lost.push_back(r.claim);
             }
-            if (losers == 0) continue;
-            conflicts.emplace_back(
-                p, winner != nullptr ? std::optional(winner->claim) : std::nullopt, losers);
+            if (lost.empty()) continue;
+            conflicts.push_back(
+                conflict_text(p, winner != nullptr ? &winner->claim : nullptr, lost));
         }
-        std::ranges::sort(conflicts, {}, [](const auto& c) { return std::get<0>(c); });
+        std::ranges::sort(conflicts);
     }
 };
 
@@ -302,7 +313,11 @@ class Changes {
             addresses.push_back({type, chance(15) ? "" : outer_address()});
         }
         std::vector<std::string> cidrs;
-        for (auto left = below(3); left > 0; --left) cidrs.push_back(wide());
+        static constexpr const char* kCidrs[] = {"10.0.0.0/25", "10.0.1.0/25", "10.0.0.0/16",
+                                                 "fd00::/100"};
+        for (auto left = below(3); left > 0; --left) {
+            cidrs.push_back(chance(2) ? wide() : kCidrs[below(4)]);
+        }
         Node n = node(cluster, std::move(name), addresses, cidrs);
         if (chance(3)) n.ipv4_health_ip = *IpAddress::parse("10.0.0." + std::to_string(below(99)));
         if (chance(3)) n.ipv6_ingress_ip = *IpAddress::parse(address());
@@ -359,6 +374,11 @@ class Incremental {
             moved.id = ClusterId{(moved.name == "bee" ? 2U : 3U) +
                                  3U * static_cast<std::uint32_t>(changes_.below(2))};
             tables_.apply({moved, {IpUpsert{changes_.random_pair()}}}, sink());
+        } else if (kind < 10) {
+            if (auto n = tables_.find_node(cluster.name, changes_.name())) {
+                n->encryption_key ^= 1U;
+                tables_.apply({cluster, {NodeUpsert{*n}}}, sink());
+            }
         } else if (kind < 40) {
             const std::string name = changes_.name();
             tables_.apply({cluster, {NodeUpsert{changes_.random_node(cluster, name)}}}, sink());
@@ -394,13 +414,13 @@ class Incremental {
         for (const auto& [p, row] : expected.rows) wanted += text(row) + "\n";
         ASSERT_EQ(got, wanted);
         ASSERT_EQ(peers_, expected.peers);
-        std::vector<std::tuple<IpPrefix, std::optional<IpcacheClaim>, std::size_t>> conflicts;
+        std::vector<std::string> conflicts;
         for (const IpcacheConflict& c : ipcache_.conflicts(100'000)) {
-            conflicts.emplace_back(c.prefix, c.winner, c.losers.size());
+            conflicts.push_back(conflict_text(c.prefix, c.winner ? &*c.winner : nullptr, c.losers));
         }
-        std::ranges::sort(conflicts, {}, [](const auto& c) { return std::get<0>(c); });
+        std::ranges::sort(conflicts);
         ASSERT_EQ(conflicts.size(), ipcache_.conflict_count());
-        ASSERT_TRUE(conflicts == expected.conflicts);
+        ASSERT_EQ(conflicts, expected.conflicts);
     }
 
     Changes changes_;

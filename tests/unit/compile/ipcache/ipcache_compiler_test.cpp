@@ -172,6 +172,15 @@ TEST_F(Ipcache, ANodeHasItsAddressesAndItsPodCidr) {
                 ElementsAre("- 10.20.1.0/24", "- 192.0.2.12/32", "- peer 192.0.2.12"));
 }
 
+TEST_F(Ipcache, ANodeThatIsBackWithAnotherKeyChangesItsCidr) {
+    Node n = node(kBee, "n1", "192.0.2.11", {"10.20.1.0/24"});
+    put(kBee, n);
+    n.encryption_key = 5;
+    apply(kBee, {NodeDelete{"n1"}, NodeUpsert{n}});
+    EXPECT_THAT(flush(), ElementsAre("+ 10.20.1.0/24 id 2 of 2 via 192.0.2.11 key 5 cidr",
+                                     "+ 192.0.2.11/32 id 6 of 2 key 5 node"));
+}
+
 TEST_F(Ipcache, ThisNodeIsTheHostAndItsEndpointsAreHere) {
     Node n = node(kOwn, "n1", {{"InternalIP", "192.0.2.1"}, {"CiliumInternalIP", "10.10.1.9"}},
                   {"10.10.1.0/24"});

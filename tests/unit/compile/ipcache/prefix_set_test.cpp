@@ -21,10 +21,8 @@ using testing::IsEmpty;
 IpPrefix prefix(std::string_view text) {
     return *IpPrefix::parse(text);
 }
-PrefixSet set_of(const std::vector<std::string_view>& texts) {
-    PrefixSet set;
+void fill(PrefixSet& set, const std::vector<std::string_view>& texts) {
     for (const auto text : texts) EXPECT_TRUE(set.insert(prefix(text)));
-    return set;
 }
 std::vector<std::string> within(const PrefixSet& set, std::string_view outer) {
     std::vector<std::string> found;
@@ -39,9 +37,9 @@ std::vector<std::string> around(const PrefixSet& set, std::string_view address) 
 }
 
 TEST(PrefixSet, FindsWhatLiesWithinAndAround) {
-    const PrefixSet set =
-        set_of({"10.0.0.0", "10.0.0.63", "10.0.0.64", "10.0.0.255", "10.0.1.7", "10.0.0.0/24",
-                "10.0.0.0/16", "10.0.0.128/25", "fd00::1", "fd00::/64", "::/0"});
+    PrefixSet set;
+    fill(set, {"10.0.0.0", "10.0.0.63", "10.0.0.64", "10.0.0.255", "10.0.1.7", "10.0.0.0/24",
+               "10.0.0.0/16", "10.0.0.128/25", "fd00::1", "fd00::/64", "::/0"});
     EXPECT_EQ(set.size(), 11U);
     EXPECT_THAT(within(set, "10.0.0.0/26"), ElementsAre("10.0.0.0/32", "10.0.0.63/32"));
     EXPECT_THAT(within(set, "10.0.0.64/26"), ElementsAre("10.0.0.64/32"));
@@ -60,7 +58,8 @@ TEST(PrefixSet, FindsWhatLiesWithinAndAround) {
 }
 
 TEST(PrefixSet, TakesOutInOrder) {
-    PrefixSet set = set_of({"fd00::/64", "10.0.0.0/24", "fd00::1", "10.0.0.200", "10.0.0.3"});
+    PrefixSet set;
+    fill(set, {"fd00::/64", "10.0.0.0/24", "fd00::1", "10.0.0.200", "10.0.0.3"});
     std::vector<std::string> order;
     set.for_each_while([&](const IpPrefix& p) {
         order.push_back(p.to_string());
