@@ -214,6 +214,37 @@ struct mesh_pods_settings {
     __u32 pad;
 };
 
+/* nat: what leaves the mesh, by the packet as it is before; and the answers, likewise. */
+struct mesh_nat_key {
+    struct mesh_address source, destination;
+    __u16 source_port; /* network order; the identifier of an ICMP echo, then the other is 0 */
+    __u16 destination_port;
+    __u8 proto;
+    __u8 answer; /* 1: of a packet that comes back */
+    __u16 pad;
+};
+/* The source after translation; of an answer the destination. */
+struct mesh_nat {
+    struct mesh_address address;
+    __u16 port; /* network order */
+    __u16 pad;
+};
+
+/* fragments: the ports of a datagram that comes in pieces, of which only the first has them. */
+struct mesh_fragment_key {
+    __be32 source, destination;
+    __be16 id;
+    __u8 proto;
+    __u8 pad;
+};
+struct mesh_fragment {
+    __u16 source_port, destination_port; /* network order */
+};
+
+/* Node ports for masquerading, host order: above those that Linux gives to sockets by default. */
+#define MESH_NAT_FIRST_PORT 61000U
+#define MESH_NAT_PORTS 4536U
+
 /* Why a packet was dropped; index of drops. Names: datapath/pods.hpp. */
 #define MESH_DROP_MALFORMED 1U           /* truncated, bad header length, version or checksum */
 #define MESH_DROP_INVALID_SOURCE 2U      /* not one of the pod's own addresses */
@@ -319,6 +350,11 @@ MESH_ASSERT_OFFSET(mesh_endpoint, node_mac, 14);
 MESH_ASSERT_SIZE(mesh_pods_settings, 88);
 MESH_ASSERT_OFFSET(mesh_pods_settings, node4, 16);
 MESH_ASSERT_OFFSET(mesh_pods_settings, router6, 64);
+MESH_ASSERT_SIZE(mesh_nat_key, 40);
+MESH_ASSERT_OFFSET(mesh_nat_key, answer, 37);
+MESH_ASSERT_SIZE(mesh_nat, 20);
+MESH_ASSERT_SIZE(mesh_fragment_key, 12);
+MESH_ASSERT_SIZE(mesh_fragment, 4);
 MESH_ASSERT_SIZE(mesh_drop_count, 16);
 MESH_ASSERT_SIZE(mesh_event, 64);
 MESH_ASSERT_OFFSET(mesh_event, source_identity, 40);

@@ -73,6 +73,29 @@ struct {
 } drops SEC(".maps");
 
 struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 131072);
+    __type(key, struct mesh_nat_key);
+    __type(value, struct mesh_nat);
+} nat SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 8192);
+    __type(key, struct mesh_fragment_key);
+    __type(value, struct mesh_fragment);
+} fragments SEC(".maps");
+
+/* CIDRs outside of the mesh to which pods go with their own addresses. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, 1024);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct mesh_ipcache_key);
+    __type(value, __u8);
+} non_masquerade SEC(".maps");
+
+struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
     __uint(max_entries, 1 << 20);
 } events SEC(".maps");
@@ -88,6 +111,8 @@ struct packet {
     bool v4;
     bool options;  /* IPv4 options or an IPv6 hop-by-hop header: the stack's business */
     bool fragment; /* not the first: has no ports */
+    bool more_fragments;
+    __u16 fragment_id; /* IPv4, network order */
 };
 
 enum parsed { kIp, kNotIp, kMalformed };
@@ -149,6 +174,8 @@ static __always_inline enum parsed parse_v4(struct __sk_buff* skb, struct packet
     p->ttl = ip->ttl;
     p->options = header != sizeof *ip;
     p->fragment = (ip->frag_off & bpf_htons(0x1fff)) != 0;
+    p->more_fragments = (ip->frag_off & bpf_htons(0x2000)) != 0;
+    p->fragment_id = ip->id;
     p->l4_offset = ETH_HLEN + header;
     return kIp;
 }
@@ -417,12 +444,18 @@ int mesh_to_overlay(struct __sk_buff* skb) {
     return TC_ACT_OK;
 }
 
+#include "nat.h"
+
 SEC("tc")
 int mesh_from_device(struct __sk_buff* skb) {
     struct packet p = {};
     if (parse(skb, &p) != kIp) return TC_ACT_OK;
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
+    if ((set->flags & MESH_PODS_MASQUERADE) &&
+        (same(&p.destination, &set->node4) || same(&p.destination, &set->node6))) {
+        if (take_answer(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
+    }
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (!pod || p.options || p.ttl <= 1) return TC_ACT_OK;
     p.destination_identity = pod->identity;
@@ -432,6 +465,32 @@ int mesh_from_device(struct __sk_buff* skb) {
         tell(skb, &p, MESH_EVENT_TRACE, MESH_POINT_FROM_DEVICE, MESH_TO_POD);
     }
     return to_pod(skb, &p, pod);
+}
+
+/* Whether a packet of a pod leaves the mesh by this device. */
+static __always_inline bool leaves_mesh(const struct packet* p,
+                                        const struct mesh_pods_settings* set) {
+    const struct mesh_ipcache_entry* entry = find_ip(&p->destination);
+    /* Where packets are encapsulated, nobody between the nodes need know pods' addresses. */
+    if (entry) return (entry->flags & MESH_IPCACHE_NODE) && (set->flags & MESH_PODS_TUNNEL);
+    struct mesh_ipcache_key key = {.prefix_length = 128, .address = p->destination};
+    return !bpf_map_lookup_elem(&non_masquerade, &key);
+}
+
+SEC("tc")
+int mesh_to_device(struct __sk_buff* skb) {
+    struct packet p = {};
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set || !(set->flags & MESH_PODS_MASQUERADE)) return TC_ACT_OK;
+    if (parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
+    if (!pod || !leaves_mesh(&p, set)) return TC_ACT_OK;
+    p.source_identity = pod->identity;
+    p.destination_identity = IDENTITY_WORLD;
+    const int reason = masquerade(skb, &p, p.v4 ? &set->node4 : &set->node6);
+    if (reason) return drop(skb, &p, MESH_POINT_TO_DEVICE, (__u8)reason);
+    trace(skb, &p, set, MESH_POINT_TO_DEVICE, MESH_TO_DEVICE);
+    return TC_ACT_OK;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -70,6 +70,10 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->capture_default_str();
     app.add_option("--tunnel-port", flags.mesh.datapath.overlay_port, "Its UDP port (tunnel)")
         ->capture_default_str();
+    app.add_flag("--masquerade", flags.mesh.datapath.masquerade,
+                 "Packets of pods to outside of the mesh leave with the node's address (bpf)");
+    app.add_option("--non-masquerade-cidr", flags.mesh.datapath.non_masquerade_cidrs,
+                   "... but not those to this block; may be given several times");
     app.add_option("--endpoints", flags.mesh.datapath.endpoints_directory,
                    "Folder of files of this node's pods, as mesh-cni writes them (bpf)");
     app.add_option("--sync-timeout", flags.sync_timeout_seconds,

@@ -52,8 +52,10 @@ struct DatapathOptions {
     Routing routing = Routing::kNone;
     std::string overlay_device = "mesh_vxlan";  ///< VXLAN device, made if absent (kTunnel)
     std::uint16_t overlay_port = 8472;          ///< UDP (kTunnel)
-    /// Packets of pods to outside of the mesh leave with the node's address (kBpf).
+    /// Packets of pods to outside of the mesh leave with the node's address (kBpf), save those to
+    /// `non_masquerade_cidrs`.
     bool masquerade = false;
+    std::vector<std::string> non_masquerade_cidrs;
     /// Folder of files of this node's pods, as mesh-cni and the sandbox write them (kBpf); empty:
     /// this node has no pods.
     std::string endpoints_directory;

@@ -48,6 +48,11 @@ std::vector<Endpoint> MemoryPods::endpoints() const {
     return all;
 }
 
+Result<void> MemoryPods::set_non_masquerade(const std::vector<model::IpPrefix>& cidrs) {
+    non_masquerade_ = cidrs;
+    return {};
+}
+
 Result<void> MemoryPods::attach(std::uint32_t ifindex, DeviceRole role) {
     attached_.insert_or_assign(ifindex, role);
     return {};

@@ -20,6 +20,8 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<void> upsert_endpoint(const Endpoint& endpoint) override;
     [[nodiscard]] Result<void> remove_endpoint(const model::IpAddress& address) override;
     [[nodiscard]] std::vector<Endpoint> endpoints() const override;
+    [[nodiscard]] Result<void> set_non_masquerade(
+        const std::vector<model::IpPrefix>& cidrs) override;
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t) override { return {}; }
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
@@ -27,6 +29,9 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] PodsOccupancy occupancy() const override;
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
 
+    [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {
+        return non_masquerade_;
+    }
     /// All rows, for tests.
     [[nodiscard]] const std::map<model::IpPrefix, IpcacheEntry>& ipcache() const noexcept {
         return ipcache_;
@@ -45,6 +50,7 @@ class MemoryPods final : public PodDatapath {
     std::map<model::IpAddress, std::uint32_t> nodes_;
     std::map<model::IpAddress, Endpoint> endpoints_;
     std::map<std::uint32_t, DeviceRole> attached_;
+    std::vector<model::IpPrefix> non_masquerade_;
 };
 
 }  // namespace mesh::datapath

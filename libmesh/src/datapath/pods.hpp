@@ -147,6 +147,12 @@ class PodDatapath {
     /// The addresses of this node's pods, in order; after open() those of an earlier process.
     [[nodiscard]] virtual std::vector<Endpoint> endpoints() const = 0;
 
+    /// The CIDRs outside of the mesh to which pods go with their own addresses, all of them; only
+    /// with PodsSettings::masquerade.
+    /// @errors kCapacity: more than find room; kInternal
+    [[nodiscard]] virtual Result<void> set_non_masquerade(
+        const std::vector<model::IpPrefix>& cidrs) = 0;
+
     /// Puts our programs on a device of this namespace, or replaces, atomically, those of an
     /// earlier process.
     /// @errors kNotFound: no such device; kInternal, kPermission

@@ -84,6 +84,13 @@ Result<Datapaths> open_datapaths(const DatapathOptions& options, const Logger& l
             pods.bpffs = options.bpffs;
             pods.pin_directory = options.pin_directory + "_pods";
             MESH_TRY(all.pods, datapath::BpfPods::open(pods, log));
+            std::vector<model::IpPrefix> cidrs;
+            for (const std::string& text : options.non_masquerade_cidrs) {
+                auto cidr = model::IpPrefix::parse(text);
+                if (!cidr) return cidr.error().with_prefix("non_masquerade_cidrs");
+                cidrs.push_back(*cidr);
+            }
+            MESH_CHECK(all.pods->set_non_masquerade(cidrs));
         }
     } else {
         all.services = std::make_unique<datapath::MemoryDatapath>();

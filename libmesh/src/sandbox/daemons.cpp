@@ -130,7 +130,8 @@ class Planner {
         Daemon& agent = add("mesh-agent", node, true);
         tell(agent, {"--node-name", node, "--etcd-config", paths_.etc("local-etcd.yaml")});
         tell(agent, {"--clustermesh-config", paths_.clustermesh()});
-        tell(agent, {"--routing-mode", state_.routing, "--endpoints", paths_.endpoints(node)});
+        tell(agent, {"--routing-mode", state_.routing, "--masquerade"});
+        tell(agent, {"--endpoints", paths_.endpoints(node)});
         tell(agent, {"--datapath", "bpf", "--cgroup", node_cgroup(cgroups_, names_, node)});
         tell(agent, {"--bpffs", kBpfFolder, "--bpf-pin", names_.pins(node)});
         tell(agent, {"--netns-dir", std::string(datapath::netns_directory())});

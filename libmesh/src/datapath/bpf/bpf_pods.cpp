@@ -105,10 +105,13 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
     skeleton = pods__open();
     if (skeleton == nullptr) return text.error("cannot open the BPF object", errno);
     const auto& maps = skeleton->maps;
-    const std::array<std::pair<bpf_map*, std::uint32_t>, 6> all{{
+    const std::array<std::pair<bpf_map*, std::uint32_t>, 9> all{{
         {maps.ipcache, options.max_ipcache},
         {maps.nodes, options.max_nodes},
         {maps.endpoints, options.max_endpoints},
+        {maps.nat, options.max_nat},
+        {maps.fragments, 0},
+        {maps.non_masquerade, 0},
         {maps.settings, 0},
         {maps.drops, 0},
         {maps.events, 0},
@@ -394,6 +397,24 @@ std::vector<Endpoint> BpfPods::endpoints() const {
     return all;
 }
 
+Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>& cidrs) {
+    const int map = state_->fd(state_->skeleton->maps.non_masquerade);
+    std::vector<mesh_ipcache_key> gone;
+    MESH_CHECK((read_all<mesh_ipcache_key, std::uint8_t>(
+        map, "non_masquerade", [&](const auto& key, std::uint8_t) { gone.push_back(key); })));
+    const std::uint8_t yes = 1;
+    for (const model::IpPrefix& cidr : cidrs) {
+        const mesh_ipcache_key key = to_kernel(cidr);
+        if (bpf_map_update_elem(map, &key, &yes, BPF_ANY) != 0) {
+            return system_error(fmt::format("non_masquerade {}", cidr.to_string()), errno);
+        }
+        std::erase_if(gone,
+                      [&](const auto& held) { return fingerprint(held) == fingerprint(key); });
+    }
+    for (const mesh_ipcache_key& key : gone) (void)bpf_map_delete_elem(map, &key);
+    return {};
+}
+
 Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
@@ -403,7 +424,8 @@ Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
             MESH_CHECK(state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
             return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_overlay);
         case DeviceRole::kDevice:
-            return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device);
+            MESH_CHECK(state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device));
+            return state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_device);
     }
     return {};
 }

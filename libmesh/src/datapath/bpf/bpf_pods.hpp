@@ -24,6 +24,7 @@ struct BpfPodsOptions {
     std::uint32_t max_ipcache = 1'048'576;
     std::uint32_t max_nodes = 65536;
     std::uint32_t max_endpoints = 8192;
+    std::uint32_t max_nat = 131072;  ///< two for each flow that leaves the mesh; oldest go first
 };
 
 /// What a program saw of a packet.
@@ -71,6 +72,8 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] Result<void> upsert_endpoint(const Endpoint& endpoint) override;
     [[nodiscard]] Result<void> remove_endpoint(const model::IpAddress& address) override;
     [[nodiscard]] std::vector<Endpoint> endpoints() const override;
+    [[nodiscard]] Result<void> set_non_masquerade(
+        const std::vector<model::IpPrefix>& cidrs) override;
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<PodsStats> finish_adopt() override;

@@ -38,6 +38,9 @@ Result<void> BpfPods::remove_endpoint(const model::IpAddress&) {
 std::vector<Endpoint> BpfPods::endpoints() const {
     return {};
 }
+Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>&) {
+    return built_without();
+}
 Result<void> BpfPods::attach(std::uint32_t, DeviceRole) {
     return built_without();
 }

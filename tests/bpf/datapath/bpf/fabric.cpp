@@ -64,7 +64,7 @@ std::uint64_t FabricNode::dropped(datapath::DropReason reason) const {
     return found == drops.end() ? 0 : found->second.packets;
 }
 
-Fabric::Fabric(bool tunnel) : tunnel_(tunnel) {
+Fabric::Fabric(bool tunnel, bool masquerade) : tunnel_(tunnel), masquerade_(masquerade) {
     hub.ip("link add br0 type bridge");
     hub.ip("link set br0 up");
     for (int n = 1; n <= 2; ++n) add_node(n);
@@ -72,6 +72,20 @@ Fabric::Fabric(bool tunnel) : tunnel_(tunnel) {
         for (int k = 0; k < 2; ++k) add_pod(*node, k);
     }
     connect_nodes();
+    add_world();
+}
+
+void Fabric::add_world() {
+    hub.ip("link add w type veth peer name eth0 netns " + std::to_string(world.holder()));
+    hub.ip("link set w master br0 up");
+    const datapath::Netns inside = take(datapath::Netns::of_process(world.holder()));
+    take(datapath::set_sysctl(inside, "ipv6/conf/all/accept_dad", "0"));
+    take(datapath::set_sysctl(inside, "ipv6/conf/default/accept_dad", "0"));
+    take(datapath::set_sysctl(inside, "ipv6/conf/eth0/accept_dad", "0"));
+    world.ip("link set lo up");
+    world.ip("link set eth0 up");
+    world.ip("addr add 10.250.0.100/24 dev eth0");
+    world.ip("addr add fd25::100/64 dev eth0 nodad");
 }
 
 Fabric::~Fabric() {
@@ -103,6 +117,7 @@ void Fabric::add_node(int n) {
     node.open();
     datapath::PodsSettings settings;
     settings.tunnel = tunnel_;
+    settings.masquerade = masquerade_;
     settings.trace = true;
     settings.device_ifindex = ifindex_in(node.netns, "eth0");
     settings.node4 = address(node.ip4());

@@ -60,7 +60,8 @@ class FabricNode {
 class Fabric {
   public:
     /// @param tunnel VXLAN, else native routes on the underlay
-    explicit Fabric(bool tunnel);
+    /// @param masquerade what leaves the mesh
+    explicit Fabric(bool tunnel, bool masquerade = false);
     ~Fabric();
     [[nodiscard]] FabricNode& node(int n) { return *nodes_[static_cast<std::size_t>(n - 1)]; }
     /// Pod k (0, 1) of node n.
@@ -68,12 +69,16 @@ class Fabric {
     /// All that a node's agent would know of the mesh.
     [[nodiscard]] datapath::PodsChanges everything() const;
     Netns hub;
+    /// A host on the underlay that is no node: 10.250.0.100 and fd25::100. Knows the nodes only.
+    Netns world;
 
   private:
     void add_node(int n);
     void add_pod(FabricNode& node, int k);
     void connect_nodes();
+    void add_world();
     bool tunnel_;
+    bool masquerade_;
     std::vector<std::unique_ptr<FabricNode>> nodes_;
 };
 

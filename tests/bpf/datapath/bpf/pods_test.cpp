@@ -76,6 +76,36 @@ class Listener {
         return text;
     }
 
+    /// Sends a datagram; whether it was taken.
+    bool send_to(const std::string& text, const std::string& ip4, std::uint16_t port) const {
+        sockaddr_in to{};
+        to.sin_family = AF_INET;
+        to.sin_port = htons(port);
+        to.sin_addr.s_addr = htonl(address(ip4).v4_number());
+        return ::sendto(fd_, text.data(), text.size(), 0, reinterpret_cast<sockaddr*>(&to),
+                        sizeof to) == static_cast<ssize_t>(text.size());
+    }
+    /// Sends the next datagram back to who sent it.
+    bool echo() const {
+        pollfd wait{fd_, POLLIN, 0};
+        if (::poll(&wait, 1, 2000) != 1) return false;
+        char buffer[256];
+        sockaddr_storage from{};
+        socklen_t size = sizeof from;
+        const auto got =
+            ::recvfrom(fd_, buffer, sizeof buffer, 0, reinterpret_cast<sockaddr*>(&from), &size);
+        return got > 0 && ::sendto(fd_, buffer, static_cast<std::size_t>(got), 0,
+                                   reinterpret_cast<sockaddr*>(&from), size) == got;
+    }
+    /// The next datagram, "" after 2 s.
+    std::string receive() const {
+        pollfd wait{fd_, POLLIN, 0};
+        if (::poll(&wait, 1, 2000) != 1) return "";
+        char buffer[256];
+        const auto got = ::recv(fd_, buffer, sizeof buffer, 0);
+        return got > 0 ? std::string(buffer, static_cast<std::size_t>(got)) : "";
+    }
+
   private:
     int fd_ = -1;
 };
@@ -356,6 +386,104 @@ TEST_P(PodsTest, AFullTableRefusesRowsAndKeepsTheRest) {
     for (const auto& entry : changes.upserts) less.removed.push_back(entry.prefix);
     EXPECT_EQ(pods.apply(less)->removed, 4080U);
     EXPECT_EQ(pods.occupancy().ipcache, 16U);
+}
+
+class MasqueradeTest : public ::testing::TestWithParam<bool> {
+  protected:
+    Fabric fabric{GetParam(), true};
+    [[nodiscard]] static std::string world(int family) {
+        return family == AF_INET ? "10.250.0.100" : "fd25::100";
+    }
+};
+INSTANTIATE_TEST_SUITE_P(Modes, MasqueradeTest, ::testing::Bool(),
+                         [](const auto& p) { return p.param ? "Tunnel" : "Native"; });
+
+TEST_P(MasqueradeTest, PodsReachTheWorldAsTheirNodeAndAreAnswered) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        EXPECT_EQ(ping(fabric.pod(1, 0).netns, world(family)), 0) << family;
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            const Listener listener(fabric.world, family, type, 7002);
+            fabric.pod(1, 0).netns.run([&] {
+                const Socket socket(family, type);
+                // A connection that is set up was answered.
+                ASSERT_EQ(socket.connect(world(family), 7002), 0);
+                if (type == SOCK_DGRAM) {
+                    ASSERT_EQ(socket.send("x"), 0);
+                }
+                EXPECT_EQ(listener.sender(), node);
+                EXPECT_THAT(socket.peer(), ::testing::StartsWith(world(family)));
+            });
+        }
+    }
+    EXPECT_TRUE(fabric.node(1).pods().drops().empty());
+}
+
+TEST_P(MasqueradeTest, PodsOfTheMeshSeeOneAnother) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        EXPECT_EQ(reaches(fabric.pod(1, 0), fabric.pod(2, 0), family, SOCK_STREAM), "");
+        EXPECT_EQ(reaches(fabric.pod(1, 0), fabric.pod(1, 1), family, SOCK_DGRAM), "");
+    }
+    EXPECT_EQ(ping(fabric.pod(1, 0).netns, fabric.node(2).ip4()), 0);
+    EXPECT_EQ(ping(fabric.pod(1, 0).netns, fabric.node(2).ip6()), 0);
+}
+
+TEST_P(MasqueradeTest, AnswersGoToWhoAsked) {
+    // Two pods from the same port to the same server.
+    const Listener server(fabric.world, AF_INET, SOCK_DGRAM, 7003);
+    std::vector<std::unique_ptr<Listener>> clients;
+    for (const int k : {0, 1}) {
+        clients.push_back(
+            std::make_unique<Listener>(fabric.pod(1, k).netns, AF_INET, SOCK_DGRAM, 5555));
+        EXPECT_TRUE(clients.back()->send_to("ask" + std::to_string(k), world(AF_INET), 7003));
+        EXPECT_TRUE(server.echo());
+    }
+    for (const int k : {0, 1}) {
+        EXPECT_EQ(clients[static_cast<std::size_t>(k)]->receive(), "ask" + std::to_string(k));
+    }
+}
+
+TEST_P(MasqueradeTest, ErrorsAboutMasqueradedPacketsComeBack) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        fabric.pod(1, 0).netns.run([&] {
+            const Socket socket(family, SOCK_DGRAM);
+            ASSERT_EQ(socket.connect(world(family), 9), 0);  // nobody listens
+            ASSERT_EQ(socket.send("x"), 0);
+            EXPECT_EQ(socket.receive(), "");
+            EXPECT_EQ(errno, ECONNREFUSED) << family;
+        });
+    }
+}
+
+TEST_P(MasqueradeTest, FragmentsAreMasqueradedTogether) {
+    const Listener listener(fabric.world, AF_INET, SOCK_DGRAM, 7004);
+    fabric.pod(1, 0).netns.run([&] {
+        const Socket socket(AF_INET, SOCK_DGRAM);
+        ASSERT_EQ(socket.connect(world(AF_INET), 7004), 0);
+        ASSERT_EQ(socket.send(std::string(6000, 'x')), 0);
+        std::size_t length = 0;
+        EXPECT_EQ(listener.sender(&length), fabric.node(1).ip4());
+        EXPECT_EQ(length, 6000U);
+    });
+}
+
+TEST_P(MasqueradeTest, NonMasqueradeCidrsSeeThePod) {
+    ASSERT_TRUE(
+        fabric.node(1).pods().set_non_masquerade({*model::IpPrefix::parse("10.250.0.96/28")}));
+    fabric.world.ip("route add " + fabric.node(1).cidr4() + " via " + fabric.node(1).ip4());
+    const Listener listener(fabric.world, AF_INET, SOCK_STREAM, 7005);
+    const auto seen = [&] {
+        std::string from;
+        fabric.pod(1, 0).netns.run([&] {
+            const Socket socket(AF_INET, SOCK_STREAM);
+            EXPECT_EQ(socket.connect(world(AF_INET), 7005), 0);
+            from = listener.sender();
+        });
+        return from;
+    };
+    EXPECT_EQ(seen(), fabric.pod(1, 0).ip4);
+    ASSERT_TRUE(fabric.node(1).pods().set_non_masquerade({}));
+    EXPECT_EQ(seen(), fabric.node(1).ip4());
 }
 
 class OverlayTest : public ::testing::Test {
