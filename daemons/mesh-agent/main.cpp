@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/serialize.hpp>
+#include <charconv>
 #include <mesh/mesh.hpp>
 #include <string>
 #include <utility>
@@ -117,6 +118,20 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
             .body = boost::json::serialize(mesh::engine::to_json(
                 network != nullptr ? network->endpoints()
                                    : std::vector<mesh::engine::EndpointStatus>{}))};
+    });
+    server.route("/v1/events", [&agent](const StatusRequest& request) {
+        std::uint64_t since = 0;
+        const std::string text = request.parameter("since").value_or("0");
+        const auto [end, ec] = std::from_chars(text.data(), text.data() + text.size(), since);
+        if (ec != std::errc{} || end != text.data() + text.size()) {
+            return StatusResponse{.status = 400, .body = R"({"error":"since: expected a number"})"};
+        }
+        auto events = agent.events_json(since, request.parameter("trace") == "1");
+        if (!events) {
+            return StatusResponse{.status = 404,
+                                  .body = R"({"error":"this node has no pod network"})"};
+        }
+        return StatusResponse{.body = *std::move(events)};
     });
     server.route("/metrics", [&agent](const StatusRequest&) {
         return StatusResponse{.content_type = "text/plain; version=0.0.4; charset=utf-8",

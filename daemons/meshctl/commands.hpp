@@ -41,8 +41,13 @@ struct Context {
 /// Adds -o json|table to a command.
 void add_output_flag(CLI::App& command, Context& context);
 
+/// Runs when its command was chosen; a failure becomes the exit code.
+void on_chosen(CLI::App* command, Context& context, std::function<Result<void>()> run);
+
 void add_sandbox_commands(CLI::App& app, Context& context);
 /// ca, clustermesh, status, service.
 void add_mesh_commands(CLI::App& app, Context& context);
+/// monitor, endpoint.
+void add_pod_commands(CLI::App& app, Context& context);
 
 }  // namespace mesh::ctl

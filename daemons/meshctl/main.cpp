@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "common/flags.hpp"
 #include "meshctl/commands.hpp"
@@ -39,6 +40,12 @@ void Context::answer(const boost::json::value& document) const {
     if (json()) print_json(document);
 }
 
+void on_chosen(CLI::App* command, Context& context, std::function<Result<void>()> run) {
+    command->callback([&context, run = std::move(run)] {
+        if (auto done = run(); !done) context.exit_code = fail(done.error());
+    });
+}
+
 void add_output_flag(CLI::App& command, Context& context) {
     command.add_option("-o,--output", context.output, "table (default), text to read; or json")
         ->check(CLI::IsMember({"table", "json"}))
@@ -63,12 +70,14 @@ int main(int argc, char** argv) {
         "  meshctl clustermesh connect --cluster cluster1 --to cluster2\n"
         "  meshctl status --cluster cluster1 --wait\n"
         "  meshctl service get shop/echo --cluster cluster1\n"
+        "  meshctl monitor --cluster cluster1 --drops\n"
         "meshctl COMMAND --help tells more of each.");
     ctl::Context context;
     app.add_option("--root", context.root, "Folder of the sandboxes (default /run/libmesh/sandbox)")
         ->envname("MESH_SANDBOX_ROOT");
     ctl::add_sandbox_commands(app, context);
     ctl::add_mesh_commands(app, context);
+    ctl::add_pod_commands(app, context);
     // What stands behind "--" is another program's command line, whatever it looks like.
     char** const end = argv + argc;
     char** const mark =

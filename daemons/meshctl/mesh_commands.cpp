@@ -11,6 +11,7 @@
 #include "meshctl/agents.hpp"
 #include "meshctl/commands.hpp"
 #include "meshctl/documents.hpp"
+#include "meshctl/targets.hpp"
 #include "pki/files.hpp"
 
 namespace mesh::ctl {
@@ -20,59 +21,6 @@ namespace json = boost::json;
 
 constexpr std::chrono::milliseconds kPoll{50};
 constexpr std::size_t kMaxCertificate = std::size_t{64} << 10;
-
-// Whom to ask: a sandbox's agents, or one agent anywhere.
-struct Target {
-    std::string cluster, socket, node;
-};
-
-struct Agents {
-    std::string cluster;  ///< "" when only a socket was given
-    std::vector<AgentSocket> sockets;
-    std::vector<std::string> expected;  ///< remotes that the sandbox is connected to
-};
-
-void add_target(CLI::App* command, Target& target) {
-    auto* cluster = command->add_option("--cluster", target.cluster, "Name of the sandbox");
-    command->add_option("--socket", target.socket, "Status socket of one agent, without a sandbox")
-        ->excludes(cluster);
-    command->add_option("--node", target.node, "Ask this node's agent only");
-}
-
-std::vector<std::string> connected_remotes(const sandbox::Paths& paths) {
-    std::vector<std::string> names;
-    std::error_code error;
-    for (std::filesystem::directory_iterator it(paths.clustermesh(), error), end;
-         !error && it != end; it.increment(error)) {
-        const std::string name = it->path().filename().string();
-        // Certificates have a dot in their name, cluster names have none.
-        if (name.find('.') == std::string::npos) names.push_back(name);
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-}
-
-Result<Agents> find_agents(Context& context, const Target& target) {
-    Agents agents;
-    if (!target.socket.empty()) {
-        agents.sockets.push_back({target.node, target.socket});
-        return agents;
-    }
-    MESH_TRY(agents.cluster, context.cluster(target.cluster));
-    const sandbox::Environment environment = context.environment();
-    MESH_TRY(const sandbox::State state, sandbox::describe(environment, agents.cluster));
-    for (const sandbox::Daemon& daemon : state.daemons) {
-        if (daemon.name == "mesh-agent" && (target.node.empty() || daemon.node == target.node)) {
-            agents.sockets.push_back({daemon.node, daemon.socket});
-        }
-    }
-    if (agents.sockets.empty()) {
-        return not_found(fmt::format("sandbox {} has no agent{}", agents.cluster,
-                                     target.node.empty() ? "" : " on " + target.node));
-    }
-    agents.expected = connected_remotes(environment.paths(agents.cluster));
-    return agents;
-}
 
 std::vector<AgentStatus> ask_all(const Agents& agents) {
     std::vector<AgentStatus> out;
@@ -225,12 +173,6 @@ std::vector<AgentStatus> wait_ready(Context& context, const Agents& agents, bool
     }
 }
 
-void chosen(CLI::App* command, Context& context, std::function<Result<void>()> run) {
-    command->callback([&context, run = std::move(run)] {
-        if (auto done = run(); !done) context.exit_code = fail(done.error());
-    });
-}
-
 void add_ca(CLI::App& app, Context& context) {
     CLI::App* ca = app.add_subcommand("ca", "The certificate authority that clusters share");
     ca->require_subcommand(1);
@@ -244,7 +186,7 @@ void add_ca(CLI::App& app, Context& context) {
         "Examples:\n"
         "  meshctl ca init --dir ./mesh-ca\n"
         "  meshctl sandbox create ... --inherit-ca ./mesh-ca");
-    chosen(init, context, [=, &context]() -> Result<void> {
+    on_chosen(init, context, [=, &context]() -> Result<void> {
         MESH_CHECK(sandbox::init_ca(context.environment(), *folder, *name));
         context.say(fmt::format("{0}/ca.crt and {0}/ca.key written", *folder));
         if (!context.json()) return {};
@@ -272,7 +214,7 @@ void add_connect(CLI::App& parent, Context& context) {
             fmt::format("Agents act on it within a second, without a restart.\n"
                         "Examples:\n  meshctl clustermesh {} --cluster cluster1 {} cluster2",
                         connecting ? "connect" : "disconnect", connecting ? "--to" : "--from"));
-        chosen(command, context, [=, &context]() -> Result<void> {
+        on_chosen(command, context, [=, &context]() -> Result<void> {
             const auto act = connecting ? sandbox::connect : sandbox::disconnect;
             const sandbox::Environment environment = context.environment();
             auto first = act(environment, *cluster, *other);
@@ -309,7 +251,7 @@ void add_mesh_status(CLI::App& parent, Context& context) {
         ->check(CLI::Range(0, 86'400));
     add_output_flag(*command, context);
     command->footer("Examples:\n  meshctl clustermesh status --cluster cluster1 --wait");
-    chosen(command, context, [=, &context]() -> Result<void> {
+    on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const Agents agents, find_agents(context, *target));
         std::vector<std::string> reasons;
         const auto answers =
@@ -358,7 +300,7 @@ void add_status(CLI::App& app, Context& context) {
         "Examples:\n"
         "  meshctl status --cluster cluster1 --wait --timeout 30\n"
         "  meshctl status --socket /run/libmesh/mesh-agent.sock -o json");
-    chosen(command, context, [=, &context]() -> Result<void> {
+    on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const Agents agents, find_agents(context, *target));
         std::vector<std::string> reasons;
         const auto answers =
@@ -402,7 +344,7 @@ void add_service_list(CLI::App& parent, Context& context) {
     add_target(command, *target);
     add_output_flag(*command, context);
     command->footer("Examples:\n  meshctl service list --cluster cluster1");
-    chosen(command, context, [=, &context]() -> Result<void> {
+    on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const Agents agents, find_agents(context, *target));
         // Every node follows the same clusters; one is enough for a list.
         MESH_TRY(const json::value document, ask(agents.sockets.front(), "/v1/services"));
@@ -477,7 +419,7 @@ void add_service_get(CLI::App& parent, Context& context) {
     command->footer(
         "A backend counts as used when every node asked uses it.\n"
         "Examples:\n  meshctl service get shop/echo --cluster cluster1");
-    chosen(command, context, [=, &context]() -> Result<void> {
+    on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const Agents agents, find_agents(context, *target));
         const std::string full = name->find('/') == std::string::npos ? "default/" + *name : *name;
         std::vector<std::pair<std::string, json::object>> by_node;

@@ -34,13 +34,6 @@ std::string joined(const List& list) {
     return out;
 }
 
-// Runs when its command was chosen; failure becomes the exit code.
-void on_chosen(CLI::App* command, Context& context, std::function<Result<void>()> run) {
-    command->callback([&context, run = std::move(run)] {
-        if (auto done = run(); !done) context.exit_code = fail(done.error());
-    });
-}
-
 CLI::Option* add_cluster(CLI::App* command, std::string& target) {
     return command->add_option("--cluster", target, "Name of the sandbox")->type_name("NAME");
 }

@@ -15,6 +15,7 @@
 #include "datapath/memory_datapath.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "engine/documents.hpp"
+#include "engine/event_log.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -65,6 +66,7 @@ struct Datapaths {
     std::unique_ptr<datapath::Datapath> services;
     datapath::BpfDatapath* bpf = nullptr;  ///< services, if it is one
     std::unique_ptr<datapath::PodDatapath> pods;
+    datapath::BpfPods* bpf_pods = nullptr;  ///< pods, if it is one
     std::optional<datapath::Rtnetlink> devices, routes;
 };
 
@@ -83,7 +85,9 @@ Result<Datapaths> open_datapaths(const DatapathOptions& options, const Logger& l
             datapath::BpfPodsOptions pods;
             pods.bpffs = options.bpffs;
             pods.pin_directory = options.pin_directory + "_pods";
-            MESH_TRY(all.pods, datapath::BpfPods::open(pods, log));
+            MESH_TRY(auto opened, datapath::BpfPods::open(pods, log));
+            all.bpf_pods = opened.get();
+            all.pods = std::move(opened);
             std::vector<model::IpPrefix> cidrs;
             for (const std::string& text : options.non_masquerade_cidrs) {
                 auto cidr = model::IpPrefix::parse(text);
@@ -125,6 +129,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
                              log_.named("pods"));
         }
+        if (network_ && datapaths.bpf_pods != nullptr) {
+            events_.emplace(executor, *datapaths.bpf_pods, [this](bool on) {
+                if (auto done = network_->set_trace(on); !done) {
+                    log_.warn("trace: {}", done.error().message());
+                }
+            });
+        }
         if (network_ && !options_.datapath.endpoints_directory.empty()) {
             endpoints_ = std::make_unique<sources::config::EndpointsDirectory>(
                 executor, options_.datapath.endpoints_directory, clock, log_.named("endpoints"),
@@ -163,6 +174,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     void start() {
+        if (events_) events_->start();
         if (endpoints_) {
             endpoints_->start();
             take_endpoints();
@@ -184,6 +196,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         stopped_ = true;
         retry_.cancel();
         sync_timeout_.cancel();
+        if (events_) events_->stop();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
     }
@@ -199,6 +212,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] const NodeState& node() const noexcept { return node_; }
     [[nodiscard]] const PodNetwork* pod_network() const noexcept {
         return network_ ? &*network_ : nullptr;
+    }
+
+    [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace) {
+        if (!events_) return std::nullopt;
+        return boost::json::serialize(events_->since(since, trace, node_.tables()));
     }
 
     [[nodiscard]] std::string status_json() const {
@@ -405,6 +423,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     state::ClusterKey own_;
     NodeState node_;
     std::optional<PodNetwork> network_;
+    std::optional<EventLog> events_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
     datapath::DesiredRoutes adopted_routes_;
@@ -451,6 +470,9 @@ const NodeState& Agent::node() const noexcept {
 }
 const PodNetwork* Agent::pod_network() const noexcept {
     return impl_->pod_network();
+}
+std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
+    return impl_->events_json(since, trace);
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

@@ -4,6 +4,7 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mesh/error.hpp>
@@ -45,6 +46,9 @@ class Agent {
     [[nodiscard]] const NodeState& node() const noexcept;
     /// Null if this node has none.
     [[nodiscard]] const PodNetwork* pod_network() const noexcept;
+    /// The document of GET /v1/events (event_log.hpp); nullopt if this node has no pod network in
+    /// the kernel.
+    [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace);
     [[nodiscard]] std::string status_json() const;
     [[nodiscard]] std::string metrics_text() const;
 
