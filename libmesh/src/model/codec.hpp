@@ -7,8 +7,9 @@
 //
 // Known differences, all in values that no writer makes: a repeated array field starts anew (Go
 // lets fields that its elements lack shine through from the earlier one); a map key that is no
-// address is refused even if a later null empties the map; a null port is refused; arrays end at
-// 65536 elements, and maps are merged 64 times at most.
+// address is refused even if a later null empties the map; a null port is refused, and so is an
+// ip's mask of more than 16 bytes; arrays end at 65536 elements, and maps are merged 64 times at
+// most.
 //
 // Errors are one sentence with key and field:
 //   cilium/state/nodes/v1/c1/n1: field ClusterID: expected an integer 0..4294967295, got "x"

@@ -95,6 +95,15 @@ TEST(CodecIp, AnEntryWithoutAddressIsRefused) {
     EXPECT_NE(error_of(parse_ip("k", R"({"IP":"fe80::1%eth0"})")), "accepted");
 }
 
+TEST(CodecIp, AMaskHasTheBytesOfAnAddressAtMost) {
+    const auto pair = parse_ip("k", R"({"IP":"::1","Mask":"/////////////////////w=="})");
+    ASSERT_TRUE(pair);
+    EXPECT_EQ(pair->prefix_length, 128);
+    // 20 bytes: such a length could not be written again.
+    EXPECT_EQ(error_of(parse_ip("k", R"({"IP":"::1","Mask":"//////////////////////////8="})")),
+              "k: field Mask: expected a mask of at most 16 bytes, got 20 bytes");
+}
+
 TEST(CodecIdentity, IdsAreDecimalAndInRange) {
     const auto id = [](std::string_view tail) {
         return error_of(
