@@ -12,12 +12,11 @@ struct Value {
     std::string text;  ///< in lower case
 };
 
-std::optional<Value> find(const OptionalStringMap& annotations,
+std::optional<Value> find(const StringMap& annotations,
                           std::initializer_list<std::string_view> names) {
-    if (!annotations) return std::nullopt;
     for (const std::string_view name : names) {
-        const auto found = annotations->find(name);
-        if (found == annotations->end()) continue;
+        const auto found = annotations.find(name);
+        if (found == annotations.end()) continue;
         std::string text = found->second;
         std::ranges::transform(text, text.begin(), [](char c) {
             return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
@@ -49,7 +48,9 @@ Affinity affinity(const std::optional<Value>& value, std::vector<std::string>& w
 
 }  // namespace
 
-ServiceAnnotations parse_service_annotations(const OptionalStringMap& annotations, bool headless) {
+ServiceAnnotations parse_service_annotations(const OptionalStringMap& given, bool headless) {
+    static const StringMap kNone;
+    const StringMap& annotations = given ? *given : kNone;
     ServiceAnnotations result;
     auto& warnings = result.warnings;
     result.global =
@@ -65,6 +66,10 @@ ServiceAnnotations parse_service_annotations(const OptionalStringMap& annotation
         result.sync_endpoint_slices = sync;
     }
     return result;
+}
+
+bool parse_namespace_global(const StringMap& annotations, std::vector<std::string>& warnings) {
+    return flag(find(annotations, {kGlobalNamespaceAnnotation}), true, warnings);
 }
 
 }  // namespace mesh::model

@@ -1,6 +1,6 @@
 // The annotations of a Kubernetes Service that steer its part in the mesh (spec services.md §1),
-// read into flags. Used by whoever turns Services into model::LocalService; none of the annotations
-// travel to other clusters.
+// read into flags, and the one of a Namespace. Used by whoever turns Services into
+// model::LocalService; none of the annotations travel to other clusters.
 #pragma once
 
 #include <optional>
@@ -20,6 +20,8 @@ inline constexpr std::string_view kAffinityAnnotation = "service.cilium.io/affin
 inline constexpr std::string_view kAffinityAnnotationAlias = "io.cilium/service-affinity";
 inline constexpr std::string_view kSyncSlicesAnnotation =
     "service.cilium.io/global-sync-endpoint-slices";
+/// Of a Namespace.
+inline constexpr std::string_view kGlobalNamespaceAnnotation = "clustermesh.cilium.io/global";
 
 /// What the annotations of a Service say.
 struct ServiceAnnotations {
@@ -42,5 +44,13 @@ struct ServiceAnnotations {
 /// @source services.md §1
 [[nodiscard]] ServiceAnnotations parse_service_annotations(const OptionalStringMap& annotations,
                                                            bool headless);
+
+/// Whether the pods of a namespace take part in the mesh: true unless its annotation
+/// clustermesh.cilium.io/global is there and not "true".
+/// @param warnings receives a sentence if the value is neither true nor false
+/// @thread any thread
+/// @source protocol.md §11
+[[nodiscard]] bool parse_namespace_global(const StringMap& annotations,
+                                          std::vector<std::string>& warnings);
 
 }  // namespace mesh::model

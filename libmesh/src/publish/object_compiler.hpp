@@ -74,6 +74,7 @@ class ObjectCompiler {
     };
 
     void take(const model::k8s::ObjectChange& change, Round& round);
+    void take_namespace(const std::string& name, const model::k8s::Namespace* space, Round& round);
     void take_node(const std::string& name, const model::k8s::Object* object, Round& round);
     void take_pod(const Name& name, const std::shared_ptr<const model::k8s::Object>& object,
                   Round& round);
@@ -91,6 +92,7 @@ class ObjectCompiler {
     IdentityAllocator identities_;
     std::map<std::string, model::k8s::Node> nodes_;
     std::map<std::string, model::k8s::Namespace> namespaces_;
+    std::set<std::string> local_namespaces_;  ///< whose pods take no part in the mesh
     std::map<Name, model::k8s::Service> services_;
     std::map<Name, Slices> slices_;             ///< by Service
     std::map<Name, std::string> slice_owners_;  ///< slice → its Service's name

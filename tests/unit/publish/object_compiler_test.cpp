@@ -329,6 +329,35 @@ TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
     EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
 }
 
+TEST_F(ObjectCompilerTest, ANamespaceIsGlobalIfItsAnnotationIsAbsentOrTrue) {
+    apply("p", pod("a", "10.7.1.20"));
+    const auto published_with = [&](const std::string& value) {
+        apply("s", fmt::format("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, "
+                               "annotations: {{clustermesh.cilium.io/global: '{}'}}}}\n",
+                               value));
+        return at("cilium/state/ip/v1/default/10.7.1.20") != "absent";
+    };
+    for (const char* on : {"true", "True", "TRUE"}) {
+        EXPECT_TRUE(published_with(on)) << on;
+        EXPECT_THAT(warnings, IsEmpty()) << on;
+    }
+    for (const char* off : {"false", "False", "FALSE"}) {
+        EXPECT_FALSE(published_with(off)) << off;
+        EXPECT_THAT(warnings, IsEmpty()) << off;
+    }
+    for (const char* other : {"no", "", "0", " true"}) {
+        EXPECT_FALSE(published_with(other)) << other;
+        EXPECT_THAT(warnings, ElementsAre(fmt::format("Namespace shop: annotation "
+                                                      "clustermesh.cilium.io/global: \"{}\" is "
+                                                      "read as false, expected true or false",
+                                                      other)));
+    }
+    EXPECT_TRUE(published_with("true"));
+    EXPECT_FALSE(published_with("no"));
+    remove("s");
+    EXPECT_NE(at("cilium/state/ip/v1/default/10.7.1.20"), "absent");
+}
+
 TEST_F(ObjectCompilerTest, AnAddressWithTwoOwnersSurvivesTheEndOfOne) {
     const std::string key = "cilium/state/ip/v1/default/10.7.1.20";
     apply("old", pod("old", "10.7.1.20", "app: a", "2026-01-01T00:00:00Z"));
