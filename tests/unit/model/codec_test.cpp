@@ -184,6 +184,32 @@ TEST(CodecTimestamp, Rfc3339) {
     }
 }
 
+TEST(CodecLocalService, ExternalAddressesAndNodePortsAreOptional) {
+    const std::string plain =
+        R"({"namespace":"s","name":"n","type":"LoadBalancer","headless":false,"clusterIPs":[],)"
+        R"("ports":[{"name":"http","protocol":"TCP","port":80}],"backends":[],"global":false,)"
+        R"("shared":false,"affinity":"none","clientIPAffinitySeconds":0,)"
+        R"("internalTrafficLocal":false,"labels":null,"selector":null,"annotations":null})";
+    auto service = parse_local_service("k", plain);
+    ASSERT_TRUE(service) << service.error().message();
+    EXPECT_TRUE(service->external_ips.empty());
+    EXPECT_TRUE(service->load_balancer_ips.empty());
+    EXPECT_EQ(service->ports[0].node_port, 0);
+    EXPECT_EQ(encode(*service), plain) << "what older agents read";
+    service->external_ips = {IpAddress::v4(192, 0, 2, 1), *IpAddress::parse("fd00::1")};
+    service->load_balancer_ips = {IpAddress::v4(192, 0, 2, 2)};
+    service->ports[0].node_port = 30080;
+    const std::string text = encode(*service);
+    EXPECT_NE(text.find(R"("clusterIPs":[],"externalIPs":["192.0.2.1","fd00::1"],)"
+                        R"("loadBalancerIPs":["192.0.2.2"],"ports":[{"name":"http",)"
+                        R"("protocol":"TCP","port":80,"nodePort":30080}])"),
+              std::string::npos)
+        << text;
+    const auto again = parse_local_service("k", text);
+    ASSERT_TRUE(again) << again.error().message();
+    EXPECT_EQ(*again, *service);
+}
+
 TEST(CodecLocalService, RefusesWhatItDoesNotKnow) {
     const auto with = [](std::string_view fields) {
         return error_of(parse_local_service(
