@@ -185,13 +185,30 @@ void ObjectCompiler::compile_service(const Name& name, Round& round) {
     local_value.reset();
     value.reset();
     const auto service = services_.find(name);
-    if (service == services_.end()) return;
+    if (service == services_.end()) {
+        warned_.erase(name);
+        return;
+    }
     static const Slices kNone;
     const auto slices = slices_.find(name);
+    std::vector<std::string> warnings;
     const model::LocalService local = make_local_service(
-        service->second, slices == slices_.end() ? kNone : slices->second, round.warnings);
+        service->second, slices == slices_.end() ? kNone : slices->second, warnings);
+    warn(name, std::move(warnings), round);
     local_value = model::encode(local);
     if (const auto shared = make_service(local, cluster_)) value = model::encode(*shared);
+}
+
+void ObjectCompiler::warn(const Name& name, std::vector<std::string> warnings, Round& round) {
+    if (warnings.empty()) {
+        warned_.erase(name);
+        return;
+    }
+    auto& told = warned_[name];
+    for (const std::string& text : warnings) {
+        if (std::ranges::find(told, text) == told.end()) round.warnings.push_back(text);
+    }
+    told = std::move(warnings);
 }
 
 bool ObjectCompiler::is_published(const k8s::Pod& pod) const {
