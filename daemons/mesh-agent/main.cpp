@@ -61,6 +61,9 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Only namespaces whose name begins so");
     app.add_flag("--native-routes", flags.mesh.datapath.native_routes,
                  "Install a route to each other node's pod CIDRs (shared L2)");
+    app.add_flag("--enable-service-topology", flags.mesh.enable_service_topology,
+                 "Follow the zone hints of EndpointSlices; this node's zone is its label "
+                 "topology.kubernetes.io/zone");
     app.add_option("--sync-timeout", flags.sync_timeout_seconds,
                    "Seconds to wait for remotes before what a former run left is pruned")
         ->check(CLI::Range(1, 3600))

@@ -67,7 +67,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
           datapath_(std::move(datapath)),
           bpf_(bpf),
           own_{options_.cluster_name, model::ClusterId{options_.cluster_id}},
-          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node")),
+          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"),
+                options_.enable_service_topology),
           retry_(executor),
           sync_timeout_(executor) {
         if (netlink) routes_.emplace(std::move(*netlink));

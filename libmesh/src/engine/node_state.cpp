@@ -91,12 +91,12 @@ ServiceView to_view(const compile::ServiceExplanation& from) {
 }  // namespace
 
 NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
-                     datapath::Datapath& datapath, Logger log)
+                     datapath::Datapath& datapath, Logger log, bool service_topology)
     : own_(std::move(own)),
       datapath_(datapath),
       log_(std::move(log)),
       tables_(own_.name, hash_seed),
-      merger_(tables_, {.own = own_, .node = node, .zone = {}, .zone_hints = false}),
+      merger_(tables_, {.own = own_, .node = node, .zone = {}, .zone_hints = service_topology}),
       routes_({.own_cluster = own_.name, .own_node = std::move(node)}) {}
 
 void NodeState::note(const state::Effect& effect) {

@@ -36,8 +36,9 @@ class NodeState {
   public:
     /// @param own the own cluster; its id is that of this node's configuration
     /// @param datapath outlives this object
+    /// @param service_topology follow zone hints; the zone is the label of the own node's record
     NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
-              datapath::Datapath& datapath, Logger log);
+              datapath::Datapath& datapath, Logger log, bool service_topology = false);
 
     /// Takes a batch into the tables; nothing reaches the datapath before flush().
     void apply(const state::ClusterBatch& batch);
