@@ -77,6 +77,9 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "... but not those to this block; may be given several times");
     app.add_option("--endpoints", flags.mesh.datapath.endpoints_directory,
                    "Folder of files of this node's pods, as mesh-cni writes them (bpf)");
+    app.add_flag("--enable-service-topology", flags.mesh.enable_service_topology,
+                 "Follow the zone hints of EndpointSlices; this node's zone is its label "
+                 "topology.kubernetes.io/zone");
     app.add_option("--sync-timeout", flags.sync_timeout_seconds,
                    "Seconds to wait for remotes before what a former run left is pruned")
         ->check(CLI::Range(1, 3600))

@@ -69,6 +69,10 @@ struct MeshOptions {
     std::string etcd_config;                     ///< etcd client YAML of the own cluster
     std::string clustermesh_config;              ///< folder of remotes, one file each; empty = none
     DatapathOptions datapath;
+    /// Follow the zone hints of EndpointSlices and of remotes' records: if every backend of a
+    /// frontend has some and one names this node's zone (label topology.kubernetes.io/zone), new
+    /// connections go to the backends meant for the zone.
+    bool enable_service_topology = false;
     /// How long remotes' services are awaited before unconfirmed kernel state goes; 1 s to 1 h.
     std::chrono::seconds sync_timeout{60};
     LogCallback log;

@@ -119,8 +119,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
           bpf_(datapaths.bpf),
           pods_(std::move(datapaths.pods)),
           own_{options_.cluster_name, model::ClusterId{options_.cluster_id}},
-          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"), pods_.get(),
-                options_.datapath.routing == DatapathOptions::Routing::kTunnel),
+          node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"),
+                {.pods = pods_.get(),
+                 .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
+                 .service_topology = options_.enable_service_topology}),
           retry_(executor),
           sync_timeout_(executor) {
         if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));

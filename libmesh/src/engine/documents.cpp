@@ -7,11 +7,22 @@
 #include <optional>
 #include <utility>
 
+#include "model/utf8.hpp"
+
 namespace mesh::engine {
 
 namespace json = boost::json;
 
 namespace {
+
+/// In bytes, of one error or failure.
+constexpr std::size_t kMostText = 2048;
+
+/// Failures quote what a peer or a file says, and a serialized document is no JSON if they are not
+/// UTF-8.
+json::string shown(std::string_view text) {
+    return json::string(model::printable(text, kMostText));
+}
 
 double seconds(Duration duration) {
     return std::chrono::duration<double>(duration).count();
@@ -37,8 +48,8 @@ json::object cluster_document(const state::SessionStatus& from) {
         if (count.count == 0) continue;
         refused.push_back(json::object{{"reason", to_string(static_cast<state::Refusal>(i))},
                                        {"count", count.count},
-                                       {"last_key", count.last_key},
-                                       {"last_detail", count.last_detail}});
+                                       {"last_key", shown(count.last_key)},
+                                       {"last_detail", shown(count.last_detail)}});
     }
     return {
         {"name", from.cluster},
@@ -55,7 +66,7 @@ json::object cluster_document(const state::SessionStatus& from) {
         {"last_heartbeat_seconds", seconds_or_null(from.last_heartbeat)},
         {"failures", from.failures},
         {"failures_in_a_row", from.failures_in_a_row},
-        {"last_failure", from.last_failure},
+        {"last_failure", shown(from.last_failure)},
         {"last_failure_age_seconds", seconds_or_null(from.last_failure_age)},
         {"drained_as_stale", from.drained_as_stale},
         {"config", json::object{{"retrieved", from.config_retrieved},
@@ -215,7 +226,7 @@ json::object status_document(const StatusSources& from) {
     }
     json::array config_errors;
     for (const auto& [file, text] : from.config_errors) {
-        config_errors.push_back(json::object{{"file", file}, {"error", text}});
+        config_errors.push_back(json::object{{"file", shown(file)}, {"error", shown(text)}});
     }
     json::array rejected;
     for (const auto& [frontend, row] : from.node.rejected()) {
@@ -223,11 +234,11 @@ json::object status_document(const StatusSources& from) {
                                         {"port", frontend.port},
                                         {"protocol", datapath::to_string(frontend.proto)},
                                         {"service", row.name},
-                                        {"error", row.error.message()}});
+                                        {"error", shown(row.error.message())}});
     }
     json::array conflicts;
     for (const auto& conflict : from.node.routes().conflicts())
-        conflicts.emplace_back(conflict.text);
+        conflicts.emplace_back(shown(conflict.text));
     const auto occupancy = from.datapath.occupancy();
     const auto skipped = from.node.routes().skipped();
     return {{"cluster", from.options.cluster_name},
@@ -246,7 +257,7 @@ json::object status_document(const StatusSources& from) {
                           {"backends", occupancy.backends},
                           {"max_backends", occupancy.max_backends},
                           {"rejected", std::move(rejected)},
-                          {"last_error", from.last_error},
+                          {"last_error", shown(from.last_error)},
                           {"routes", from.node.desired_routes().size()},
                           {"route_conflicts", std::move(conflicts)},
                           {"route_failures",

@@ -114,15 +114,15 @@ ServiceView to_view(const compile::ServiceExplanation& from) {
 }  // namespace
 
 NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
-                     datapath::Datapath& datapath, Logger log, datapath::PodDatapath* pods,
-                     bool tunnel)
+                     datapath::Datapath& datapath, Logger log, NodeStateOptions options)
     : own_(std::move(own)),
       datapath_(datapath),
-      pods_(pods),
+      pods_(options.pods),
       log_(std::move(log)),
       tables_(own_.name, hash_seed),
-      merger_(tables_, {.own = own_, .node = node, .zone = {}, .zone_hints = false}),
-      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = tunnel}) {
+      merger_(tables_,
+              {.own = own_, .node = node, .zone = {}, .zone_hints = options.service_topology}),
+      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = options.tunnel}) {
     if (pods_ != nullptr) {
         ipcache_.emplace(
             tables_, routes_,

@@ -33,16 +33,20 @@ struct FlushResult {
     bool routes_changed = false;    ///< desired_routes() is another than before
 };
 
+struct NodeStateOptions {
+    /// Of a node with a pod network, else null; outlives the NodeState.
+    datapath::PodDatapath* pods = nullptr;
+    bool tunnel = false;            ///< pods of other nodes are reached by encapsulation
+    bool service_topology = false;  ///< follow zone hints; the zone is the own node's label
+};
+
 /// @thread same object not concurrently
 class NodeState {
   public:
     /// @param own the own cluster; its id is that of this node's configuration
     /// @param datapath outlives this object
-    /// @param pods of a node with a pod network, else null; outlives this object
-    /// @param tunnel whether pods of other nodes are reached by encapsulation
     NodeState(state::ClusterKey own, std::string node, std::uint64_t hash_seed,
-              datapath::Datapath& datapath, Logger log, datapath::PodDatapath* pods = nullptr,
-              bool tunnel = false);
+              datapath::Datapath& datapath, Logger log, NodeStateOptions options = {});
 
     /// Takes a batch into the tables; nothing reaches the datapath before flush().
     void apply(const state::ClusterBatch& batch);

@@ -7,8 +7,9 @@
 //
 // Known differences, all in values that no writer makes: a repeated array field starts anew (Go
 // lets fields that its elements lack shine through from the earlier one); a map key that is no
-// address is refused even if a later null empties the map; a null port is refused; arrays end at
-// 65536 elements, and maps are merged 64 times at most.
+// address is refused even if a later null empties the map; a null port is refused, and so is an
+// ip's mask of more than 16 bytes; arrays end at 65536 elements, and maps are merged 64 times at
+// most.
 //
 // Errors are one sentence with key and field:
 //   cilium/state/nodes/v1/c1/n1: field ClusterID: expected an integer 0..4294967295, got "x"
@@ -66,13 +67,14 @@ namespace mesh::model {
 /// Labels in the order given; see sort_labels().
 [[nodiscard]] std::string encode(const Identity& identity);
 [[nodiscard]] std::string encode(const ServiceExport& service_export);
-/// Our own format, read by our agents only. Fields, all written, in this order: namespace, name,
-/// type, headless, clusterIPs [text], ports [{name, protocol, port}], backends [{address, ports,
-/// state ("active", "terminating", "quarantined", "maintenance"), node, zone, hostname,
-/// forZones [text], weight}], global, shared, affinity ("none", "local", "remote"),
-/// clientIPAffinitySeconds, internalTrafficLocal, labels, selector, annotations (objects or null).
-/// A reader demands namespace and name, and an address of each backend; ports come back sorted by
-/// name, backends by address.
+/// Our own format, read by our agents only. Fields in this order: namespace, name, type, headless,
+/// clusterIPs [text], externalIPs and loadBalancerIPs [text] (only if there are some), ports
+/// [{name, protocol, port, nodePort (only if there is one)}], backends [{address, ports, state
+/// ("active", "terminating", "quarantined", "maintenance"), node, zone, hostname, forZones [text],
+/// weight}], global, shared, affinity ("none", "local", "remote"), clientIPAffinitySeconds,
+/// internalTrafficLocal, labels, selector, annotations (objects or null). A reader demands
+/// namespace and name, and an address of each backend; ports come back sorted by name, backends by
+/// address.
 [[nodiscard]] std::string encode(const LocalService& service);
 /// "k8s:app=cart;k8s:x=y;".
 [[nodiscard]] std::string encode_labels(const std::vector<Label>& labels);

@@ -8,6 +8,7 @@
 #include "model/codec.hpp"
 #include "model/json_reader.hpp"
 #include "model/json_writer.hpp"
+#include "model/utf8.hpp"
 
 namespace mesh::model {
 namespace {
@@ -148,7 +149,7 @@ Result<std::int64_t> parse_timestamp(std::string_view key, std::string_view valu
     if (parse_rfc3339(value, seconds)) return seconds;
     return invalid_argument(
         fmt::format("{}: expected an RFC 3339 time like 2026-11-23T11:39:28Z, got \"{}\"",
-                    key.substr(0, 256), value.substr(0, 40)));
+                    printable(key, 256), printable(value, 40)));
 }
 
 std::string encode_timestamp(std::int64_t seconds) {

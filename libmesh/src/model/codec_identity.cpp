@@ -6,6 +6,7 @@
 
 #include "model/codec.hpp"
 #include "model/keys.hpp"
+#include "model/utf8.hpp"
 
 namespace mesh::model {
 namespace {
@@ -67,14 +68,14 @@ Result<IdentityId> parse_identity_id(std::string_view key_or_tail) {
     if (failure == std::errc{} && stop == end && id != 0) return IdentityId{id};
     return invalid_argument(
         fmt::format("{}: expected an identity 1..4294967295 as the key's last part, got \"{}\"",
-                    key_or_tail.substr(0, 256), digits.substr(0, 40)));
+                    printable(key_or_tail, 256), printable(digits, 40)));
 }
 
 Result<Identity> parse_identity(std::string_view key, std::string_view value) {
     MESH_TRY(const IdentityId id, parse_identity_id(key));
     if (value.empty()) {
         return invalid_argument(
-            fmt::format("{}: expected labels, got an empty value", key.substr(0, 256)));
+            fmt::format("{}: expected labels, got an empty value", printable(key, 256)));
     }
     return Identity{id, parse_labels(value)};
 }

@@ -1,4 +1,6 @@
 // ip → identity pairs (wire.md §6).
+#include <fmt/format.h>
+
 #include <bit>
 
 #include "model/base64.hpp"
@@ -16,7 +18,10 @@ constexpr std::array<std::string_view, 10> kFields{
     "NamedPorts"};
 constexpr std::array<std::string_view, 3> kPortFields{"Name", "Port", "Protocol"};
 
+constexpr std::size_t kMaxMask = 16;  ///< of IPv6
+
 /// The leading ones of a mask as Go counts them: 0 unless only zeros follow.
+/// @param mask of at most kMaxMask bytes
 std::uint8_t prefix_length(std::string_view mask) {
     unsigned ones = 0;
     bool ended = false;
@@ -29,13 +34,16 @@ std::uint8_t prefix_length(std::string_view mask) {
         ones += static_cast<unsigned>(leading);
         ended = leading != 8;
     }
-    // Longer masks than any family's do not fit; no prefix has that many bits, so they never match.
-    return static_cast<std::uint8_t>(std::min(ones, 255U));
+    return static_cast<std::uint8_t>(ones);
 }
 
 bool read_mask(JsonReader& in, std::optional<std::uint8_t>& out) {
     std::optional<std::string> mask;
     if (!in.read_bytes(mask)) return false;
+    if (mask && mask->size() > kMaxMask) {
+        return in.refuse(fmt::format("a mask of at most {} bytes", kMaxMask),
+                         fmt::format("{} bytes", mask->size()));
+    }
     if (mask) {
         out = prefix_length(*mask);
     } else {

@@ -7,11 +7,13 @@
 namespace mesh::model {
 namespace {
 
-constexpr std::array<std::string_view, 15> kFields{"namespace",
+constexpr std::array<std::string_view, 17> kFields{"namespace",
                                                    "name",
                                                    "type",
                                                    "headless",
                                                    "clusterIPs",
+                                                   "externalIPs",
+                                                   "loadBalancerIPs",
                                                    "ports",
                                                    "backends",
                                                    "global",
@@ -22,7 +24,7 @@ constexpr std::array<std::string_view, 15> kFields{"namespace",
                                                    "labels",
                                                    "selector",
                                                    "annotations"};
-constexpr std::array<std::string_view, 3> kPortFields{"name", "protocol", "port"};
+constexpr std::array<std::string_view, 4> kPortFields{"name", "protocol", "port", "nodePort"};
 constexpr std::array<std::string_view, 8> kBackendFields{
     "address", "ports", "state", "node", "zone", "hostname", "forZones", "weight"};
 constexpr std::array<std::string_view, 4> kStates{"active", "terminating", "quarantined",
@@ -66,8 +68,10 @@ bool read_ports(JsonReader& in, std::vector<ServicePort>& ports) {
                     return in.read(port.name);
                 case 1:
                     return in.read(port.protocol);
-                default:
+                case 2:
                     return in.read(port.port);
+                default:
+                    return in.read(port.node_port);
             }
         });
     });
@@ -100,35 +104,38 @@ class LocalServiceReader {
             case 3:
                 return in_.read(service_.headless);
             case 4:
-                return read_cluster_ips();
+                return read_addresses(service_.cluster_ips);
             case 5:
-                return read_ports(in_, service_.ports);
+                return read_addresses(service_.external_ips);
             case 6:
-                return read_backends();
+                return read_addresses(service_.load_balancer_ips);
             case 7:
-                return in_.read(service_.global);
+                return read_ports(in_, service_.ports);
             case 8:
-                return in_.read(service_.shared);
+                return read_backends();
             case 9:
-                return read_enum(in_, kAffinities, service_.affinity);
+                return in_.read(service_.global);
             case 10:
-                return in_.read(service_.client_ip_affinity_seconds);
+                return in_.read(service_.shared);
             case 11:
-                return in_.read(service_.internal_traffic_local);
+                return read_enum(in_, kAffinities, service_.affinity);
             case 12:
-                return in_.read(service_.labels);
+                return in_.read(service_.client_ip_affinity_seconds);
             case 13:
+                return in_.read(service_.internal_traffic_local);
+            case 14:
+                return in_.read(service_.labels);
+            case 15:
                 return in_.read(service_.selector);
             default:
                 return in_.read(service_.annotations);
         }
     }
 
-    [[nodiscard]] bool read_cluster_ips() {
-        service_.cluster_ips.clear();
+    [[nodiscard]] bool read_addresses(std::vector<IpAddress>& addresses) {
+        addresses.clear();
         if (in_.take_null()) return true;
-        return in_.elements(
-            [this] { return read_address(in_, service_.cluster_ips.emplace_back()); });
+        return in_.elements([&] { return read_address(in_, addresses.emplace_back()); });
     }
 
     [[nodiscard]] bool read_backends() {
@@ -200,8 +207,20 @@ void write_ports(JsonWriter& out, const List& ports) {
         out.string(port.protocol);
         out.raw(",\"port\":");
         out.number(port.port);
+        if (port.node_port != 0) {
+            out.raw(",\"nodePort\":");
+            out.number(port.node_port);
+        }
         out.raw("}");
     });
+}
+
+/// Nothing at all if there is none.
+void write_addresses(JsonWriter& out, std::string_view name,
+                     const std::vector<IpAddress>& addresses) {
+    if (addresses.empty()) return;
+    out.raw(name);
+    write_list(out, addresses, [&](const IpAddress& address) { out.address(address); });
 }
 
 void write_backend(JsonWriter& out, const LocalBackend& backend) {
@@ -246,6 +265,8 @@ std::string encode(const LocalService& service) {
     out.boolean(service.headless);
     out.raw(",\"clusterIPs\":");
     write_list(out, service.cluster_ips, [&](const IpAddress& address) { out.address(address); });
+    write_addresses(out, ",\"externalIPs\":", service.external_ips);
+    write_addresses(out, ",\"loadBalancerIPs\":", service.load_balancer_ips);
     out.raw(",\"ports\":");
     write_ports(out, service.ports);
     out.raw(",\"backends\":");

@@ -7,9 +7,13 @@
 #include <charconv>
 #include <cstring>
 
+#include "model/utf8.hpp"
+
 namespace mesh::model {
 
 namespace {
+
+constexpr std::size_t kMaxShown = 64;
 
 /// Four decimal numbers 0..255 without leading zeros, joined by dots.
 bool parse_v4(std::string_view text, std::uint32_t& out) noexcept {
@@ -75,7 +79,8 @@ bool IpAddress::parse_into(std::string_view text, IpAddress& out) noexcept {
 Result<IpAddress> IpAddress::parse(std::string_view text) {
     IpAddress address;
     if (parse_into(text, address)) return address;
-    return invalid_argument(fmt::format("\"{}\": expected an IPv4 or IPv6 address", text));
+    return invalid_argument(
+        fmt::format("\"{}\": expected an IPv4 or IPv6 address", printable(text, kMaxShown)));
 }
 
 std::string IpAddress::to_string() const {
@@ -144,8 +149,8 @@ Result<IpPrefix> IpPrefix::parse(std::string_view text) {
     unsigned length = 0;
     const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), length);
     if (ec != std::errc{} || end != digits.data() + digits.size() || length > limit) {
-        return invalid_argument(
-            fmt::format("\"{}\": expected a prefix length of 0 to {}", text, limit));
+        return invalid_argument(fmt::format("\"{}\": expected a prefix length of 0 to {}",
+                                            printable(text, kMaxShown), limit));
     }
     return IpPrefix(address, static_cast<std::uint8_t>(length));
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <charconv>
 #include <cstring>
@@ -14,17 +15,6 @@ namespace {
 
 constexpr std::size_t kMaxNamedKey = 256;
 constexpr std::size_t kMaxExcerpt = 40;
-
-/// Cut to a bound and made printable: it goes into a log line.
-std::string shown(std::string_view text, std::size_t limit) {
-    std::string out;
-    for (const char c : text.substr(0, limit)) {
-        const auto byte = static_cast<unsigned char>(c);
-        out += byte < 0x20 || byte == 0x7f ? '?' : c;
-    }
-    if (text.size() > limit) out += "...";
-    return out;
-}
 
 constexpr std::uint64_t repeat(std::uint8_t byte) noexcept {
     return std::uint64_t{0x0101010101010101} * byte;
@@ -119,7 +109,7 @@ bool JsonReader::note(std::string text) {
 }
 
 std::string JsonReader::where() const {
-    std::string text = shown(key_, kMaxNamedKey);
+    std::string text = printable(key_, kMaxNamedKey);
     if (path_size_ == 0) return text;
     text += ": field ";
     for (std::size_t i = 0; i < std::min(path_size_, kPathDepth); ++i) {
@@ -127,19 +117,23 @@ std::string JsonReader::where() const {
             text += fmt::format("[{}]", path_[i].index);
         } else {
             if (i != 0) text += '.';
-            text += shown(path_[i].name, kMaxExcerpt);
+            text += printable(path_[i].name, kMaxExcerpt);
         }
     }
     return text;
 }
 
 bool JsonReader::refuse(std::string_view expected, std::string_view got) {
-    return note(fmt::format("{}: expected {}, got {}", where(), expected, shown(got, kMaxExcerpt)));
+    return note(
+        fmt::format("{}: expected {}, got {}", where(), expected, printable(got, kMaxExcerpt)));
 }
 
 bool JsonReader::syntax_error(std::string_view expected) {
     const std::string got =
-        at_ == end_ ? "the end of the value" : fmt::format("'{}'", shown({at_, 1}, 1));
+        at_ == end_
+            ? "the end of the value"
+            : fmt::format("'{}'", printable({at_, std::max<std::size_t>(utf8_length(at_, end_), 1)},
+                                            kMaxExcerpt));
     return note(fmt::format("{}: not JSON: expected {} at byte {}, got {}", where(), expected,
                             at_ - begin_, got));
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "model/codec.hpp"
+#include "model/utf8.hpp"
 
 namespace mesh::model {
 namespace {
@@ -264,8 +265,8 @@ Result<std::string> reflected_key(std::string_view key, std::string_view cluster
         case KeyKind::kIdentity:
             break;
         default:
-            return invalid_argument(
-                fmt::format("{}: expected a key that is mirrored to other clusters", key));
+            return invalid_argument(fmt::format(
+                "{}: expected a key that is mirrored to other clusters", printable(key, 256)));
     }
     if (parsed.layout == Layout::kCache) return std::string(key);
     // Live keys that carry their cluster keep it: a remote's mistake is not made another's here.
@@ -289,8 +290,9 @@ Result<void> check_key_part(std::string_view what, std::string_view name) {
         name.find_first_of(std::string_view("/\0", 2)) == std::string_view::npos) {
         return {};
     }
-    return invalid_argument(fmt::format(
-        "{} \"{}\": expected a name that is not empty, . or .., without a slash", what, name));
+    return invalid_argument(
+        fmt::format("{} \"{}\": expected a name that is not empty, . or .., without a slash", what,
+                    printable(name, 256)));
 }
 
 }  // namespace mesh::model

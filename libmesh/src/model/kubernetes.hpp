@@ -25,8 +25,6 @@ inline constexpr std::string_view kMeshSliceController = "endpointslice-mesh-con
 inline constexpr std::string_view kSourceClusterLabel = "multicluster.kubernetes.io/source-cluster";
 inline constexpr std::string_view kServiceNameLabel = "kubernetes.io/service-name";
 inline constexpr std::string_view kHeadlessLabel = "service.kubernetes.io/headless";
-/// "false" takes the pods of a namespace out of the mesh. @source protocol.md §11
-inline constexpr std::string_view kGlobalNamespaceAnnotation = "clustermesh.cilium.io/global";
 
 struct Metadata {
     std::string namespace_;  ///< empty for kinds without one
@@ -41,6 +39,9 @@ struct Service {
     std::string type = "ClusterIP";
     bool headless = false;               ///< clusterIP None, or so labelled
     std::vector<IpAddress> cluster_ips;  ///< in the order given
+    std::vector<IpAddress> external_ips;
+    /// Of the load balancer's ingress; not those of ipMode Proxy, whose traffic must go there.
+    std::vector<IpAddress> load_balancer_ips;
     std::vector<model::ServicePort> ports;
     OptionalStringMap selector;
     std::uint32_t client_ip_affinity_seconds = 0;  ///< sessionAffinity ClientIP; 0 = None

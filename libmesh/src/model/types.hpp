@@ -90,6 +90,7 @@ struct ServicePort {
     Text name;      ///< may be empty (single unnamed port)
     Text protocol;  ///< "TCP", "UDP", "SCTP" as published; others are kept and never matched
     std::uint16_t port = 0;
+    std::uint16_t node_port = 0;  ///< of a LocalService's frontend port; else, and of none, 0
     friend bool operator==(const ServicePort&, const ServicePort&) = default;
 };
 
@@ -214,8 +215,10 @@ struct LocalService {
     Text type;  ///< "ClusterIP", "NodePort", "LoadBalancer", "ExternalName"
     bool headless = false;
     std::vector<IpAddress> cluster_ips;
-    std::vector<ServicePort> ports;      ///< frontend ports, sorted by name
-    std::vector<LocalBackend> backends;  ///< sorted by address
+    std::vector<IpAddress> external_ips;       ///< spec.externalIPs
+    std::vector<IpAddress> load_balancer_ips;  ///< status.loadBalancer.ingress, those of mode VIP
+    std::vector<ServicePort> ports;            ///< frontend ports, sorted by name
+    std::vector<LocalBackend> backends;        ///< sorted by address
     bool global = false;
     bool shared = false;  ///< only true if global
     Affinity affinity = Affinity::kNone;

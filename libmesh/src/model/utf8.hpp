@@ -1,4 +1,5 @@
-// UTF-8 as encoding/json sees it: well-formed sequences (RFC 3629), and U+FFFD for all else.
+// UTF-8 as encoding/json sees it: well-formed sequences (RFC 3629), and U+FFFD for all else; and
+// how text that a peer sent is shown to people.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +48,31 @@ inline void append_utf8(std::uint32_t code_point, std::string& out) {
         out += tail(code_point >> 6);
         out += tail(code_point);
     }
+}
+
+/// Text of a peer, made fit for log lines and JSON documents: well-formed UTF-8 without control
+/// characters (U+0000-U+001F, U+007F-U+009F), each of which becomes '?'; each ill-formed byte
+/// becomes U+FFFD. Applied to its own result it changes nothing but the cut.
+/// @param limit in bytes of the result; longer text is cut between two characters and gets "..."
+///        at its end, on top of the limit
+/// @complexity O(limit)
+[[nodiscard]] inline std::string printable(std::string_view text, std::size_t limit) {
+    std::string out;
+    const char* p = text.data();
+    const char* const end = p + text.size();
+    while (p != end) {
+        const std::size_t length = utf8_length(p, end);
+        std::string_view piece = length == 0 ? kReplacement : std::string_view(p, length);
+        const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(piece[i]); };
+        const bool control = length == 1   ? byte(0) < 0x20 || byte(0) == 0x7f
+                             : length == 2 ? byte(0) == 0xc2 && byte(1) < 0xa0
+                                           : false;
+        if (control) piece = "?";
+        if (out.size() + piece.size() > limit) return out.append("...");
+        out += piece;
+        p += length == 0 ? 1 : length;
+    }
+    return out;
 }
 
 }  // namespace mesh::model

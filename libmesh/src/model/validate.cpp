@@ -4,21 +4,28 @@
 
 #include <algorithm>
 
+#include "model/utf8.hpp"
+
 namespace mesh::model {
 namespace {
 
+constexpr std::size_t kMaxKey = 256;
 constexpr std::size_t kMaxShown = 64;
 
+std::string quoted(std::string_view text) {
+    return fmt::format("\"{}\"", printable(text, kMaxShown));
+}
+
+/// @param got is not the peer's text, or is quoted()
 Error refused(const ParsedKey& key, std::string_view field, std::string_view expected,
               std::string_view got) {
     return invalid_argument(fmt::format("{}: field {}: expected {}, got {}",
-                                        key.full.substr(0, 256), field, expected,
-                                        got.substr(0, kMaxShown)));
+                                        printable(key.full, kMaxKey), field, expected, got));
 }
 
 Error refused_text(const ParsedKey& key, std::string_view field, std::string_view expected,
                    std::string_view got) {
-    return refused(key, field, expected, fmt::format("\"{}\"", got.substr(0, kMaxShown)));
+    return refused(key, field, expected, quoted(got));
 }
 
 /// 1..max, or our own id, which a reader lets pass (it is checked again by who joins).
@@ -45,13 +52,13 @@ Result<void> check_cluster_id(const Connection& connection, const ParsedKey& key
 Result<void> check_cluster_field(const Connection& connection, const ParsedKey& key,
                                  std::string_view field, std::string_view cluster) {
     if (cluster == connection.cluster) return {};
-    return refused_text(key, field, fmt::format("\"{}\"", connection.cluster), cluster);
+    return refused_text(key, field, quoted(connection.cluster), cluster);
 }
 
 Result<void> check_key_field(const ParsedKey& key, std::string_view field, std::string_view in_key,
                              std::string_view value) {
     if (value == in_key && !value.empty()) return {};
-    return refused_text(key, field, fmt::format("\"{}\" as in the key", in_key), value);
+    return refused_text(key, field, quoted(in_key) + " as in the key", value);
 }
 
 bool alphanumeric(char c) noexcept {
@@ -66,9 +73,9 @@ Result<void> check_cluster_name(std::string_view name) {
                     std::ranges::all_of(name, [](char c) { return alphanumeric(c) || c == '-'; });
     if (ok) return {};
     return invalid_argument(
-        fmt::format("cluster name \"{}\": expected 1 to 32 characters of a-z, 0-9 and -, the first "
+        fmt::format("cluster name {}: expected 1 to 32 characters of a-z, 0-9 and -, the first "
                     "and last not a -",
-                    name.substr(0, kMaxShown)));
+                    quoted(name)));
 }
 
 Result<void> check_local_cluster(std::string_view name, ClusterId id, std::uint32_t max_clusters) {
@@ -133,7 +140,7 @@ Result<void> validate_ip(const Connection& connection, const ParsedKey& key, IpI
     if (connection.generation == Generation::k119) {
         const std::string text = ip_key_tail(pair);
         if (text != key.tail) {
-            return refused_text(key, "IP", fmt::format("\"{}\" as in the key", key.tail), text);
+            return refused_text(key, "IP", quoted(key.tail) + " as in the key", text);
         }
         const unsigned limit = pair.ip.is_v4() ? 32 : 128;
         if (pair.prefix_length && *pair.prefix_length > limit) {
@@ -176,13 +183,13 @@ Result<void> validate_identity(const Connection& connection, const ParsedKey& ke
         }
         if (label.value != connection.cluster) {
             return refused_text(key, fmt::format("label {}", kClusterLabel),
-                                fmt::format("\"{}\"", connection.cluster), label.value);
+                                quoted(connection.cluster), label.value);
         }
         found = true;
     }
     if (found) return {};
-    return refused(key, fmt::format("label k8s:{}", kClusterLabel),
-                   fmt::format("\"{}\"", connection.cluster), "no such label");
+    return refused(key, fmt::format("label k8s:{}", kClusterLabel), quoted(connection.cluster),
+                   "no such label");
 }
 
 Result<void> validate_service_export(const Connection& connection, const ParsedKey& key,

@@ -6,6 +6,7 @@
 #include <limits>
 #include <tuple>
 
+#include "model/annotations.hpp"
 #include "model/codec.hpp"
 #include "model/keys.hpp"
 
@@ -21,10 +22,6 @@ template <class T>
 std::shared_ptr<const T> share(const std::shared_ptr<const k8s::Object>& object) {
     if (!object) return nullptr;
     return {object, &std::get<T>(*object)};
-}
-
-bool is_opted_out(const k8s::Namespace& space) {
-    return space.meta.annotations.get(k8s::kGlobalNamespaceAnnotation) == "false";
 }
 
 }  // namespace
@@ -85,13 +82,9 @@ void ObjectCompiler::take(const k8s::ObjectChange& change, Round& round) {
     switch (change.key.kind) {
         case k8s::Kind::kNamespace:
             if (change.object) {
-                namespaces_.insert_or_assign(name.second, std::get<k8s::Namespace>(*change.object));
+                take_namespace(name.second, &std::get<k8s::Namespace>(*change.object), round);
             } else {
-                namespaces_.erase(name.second);
-            }
-            for (auto pod = pods_.lower_bound({name.second, ""});
-                 pod != pods_.end() && pod->first.first == name.second; ++pod) {
-                round.pods.insert(pod->first);
+                take_namespace(name.second, nullptr, round);
             }
             break;
         case k8s::Kind::kNode:
@@ -111,6 +104,27 @@ void ObjectCompiler::take(const k8s::ObjectChange& change, Round& round) {
         case k8s::Kind::kEndpointSlice:
             take_slice(name, change.object, round);
             break;
+    }
+}
+
+void ObjectCompiler::take_namespace(const std::string& name, const k8s::Namespace* space,
+                                    Round& round) {
+    local_namespaces_.erase(name);
+    if (space != nullptr) {
+        namespaces_.insert_or_assign(name, *space);
+        std::vector<std::string> warnings;
+        if (!model::parse_namespace_global(space->meta.annotations, warnings)) {
+            local_namespaces_.insert(name);
+        }
+        for (const std::string& text : warnings) {
+            round.warnings.push_back(fmt::format("Namespace {}: {}", name, text));
+        }
+    } else {
+        namespaces_.erase(name);
+    }
+    for (auto pod = pods_.lower_bound({name, ""}); pod != pods_.end() && pod->first.first == name;
+         ++pod) {
+        round.pods.insert(pod->first);
     }
 }
 
@@ -171,13 +185,30 @@ void ObjectCompiler::compile_service(const Name& name, Round& round) {
     local_value.reset();
     value.reset();
     const auto service = services_.find(name);
-    if (service == services_.end()) return;
+    if (service == services_.end()) {
+        warned_.erase(name);
+        return;
+    }
     static const Slices kNone;
     const auto slices = slices_.find(name);
+    std::vector<std::string> warnings;
     const model::LocalService local = make_local_service(
-        service->second, slices == slices_.end() ? kNone : slices->second, round.warnings);
+        service->second, slices == slices_.end() ? kNone : slices->second, warnings);
+    warn(name, std::move(warnings), round);
     local_value = model::encode(local);
     if (const auto shared = make_service(local, cluster_)) value = model::encode(*shared);
+}
+
+void ObjectCompiler::warn(const Name& name, std::vector<std::string> warnings, Round& round) {
+    if (warnings.empty()) {
+        warned_.erase(name);
+        return;
+    }
+    auto& told = warned_[name];
+    for (const std::string& text : warnings) {
+        if (std::ranges::find(told, text) == told.end()) round.warnings.push_back(text);
+    }
+    told = std::move(warnings);
 }
 
 bool ObjectCompiler::is_published(const k8s::Pod& pod) const {
@@ -185,8 +216,7 @@ bool ObjectCompiler::is_published(const k8s::Pod& pod) const {
     // that has ended has given its address back.
     if (pod.host_network || pod.ips.empty()) return false;
     if (pod.phase == "Succeeded" || pod.phase == "Failed") return false;
-    const auto space = namespaces_.find(pod.meta.namespace_);
-    return space == namespaces_.end() || !is_opted_out(space->second);
+    return !local_namespaces_.contains(pod.meta.namespace_);
 }
 
 void ObjectCompiler::compile_pod(const Name& name, Round& round) {

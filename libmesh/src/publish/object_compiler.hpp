@@ -74,12 +74,15 @@ class ObjectCompiler {
     };
 
     void take(const model::k8s::ObjectChange& change, Round& round);
+    void take_namespace(const std::string& name, const model::k8s::Namespace* space, Round& round);
     void take_node(const std::string& name, const model::k8s::Object* object, Round& round);
     void take_pod(const Name& name, const std::shared_ptr<const model::k8s::Object>& object,
                   Round& round);
     void take_slice(const Name& name, const std::shared_ptr<const model::k8s::Object>& object,
                     Round& round);
     void compile_service(const Name& name, Round& round);
+    /// Tells each warning of a Service once, as long as it stands.
+    void warn(const Name& name, std::vector<std::string> warnings, Round& round);
     void compile_pod(const Name& name, Round& round);
     void compile_ip(const model::IpAddress& ip, Round& round);
     void hold_identity(PodEntry& entry, const std::string& labels, Round& round);
@@ -91,9 +94,11 @@ class ObjectCompiler {
     IdentityAllocator identities_;
     std::map<std::string, model::k8s::Node> nodes_;
     std::map<std::string, model::k8s::Namespace> namespaces_;
+    std::set<std::string> local_namespaces_;  ///< whose pods take no part in the mesh
     std::map<Name, model::k8s::Service> services_;
-    std::map<Name, Slices> slices_;             ///< by Service
-    std::map<Name, std::string> slice_owners_;  ///< slice → its Service's name
+    std::map<Name, std::vector<std::string>> warned_;  ///< Services with warnings
+    std::map<Name, Slices> slices_;                    ///< by Service
+    std::map<Name, std::string> slice_owners_;         ///< slice → its Service's name
     std::map<Name, PodEntry> pods_;
     std::map<std::string, std::set<Name>> pods_by_node_;
     std::map<model::IpAddress, std::set<Owner>> owners_;

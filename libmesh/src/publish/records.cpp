@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 
 #include "model/annotations.hpp"
 
@@ -197,6 +198,8 @@ model::LocalService make_local_service(const k8s::Service& service, const Slices
     out.type = service.type;
     out.headless = service.headless;
     out.cluster_ips = service.cluster_ips;
+    out.external_ips = service.external_ips;
+    if (service.type == "LoadBalancer") out.load_balancer_ips = service.load_balancer_ips;
     out.ports = service.ports;
     out.backends = backends_of(slices);
     out.labels = null_if_empty(service.meta.labels);
@@ -206,7 +209,9 @@ model::LocalService make_local_service(const k8s::Service& service, const Slices
     out.global = flags.global;
     out.shared = flags.shared;
     out.affinity = flags.affinity;
-    for (std::string& text : flags.warnings) {
+    auto exposure = model::parse_service_exposure(out.annotations);
+    std::ranges::move(exposure.warnings, std::back_inserter(flags.warnings));
+    for (const std::string& text : flags.warnings) {
         warnings.push_back(
             fmt::format("Service {}/{}: {}", service.meta.namespace_, service.meta.name, text));
     }
@@ -228,8 +233,11 @@ std::optional<model::Service> make_service(const model::LocalService& local,
     out.include_external = true;
     out.shared = true;
     if (!local.headless) {
-        for (const IpAddress& ip : local.cluster_ips)
-            out.frontends.push_back({ip, local.ports, {}});
+        // Cluster IPs only, as the mesh has it; readers do not serve them.
+        std::vector<model::ServicePort> ports = local.ports;
+        for (model::ServicePort& port : ports) port.node_port = 0;
+        const model::SharedList<model::ServicePort> shared(ports);
+        for (const IpAddress& ip : local.cluster_ips) out.frontends.push_back({ip, shared, {}});
     }
     for (const model::LocalBackend& backend : local.backends) {
         const std::string address = backend.address.to_string();

@@ -116,6 +116,41 @@ TEST_F(NodeState, ARemotesServiceWithoutALocalOneHasNoEffect) {
     EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{}));
 }
 
+TEST_F(NodeState, ZoneHintsAreFollowedIfToldSoByTheOwnNodesLabel) {
+    const auto node = [](const char* name, const char* zone) {
+        model::Node record;
+        record.name = name;
+        record.cluster = "cluster1";
+        record.labels = model::StringMap{{"topology.kubernetes.io/zone", zone}};
+        return state::NodeUpsert{record};
+    };
+    auto service = local({model::IpAddress::v4(10, 10, 0, 1)});
+    service.service.backends[0].for_zones = {"z1"};
+    auto other = remote({model::IpAddress::v4(10, 20, 0, 1)});
+    other.service.zones["10.20.0.1"] = {"z2", {"z2"}};
+    datapath::MemoryDatapath with, without;
+    engine::NodeState follows{kOwn, "node1", 7, with, Logger(), true};
+    engine::NodeState does_not{kOwn, "node1", 7, without, Logger()};
+    const auto take = [&](const state::ClusterBatch& batch) {
+        for (engine::NodeState* each : {&follows, &does_not}) {
+            each->apply(batch);
+            flush(*each);
+        }
+        EXPECT_EQ(clusters_used(without), (std::vector<std::uint32_t>{1, 2}));
+        return clusters_used(with);
+    };
+    for (engine::NodeState* each : {&follows, &does_not}) each->apply({kOwn, {service}});
+    EXPECT_EQ(take({kRemote, {other}}), (std::vector<std::uint32_t>{1, 2})) << "no zone is known";
+    EXPECT_EQ(take({kOwn, {node("node2", "z2")}}), (std::vector<std::uint32_t>{1, 2}));
+    EXPECT_EQ(take({kOwn, {node("node1", "z1")}}), (std::vector<std::uint32_t>{1}));
+    EXPECT_EQ(take({kOwn, {node("node1", "z2")}}), (std::vector<std::uint32_t>{2}));
+    EXPECT_EQ(take({kRemote, {node("node1", "z1")}}), (std::vector<std::uint32_t>{2}))
+        << "a remote's node of the same name is another";
+    EXPECT_EQ(take({kOwn, {node("node1", "z3")}}), (std::vector<std::uint32_t>{1, 2}));
+    EXPECT_EQ(take({kOwn, {node("node1", "z1")}}), (std::vector<std::uint32_t>{1}));
+    EXPECT_EQ(take({kOwn, {state::NodeDelete{"node1"}}}), (std::vector<std::uint32_t>{1, 2}));
+}
+
 TEST_F(NodeState, ARestartKeepsWhatNobodyHasConfirmedUntilThatClusterHasSynced) {
     node_.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
     node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});

@@ -7,6 +7,8 @@ namespace {
 
 using mesh::model::Affinity;
 using mesh::model::parse_service_annotations;
+using mesh::model::parse_service_exposure;
+using mesh::model::ServiceExposure;
 using mesh::model::StringMap;
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -101,6 +103,70 @@ TEST(ServiceAnnotations, WarningsNameAnnotationValueAndExpectation) {
             "false",
             "annotation service.cilium.io/affinity: \"near\" is read as none, expected local, "
             "remote or none"));
+}
+
+TEST(ServiceAnnotations, WhatHasNoEffectIsToldOnce) {
+    for (const char* name :
+         {"service.cilium.io/lb-algorithm", "service.cilium.io/forwarding-mode",
+          "service.cilium.io/src-ranges-policy", "service.cilium.io/proxy-delegation",
+          "service.cilium.io/global-sync-endpoint-slices"}) {
+        const auto flags = parse_service_annotations(StringMap{{name, "true"}}, false);
+        EXPECT_THAT(flags.warnings, ElementsAre(std::string("annotation ") + name +
+                                                " is not supported and has no effect"));
+    }
+    EXPECT_THAT(
+        parse_service_annotations(StringMap{{"service.kubernetes.io/topology-mode", "Auto"}}, false)
+            .warnings,
+        ElementsAre("annotation service.kubernetes.io/topology-mode is not supported and "
+                    "has no effect: the hints of EndpointSlices are used as they are"));
+}
+
+TEST(ServiceExposure, AllOnEachNodeUnlessTold) {
+    EXPECT_EQ(parse_service_exposure(std::nullopt), ServiceExposure{});
+    EXPECT_EQ(parse_service_exposure(StringMap{{"app", "x"}}), ServiceExposure{});
+    EXPECT_FALSE(ServiceExposure{}.node_bound());
+    EXPECT_TRUE(ServiceExposure{}.on_node({}));
+}
+
+TEST(ServiceExposure, TypesAreAListInAnyCase) {
+    const auto types = [](const char* text) {
+        const auto e = parse_service_exposure(StringMap{{"service.cilium.io/type", text}});
+        return std::string(e.cluster_ip ? "C" : "") + (e.node_port ? "N" : "") +
+               (e.load_balancer ? "L" : "") + (e.external_ips ? "E" : "") +
+               std::to_string(e.warnings.size());
+    };
+    EXPECT_EQ(types("ClusterIP"), "C0");
+    EXPECT_EQ(types("LoadBalancer"), "L0");
+    EXPECT_EQ(types("nodeport, EXTERNALIPS"), "NE0");
+    EXPECT_EQ(types("ClusterIP,Other"), "C1");
+    EXPECT_EQ(types("Other"), "CNLE1") << "as if it were not there";
+    EXPECT_EQ(types(""), "CNLE0");
+    EXPECT_EQ(types("ClusterIP,,"), "C1");
+    EXPECT_THAT(parse_service_exposure(StringMap{{"service.cilium.io/type", "Other"}}).warnings,
+                ElementsAre("annotation service.cilium.io/type: \"other\" is ignored, expected a "
+                            "list of ClusterIP, NodePort, LoadBalancer and ExternalIPs"));
+}
+
+TEST(ServiceExposure, NodesAreChosenByLabelOrSelector) {
+    const StringMap big{{"service.cilium.io/node", "big"}, {"cores", "8"}};
+    const auto label = parse_service_exposure(StringMap{{"service.cilium.io/node", "big"}});
+    EXPECT_TRUE(label.node_bound());
+    EXPECT_TRUE(label.on_node(big));
+    EXPECT_FALSE(label.on_node({}));
+    EXPECT_FALSE(label.on_node(StringMap{{"service.cilium.io/node", "Big"}}));
+    const auto both = parse_service_exposure(StringMap{
+        {"service.cilium.io/node", "big"}, {"service.cilium.io/node-selector", "!cores"}});
+    EXPECT_FALSE(both.on_node(big)) << "the selector goes first";
+    EXPECT_TRUE(both.on_node({}));
+    const auto bad = parse_service_exposure(StringMap{
+        {"service.cilium.io/node", "big"}, {"service.cilium.io/node-selector", "cores ="}});
+    EXPECT_FALSE(bad.on_node(StringMap{{"cores", "8"}})) << "an empty value is a value";
+    const auto broken = parse_service_exposure(StringMap{
+        {"service.cilium.io/node", "big"}, {"service.cilium.io/node-selector", "cores in"}});
+    EXPECT_FALSE(broken.node_bound());
+    EXPECT_THAT(broken.warnings,
+                ElementsAre("annotation service.cilium.io/node-selector is ignored: \"cores in\": "
+                            "expected '(' at byte 8"));
 }
 
 TEST(ServiceAnnotations, SliceSyncFollowsHeadlessUnlessTold) {

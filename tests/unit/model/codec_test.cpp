@@ -95,6 +95,15 @@ TEST(CodecIp, AnEntryWithoutAddressIsRefused) {
     EXPECT_NE(error_of(parse_ip("k", R"({"IP":"fe80::1%eth0"})")), "accepted");
 }
 
+TEST(CodecIp, AMaskHasTheBytesOfAnAddressAtMost) {
+    const auto pair = parse_ip("k", R"({"IP":"::1","Mask":"/////////////////////w=="})");
+    ASSERT_TRUE(pair);
+    EXPECT_EQ(pair->prefix_length, 128);
+    // 20 bytes: such a length could not be written again.
+    EXPECT_EQ(error_of(parse_ip("k", R"({"IP":"::1","Mask":"//////////////////////////8="})")),
+              "k: field Mask: expected a mask of at most 16 bytes, got 20 bytes");
+}
+
 TEST(CodecIdentity, IdsAreDecimalAndInRange) {
     const auto id = [](std::string_view tail) {
         return error_of(
@@ -173,6 +182,32 @@ TEST(CodecTimestamp, Rfc3339) {
           "2024-01-01T00:00:00Zx", "0000-01-01T00:00:00+00:01", "9999-12-31T23:59:59-00:01"}) {
         EXPECT_NE(error_of(parse_timestamp("k", bad)).find("RFC 3339"), std::string::npos) << bad;
     }
+}
+
+TEST(CodecLocalService, ExternalAddressesAndNodePortsAreOptional) {
+    const std::string plain =
+        R"({"namespace":"s","name":"n","type":"LoadBalancer","headless":false,"clusterIPs":[],)"
+        R"("ports":[{"name":"http","protocol":"TCP","port":80}],"backends":[],"global":false,)"
+        R"("shared":false,"affinity":"none","clientIPAffinitySeconds":0,)"
+        R"("internalTrafficLocal":false,"labels":null,"selector":null,"annotations":null})";
+    auto service = parse_local_service("k", plain);
+    ASSERT_TRUE(service) << service.error().message();
+    EXPECT_TRUE(service->external_ips.empty());
+    EXPECT_TRUE(service->load_balancer_ips.empty());
+    EXPECT_EQ(service->ports[0].node_port, 0);
+    EXPECT_EQ(encode(*service), plain) << "what older agents read";
+    service->external_ips = {IpAddress::v4(192, 0, 2, 1), *IpAddress::parse("fd00::1")};
+    service->load_balancer_ips = {IpAddress::v4(192, 0, 2, 2)};
+    service->ports[0].node_port = 30080;
+    const std::string text = encode(*service);
+    EXPECT_NE(text.find(R"("clusterIPs":[],"externalIPs":["192.0.2.1","fd00::1"],)"
+                        R"("loadBalancerIPs":["192.0.2.2"],"ports":[{"name":"http",)"
+                        R"("protocol":"TCP","port":80,"nodePort":30080}])"),
+              std::string::npos)
+        << text;
+    const auto again = parse_local_service("k", text);
+    ASSERT_TRUE(again) << again.error().message();
+    EXPECT_EQ(*again, *service);
 }
 
 TEST(CodecLocalService, RefusesWhatItDoesNotKnow) {

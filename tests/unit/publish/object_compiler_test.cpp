@@ -329,6 +329,83 @@ TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
     EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
 }
 
+TEST_F(ObjectCompilerTest, AServiceHasExternalAddressesAndNodePorts) {
+    const auto with = [&](const std::string& type, const std::string& ingress) {
+        apply("svc", service("'service.cilium.io/global': 'true'",
+                             fmt::format("{{type: {}, clusterIP: 10.96.0.1, externalIPs: "
+                                         "[192.0.2.1, 'fd00::1', 192.0.2.1], ports: [{{name: http, "
+                                         "port: 80, nodePort: 30080}}]}}\nstatus: {{loadBalancer: "
+                                         "{{ingress: [{}]}}}}",
+                                         type, ingress)));
+        return local("cart");
+    };
+    const auto lb = with("LoadBalancer",
+                         "{ip: 192.0.2.7}, {hostname: lb.example}, {ip: 192.0.2.8, ipMode: Proxy}, "
+                         "{ip: 192.0.2.9, ipMode: VIP}");
+    EXPECT_THAT(lb.external_ips, ElementsAre(*model::IpAddress::parse("192.0.2.1"),
+                                             *model::IpAddress::parse("fd00::1")));
+    EXPECT_THAT(lb.load_balancer_ips, ElementsAre(*model::IpAddress::parse("192.0.2.7"),
+                                                  *model::IpAddress::parse("192.0.2.9")));
+    EXPECT_EQ(lb.ports.at(0).node_port, 30080);
+    EXPECT_THAT(at("cilium/state/services/v1/c1/shop/cart"),
+                HasSubstr(R"("frontends":{"10.96.0.1":{"http":{"Protocol":"TCP","Port":80}}},)"))
+        << "the mesh is told of cluster IPs only";
+    EXPECT_THAT(with("ClusterIP", "{ip: 192.0.2.7}").load_balancer_ips, IsEmpty())
+        << "left over from another type";
+}
+
+TEST_F(ObjectCompilerTest, AWarningOfAServiceIsToldOnce) {
+    const std::string spec = "{clusterIP: 10.96.0.1, ports: [{port: 80}]}";
+    const std::string text =
+        service("service.cilium.io/lb-algorithm: maglev, service.cilium.io/type: Any", spec);
+    apply("svc", text);
+    EXPECT_THAT(
+        warnings,
+        ElementsAre("Service shop/cart: annotation service.cilium.io/lb-algorithm is not supported "
+                    "and has no effect",
+                    "Service shop/cart: annotation service.cilium.io/type: \"any\" is ignored, "
+                    "expected a list of ClusterIP, NodePort, LoadBalancer and ExternalIPs"));
+    apply("slice",
+          fmt::format(kSlice, "cart-1", "cart", "", "http", 8080, "{addresses: [10.7.1.1]}"));
+    EXPECT_THAT(warnings, IsEmpty());
+    apply("svc", service("service.cilium.io/lb-algorithm: maglev", spec));
+    EXPECT_THAT(warnings, IsEmpty()) << "one of the two stays";
+    apply("svc", text);
+    EXPECT_THAT(warnings, SizeIs(1)) << "the other is there again";
+    remove("svc");
+    apply("svc", text);
+    EXPECT_THAT(warnings, SizeIs(2));
+}
+
+TEST_F(ObjectCompilerTest, ANamespaceIsGlobalIfItsAnnotationIsAbsentOrTrue) {
+    apply("p", pod("a", "10.7.1.20"));
+    const auto published_with = [&](const std::string& value) {
+        apply("s", fmt::format("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, "
+                               "annotations: {{clustermesh.cilium.io/global: '{}'}}}}\n",
+                               value));
+        return at("cilium/state/ip/v1/default/10.7.1.20") != "absent";
+    };
+    for (const char* on : {"true", "True", "TRUE"}) {
+        EXPECT_TRUE(published_with(on)) << on;
+        EXPECT_THAT(warnings, IsEmpty()) << on;
+    }
+    for (const char* off : {"false", "False", "FALSE"}) {
+        EXPECT_FALSE(published_with(off)) << off;
+        EXPECT_THAT(warnings, IsEmpty()) << off;
+    }
+    for (const char* other : {"no", "", "0", " true"}) {
+        EXPECT_FALSE(published_with(other)) << other;
+        EXPECT_THAT(warnings, ElementsAre(fmt::format("Namespace shop: annotation "
+                                                      "clustermesh.cilium.io/global: \"{}\" is "
+                                                      "read as false, expected true or false",
+                                                      other)));
+    }
+    EXPECT_TRUE(published_with("true"));
+    EXPECT_FALSE(published_with("no"));
+    remove("s");
+    EXPECT_NE(at("cilium/state/ip/v1/default/10.7.1.20"), "absent");
+}
+
 TEST_F(ObjectCompilerTest, AnAddressWithTwoOwnersSurvivesTheEndOfOne) {
     const std::string key = "cilium/state/ip/v1/default/10.7.1.20";
     apply("old", pod("old", "10.7.1.20", "app: a", "2026-01-01T00:00:00Z"));

@@ -17,8 +17,30 @@ std::string ports_text(const model::SharedList<model::ServicePort>& ports) {
     return text;
 }
 
+/// Which kinds of frontends are left out.
+void note_exposure(const model::LocalService& local, std::vector<std::string>& notes) {
+    const auto exposure = model::parse_service_exposure(local.annotations);
+    const auto left_out = [&](std::string_view kind, bool installed, bool any) {
+        if (installed || !any) return;
+        notes.push_back(fmt::format("{} not installed, as annotation {} does not list them", kind,
+                                    model::kTypeAnnotation));
+    };
+    left_out("cluster IPs", exposure.cluster_ip, !local.cluster_ips.empty());
+    left_out("external IPs", exposure.external_ips, !local.external_ips.empty());
+    left_out("load balancer IPs", exposure.load_balancer, !local.load_balancer_ips.empty());
+    if (!exposure.node_port) return;
+    for (const model::ServicePort& port : local.ports) {
+        if (port.node_port == 0) continue;
+        notes.push_back(
+            fmt::format("node port {}/{} is not served yet: only addresses of the "
+                        "service itself are",
+                        port.node_port, port.protocol.view()));
+    }
+}
+
 /// Why the own service has no frontends, or fewer than it lists; empty if it has all.
-void note_own(const model::LocalService& local, std::vector<std::string>& notes) {
+void note_own(const model::LocalService& local, const MergerOptions& options,
+              std::vector<std::string>& notes) {
     if (local.type == "ExternalName") {
         notes.emplace_back("of type ExternalName: it has no frontends");
         return;
@@ -27,7 +49,20 @@ void note_own(const model::LocalService& local, std::vector<std::string>& notes)
         notes.emplace_back("headless: it has no frontends; clients resolve its backends by name");
         return;
     }
-    if (local.cluster_ips.empty()) notes.emplace_back("no cluster IP: it has no frontends");
+    if (local.cluster_ips.empty() && local.external_ips.empty() &&
+        local.load_balancer_ips.empty()) {
+        notes.emplace_back("no cluster IP: it has no frontends");
+    }
+    if (!is_installed(local, options)) {
+        const auto selector = local.annotations->get(model::kNodeSelectorAnnotation);
+        const auto name = selector ? model::kNodeSelectorAnnotation : model::kNodeAnnotation;
+        notes.push_back(
+            fmt::format("not installed on this node: its labels are not those of "
+                        "annotation {}: \"{}\"",
+                        name, local.annotations->get(name).value_or("")));
+        return;
+    }
+    note_exposure(local, notes);
     for (const model::ServicePort& port : local.ports) {
         if (!parse_protocol(port.protocol)) {
             notes.push_back(
@@ -39,10 +74,10 @@ void note_own(const model::LocalService& local, std::vector<std::string>& notes)
 }
 
 void note_untaken(std::string_view cluster, const model::LocalService& local,
-                  const model::IpAddress& address,
+                  const MergerOptions& options, const model::IpAddress& address,
                   const model::SharedList<model::ServicePort>& ports,
                   std::vector<std::string>& notes) {
-    if (is_taken(local, address, ports)) return;
+    if (is_taken(local, options, address, ports)) return;
     notes.push_back(
         fmt::format("{} {}: no frontend takes this backend; it offers {}, and name, protocol and "
                     "address family "
@@ -51,7 +86,7 @@ void note_untaken(std::string_view cluster, const model::LocalService& local,
 }
 
 void note_remote(const RemoteService& remote, const model::LocalService* local,
-                 std::vector<std::string>& notes) {
+                 const MergerOptions& options, std::vector<std::string>& notes) {
     const std::string& cluster = remote.cluster.name;
     if (local == nullptr) {
         notes.push_back(fmt::format(
@@ -64,7 +99,7 @@ void note_remote(const RemoteService& remote, const model::LocalService* local,
     } else if (!offers_backends(remote.service)) {
         notes.push_back(fmt::format("{}: its service is {}", cluster,
                                     remote.service.shared ? "not global" : "not shared"));
-    } else if (has_frontends(*local)) {
+    } else if (is_installed(*local, options)) {
         for (const model::ServiceAddress& backend : remote.service.backends) {
             if (backend.spelling.view().find('%') != std::string_view::npos) {
                 notes.push_back(
@@ -72,7 +107,7 @@ void note_remote(const RemoteService& remote, const model::LocalService* local,
                                 "cluster",
                                 cluster, backend.spelling.view()));
             } else {
-                note_untaken(cluster, *local, backend.address, backend.ports, notes);
+                note_untaken(cluster, *local, options, backend.address, backend.ports, notes);
             }
         }
     }
@@ -134,15 +169,17 @@ ServiceExplanation explain_service(const state::ObjectName& name, const model::L
         explanation.affinity = local->global ? local->affinity : model::Affinity::kNone;
         MergerWork work;
         explanation.frontends = compile_frontends(*local, remotes, options, work);
-        note_own(*local, explanation.notes);
-        if (has_frontends(*local)) {
+        note_own(*local, options, explanation.notes);
+        if (is_installed(*local, options)) {
             for (const model::LocalBackend& backend : local->backends) {
-                note_untaken(options.own.name, *local, backend.address, backend.ports,
+                note_untaken(options.own.name, *local, options, backend.address, backend.ports,
                              explanation.notes);
             }
         }
     }
-    for (const RemoteService& remote : remotes) note_remote(remote, local, explanation.notes);
+    for (const RemoteService& remote : remotes) {
+        note_remote(remote, local, options, explanation.notes);
+    }
     return explanation;
 }
 

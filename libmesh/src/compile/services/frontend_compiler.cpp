@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compile/services/selection.hpp"
+#include "model/annotations.hpp"
 
 namespace mesh::compile {
 namespace {
@@ -25,19 +26,41 @@ struct Wanted {
     }
 };
 
-/// Frontends by key, with the port each stands for. Of two ports with the same number and protocol,
-/// which Kubernetes does not allow, the first by name stays.
-std::map<FrontendKey, const ServicePort*> frontends(const LocalService& local) {
-    std::map<FrontendKey, const ServicePort*> found;
-    if (!has_frontends(local)) return found;
-    for (const IpAddress& address : local.cluster_ips) {
+/// What a frontend stands for.
+struct Frontend {
+    const ServicePort* port = nullptr;
+    bool cluster_ip = false;
+};
+using Frontends = std::map<FrontendKey, Frontend>;
+
+bool here(const model::ServiceExposure& exposure, const MergerOptions& options) {
+    return options.node.empty() || exposure.on_node(options.node_labels);
+}
+
+/// Of two ports with the same number and protocol, which Kubernetes does not allow, the first by
+/// name stays; an address that is a cluster IP, too, is that.
+void add_frontends(const LocalService& local, const std::vector<IpAddress>& addresses,
+                   bool cluster_ip, Frontends& found) {
+    for (const IpAddress& address : addresses) {
         for (const ServicePort& port : local.ports) {
             const auto protocol = parse_protocol(port.protocol);
             if (!protocol || port.port == 0) continue;
-            const ServicePort*& held = found[{address, port.port, *protocol}];
-            if (held == nullptr || port.name < held->name) held = &port;
+            Frontend& held = found[{address, port.port, *protocol}];
+            if (held.port == nullptr || port.name < held.port->name) held.port = &port;
+            held.cluster_ip = held.cluster_ip || cluster_ip;
         }
     }
+}
+
+/// The frontends to be installed on this node.
+Frontends frontends(const LocalService& local, const MergerOptions& options) {
+    Frontends found;
+    if (!has_frontends(local)) return found;
+    const model::ServiceExposure exposure = model::parse_service_exposure(local.annotations);
+    if (!here(exposure, options)) return found;
+    if (exposure.cluster_ip) add_frontends(local, local.cluster_ips, true, found);
+    if (exposure.external_ips) add_frontends(local, local.external_ips, false, found);
+    if (exposure.load_balancer) add_frontends(local, local.load_balancer_ips, false, found);
     return found;
 }
 
@@ -102,9 +125,13 @@ bool offers_backends(const model::Service& remote) noexcept {
     return remote.include_external && remote.shared;
 }
 
-std::vector<FrontendKey> frontend_keys(const LocalService& local) {
+bool is_installed(const LocalService& local, const MergerOptions& options) {
+    return has_frontends(local) && here(model::parse_service_exposure(local.annotations), options);
+}
+
+std::vector<FrontendKey> frontend_keys(const LocalService& local, const MergerOptions& options) {
     std::vector<FrontendKey> keys;
-    for (const auto& [key, port] : frontends(local)) keys.push_back(key);
+    for (const auto& [key, frontend] : frontends(local, options)) keys.push_back(key);
     return keys;
 }
 
@@ -112,14 +139,13 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                                            const std::vector<RemoteService>& remotes,
                                            const MergerOptions& options, MergerWork& work) {
     ++work.services_compiled;
-    const SelectionPolicy policy{
+    SelectionPolicy policy{
         .affinity = local.global ? local.affinity : model::Affinity::kNone,
-        .this_node_only = local.internal_traffic_local,
         .node = options.node,
         .zone = options.zone_hints ? std::string_view(options.zone) : std::string_view()};
     std::vector<FrontendRow> rows;
-    for (const auto& [key, port] : frontends(local)) {
-        const Wanted wanted{port->name, key.protocol, key.address.is_v4()};
+    for (const auto& [key, frontend] : frontends(local, options)) {
+        const Wanted wanted{frontend.port->name, key.protocol, key.address.is_v4()};
         std::vector<Candidate> candidates;
         add_local(local, wanted, options, candidates, work);
         if (local.global) {
@@ -128,10 +154,12 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                 add_remote(remotes[i], i + 1, wanted, candidates, work);
             }
         }
+        // internalTrafficPolicy is of the cluster IP; pods reach all backends by the others.
+        policy.this_node_only = frontend.cluster_ip && local.internal_traffic_local;
         select_backends(candidates, policy);
         FrontendRow row{.key = key,
                         .service = {local.namespace_, local.name},
-                        .port_name = port->name,
+                        .port_name = frontend.port->name,
                         .affinity_seconds = local.client_ip_affinity_seconds,
                         .backends = {}};
         row.backends.reserve(candidates.size());
@@ -141,10 +169,10 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
     return rows;
 }
 
-bool is_taken(const LocalService& local, const IpAddress& address,
+bool is_taken(const LocalService& local, const MergerOptions& options, const IpAddress& address,
               const model::SharedList<ServicePort>& ports) {
-    for (const auto& [key, frontend_port] : frontends(local)) {
-        const Wanted wanted{frontend_port->name, key.protocol, key.address.is_v4()};
+    for (const auto& [key, frontend] : frontends(local, options)) {
+        const Wanted wanted{frontend.port->name, key.protocol, key.address.is_v4()};
         if (std::ranges::any_of(ports, [&](const auto& p) { return wanted.fits(address, p); })) {
             return true;
         }

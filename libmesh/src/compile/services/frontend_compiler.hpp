@@ -24,12 +24,16 @@ struct RemoteService {
 
 /// Whether the own service has frontends at all: not if headless or of type ExternalName.
 [[nodiscard]] bool has_frontends(const model::LocalService& local) noexcept;
+/// Whether it has frontends and is to be installed on this node (services.md §1).
+[[nodiscard]] bool is_installed(const model::LocalService& local, const MergerOptions& options);
 /// Whether the record offers backends: both flags are read, as old writers publish every service
 /// with its real ones (wire.md §5).
 [[nodiscard]] bool offers_backends(const model::Service& remote) noexcept;
 
-/// The frontends of the own service, in order, each once.
-[[nodiscard]] std::vector<FrontendKey> frontend_keys(const model::LocalService& local);
+/// The frontends of the own service that are to be installed on this node, in order, each once:
+/// cluster IPs, external IPs and addresses of load balancers.
+[[nodiscard]] std::vector<FrontendKey> frontend_keys(const model::LocalService& local,
+                                                     const MergerOptions& options);
 
 /// The rows of all frontends, in the order of keys.
 /// @param remotes of other clusters only, in the order of preference; those that do not offer
@@ -41,7 +45,8 @@ struct RemoteService {
                                                          MergerWork& work);
 
 /// Whether some frontend of the own service takes one of these ports at this address.
-[[nodiscard]] bool is_taken(const model::LocalService& local, const model::IpAddress& address,
+[[nodiscard]] bool is_taken(const model::LocalService& local, const MergerOptions& options,
+                            const model::IpAddress& address,
                             const model::SharedList<model::ServicePort>& ports);
 
 }  // namespace mesh::compile

@@ -8,11 +8,14 @@
 
 #include "compile/services/explanation.hpp"
 #include "compile/services/frontend_compiler.hpp"
+#include "model/annotations.hpp"
 
 namespace mesh::compile {
 namespace {
 
 using state::ObjectName;
+
+constexpr std::string_view kZoneLabel = "topology.kubernetes.io/zone";
 
 /// A row as bytes that are equal exactly if the rows are; they are compared, never read.
 std::string fingerprint(const FrontendRow& row) {
@@ -67,10 +70,12 @@ struct Frontend {
 
 struct ServiceMerger::State {
     State(const state::ClusterTables& its_tables, MergerOptions its_options)
-        : tables(its_tables), options(std::move(its_options)) {}
+        : tables(its_tables), options(std::move(its_options)), zone_by_default(options.zone) {}
 
     const state::ClusterTables& tables;
     MergerOptions options;
+    std::string zone_by_default;
+    std::set<ObjectName> node_bound;  ///< those of `services` that some nodes only install
     std::map<ObjectName, std::vector<FrontendKey>> services;  ///< of the own cluster, at last flush
     std::map<FrontendKey, Frontend> frontends;
     std::set<ObjectName> dirty;       ///< changed since their claims were settled
@@ -78,6 +83,8 @@ struct ServiceMerger::State {
     MergerWork work;
 
     [[nodiscard]] std::vector<RemoteService> remotes(const ObjectName& name) const;
+    /// @param node the own node's record, or null
+    void set_node(const model::Node* node);
     void update_claims(const ObjectName& name, std::set<ObjectName>& promoted,
                        std::set<FrontendKey>& abandoned);
     void unclaim(const ObjectName* name, const FrontendKey& key, std::set<ObjectName>& promoted,
@@ -114,6 +121,18 @@ void ServiceMerger::State::claim(const ObjectName* name, const FrontendKey& key)
     claimants.insert(std::ranges::lower_bound(claimants, name, ByName{}), name);
 }
 
+void ServiceMerger::State::set_node(const model::Node* node) {
+    model::StringMap labels;
+    if (node != nullptr && node->labels) labels = *node->labels;
+    std::string zone(labels.get(kZoneLabel).value_or(zone_by_default));
+    if (labels != options.node_labels) dirty.insert(node_bound.begin(), node_bound.end());
+    if (zone != options.zone && options.zone_hints) {
+        for (const auto& [name, keys] : services) dirty.insert(name);
+    }
+    options.node_labels = std::move(labels);
+    options.zone = std::move(zone);
+}
+
 void ServiceMerger::State::update_claims(const ObjectName& name, std::set<ObjectName>& promoted,
                                          std::set<FrontendKey>& abandoned) {
     const auto local = tables.find_local_service(name);
@@ -123,7 +142,12 @@ void ServiceMerger::State::update_claims(const ObjectName& name, std::set<Object
         held = services.emplace(name, std::vector<FrontendKey>()).first;
     }
     std::vector<FrontendKey> wanted;
-    if (local) wanted = frontend_keys(*local);
+    if (local) wanted = frontend_keys(*local, options);
+    if (local && model::parse_service_exposure(local->annotations).node_bound()) {
+        node_bound.insert(name);
+    } else {
+        node_bound.erase(name);
+    }
     wanted.shrink_to_fit();
     const std::vector<FrontendKey> had = std::exchange(held->second, std::move(wanted));
     for (const FrontendKey& key : had) {
@@ -155,6 +179,8 @@ ServiceMerger::ServiceMerger(const state::ClusterTables& tables, MergerOptions o
     tables.for_each_local_service([&](const model::LocalService& service) {
         state_->dirty.insert({service.namespace_, service.name});
     });
+    const auto node = tables.find_node(state_->options.own.name, state_->options.node);
+    state_->set_node(node ? &*node : nullptr);
 }
 ServiceMerger::~ServiceMerger() = default;
 ServiceMerger::ServiceMerger(ServiceMerger&&) noexcept = default;
@@ -173,6 +199,10 @@ void ServiceMerger::note(const state::Effect& effect) {
         mark(*local);
     } else if (const auto* remote = std::get_if<state::Changed<model::Service>>(&effect.change)) {
         if (effect.cluster.name != state_->options.own.name) mark(*remote);
+    } else if (const auto* node = std::get_if<state::Changed<model::Node>>(&effect.change)) {
+        const auto& name = node->after != nullptr ? node->after->name : node->before->name;
+        const bool own = effect.cluster.name == state_->options.own.name;
+        if (own && name == state_->options.node) state_->set_node(node->after);
     }
 }
 
@@ -237,6 +267,9 @@ std::size_t ServiceMerger::bytes() const noexcept {
     for (const auto& [name, keys] : state_->services) {
         total += kNode + sizeof(name) + heap(name.namespace_) + heap(name.name) + sizeof(keys) +
                  keys.capacity() * sizeof(FrontendKey) + 16;
+    }
+    for (const auto& name : state_->node_bound) {
+        total += kNode + sizeof(name) + heap(name.namespace_) + heap(name.name);
     }
     for (const auto& [key, frontend] : state_->frontends) {
         total += kNode + sizeof(key) + sizeof(frontend) + heap(frontend.returned) +

@@ -6,7 +6,8 @@
 // Rules where services.md leaves a choice:
 // - Two clusters that list the same backend (address, port, protocol) of a service: the own cluster
 //   wins, then the lowest cluster id, then the name. The loser's returns as soon as the winner's
-//   goes.
+//   goes. This leaves services.md §2, where among the mesh's clusters the last update wins: see
+//   ARCHITECTURE.md.
 // - Two services with the same frontend (address, port, protocol), as seen for a moment when a
 // cluster
 //   IP is used again: the one whose namespace/name sorts first is served.
@@ -113,10 +114,15 @@ struct ServiceExplanation {
 
 struct MergerOptions {
     state::ClusterKey own;
-    std::string
-        node;  ///< name of this node; empty = not on a node, internalTrafficPolicy is not used
-    std::string zone;         ///< zone of this node; empty = not known
+    /// Name of this node; empty = not on a node: neither internalTrafficPolicy nor the annotations
+    /// that bind a service to nodes are used.
+    std::string node;
+    /// Zone of this node, for as long as its record in the tables does not say it by the label
+    /// topology.kubernetes.io/zone; empty = not known.
+    std::string zone;
     bool zone_hints = false;  ///< use zone hints if every backend has some and one names our zone
+    /// Labels of this node; the merger takes them from the node's record in the tables.
+    model::StringMap node_labels = {};
 };
 
 /// Numbers that only grow; they tell the cost of what was done, without a clock.
@@ -130,14 +136,15 @@ struct MergerWork {
 /// @thread same object not concurrently, and not while the tables change
 class ServiceMerger {
   public:
-    /// Marks all services that the tables hold.
+    /// Takes this node's labels, and marks all services that the tables hold.
     ServiceMerger(const state::ClusterTables& tables, MergerOptions options);
     ~ServiceMerger();
     ServiceMerger(ServiceMerger&&) noexcept;
     ServiceMerger& operator=(ServiceMerger&&) noexcept;
 
-    /// Marks the service that the effect changes, if the own cluster has it. Give it every effect
-    /// of the tables; kinds other than services are ignored.
+    /// Marks the service that the effect changes, if the own cluster has it; if the labels of this
+    /// node change, the services that are bound to nodes; and if its zone does and zone hints are
+    /// used, all services. Give it every effect of the tables; all others are ignored.
     void note(const state::Effect& effect);
 
     /// Compiles marked services, in the order of their names.

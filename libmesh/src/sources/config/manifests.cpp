@@ -129,15 +129,19 @@ void sort_ports(Ports& ports) {
 }
 
 /// Ports by name, each name once.
-std::vector<model::ServicePort> read_ports(const Field& list, bool number_required) {
+/// @param of_service else of an EndpointSlice
+std::vector<model::ServicePort> read_ports(const Field& list, bool of_service) {
     std::vector<model::ServicePort> ports;
     list.each([&](const Field& item) {
         const Field number = item["port"];
         model::ServicePort port;
         port.name = read_port_name(item["name"]);
         port.protocol = read_protocol(item["protocol"]);
-        if (!number_required && !number.present()) return;  // "all ports" of an address
+        if (!of_service && !number.present()) return;  // "all ports" of an address
         port.port = static_cast<std::uint16_t>(number.integer(1, 65535, std::nullopt));
+        if (of_service) {
+            port.node_port = static_cast<std::uint16_t>(item["nodePort"].integer(0, 65535, 0));
+        }
         const bool twice =
             std::ranges::any_of(ports, [&](const auto& p) { return p.name == port.name; });
         if (twice) item["name"].expected("a name that no other port of the list has");
@@ -198,15 +202,18 @@ k8s::Object read_pod(const Field& root) {
     return pod;
 }
 
+/// Adds the address of a field, if there is one, once.
+void read_ip_into(const Field& field, std::vector<IpAddress>& ips) {
+    const auto ip = read_ip(field);
+    if (ip && std::ranges::find(ips, *ip) == ips.end()) ips.push_back(*ip);
+}
+
 void read_cluster_ips(const Field& spec, k8s::Service& service) {
     const auto add = [&](const Field& field) {
         if (field.string() == "None") {
             service.headless = true;
-            return;
-        }
-        const auto ip = read_ip(field);
-        if (ip && std::ranges::find(service.cluster_ips, *ip) == service.cluster_ips.end()) {
-            service.cluster_ips.push_back(*ip);
+        } else {
+            read_ip_into(field, service.cluster_ips);
         }
     };
     add(spec["clusterIP"]);
@@ -224,6 +231,11 @@ k8s::Object read_service(const Field& root) {
         spec["type"].choice({"ClusterIP", "NodePort", "LoadBalancer", "ExternalName"}, "ClusterIP");
     read_cluster_ips(spec, service);
     if (service.meta.labels.contains(k8s::kHeadlessLabel)) service.headless = true;
+    spec["externalIPs"].each([&](const Field& ip) { read_ip_into(ip, service.external_ips); });
+    root["status"]["loadBalancer"]["ingress"].each([&](const Field& item) {
+        const bool vip = item["ipMode"].choice({"VIP", "Proxy"}, "VIP") == "VIP";
+        if (vip) read_ip_into(item["ip"], service.load_balancer_ips);
+    });
     const Field ports = spec["ports"];
     service.ports = read_ports(ports, true);
     if (service.ports.size() > 1 && service.ports.front().name.empty()) {

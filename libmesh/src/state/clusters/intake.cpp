@@ -93,11 +93,11 @@ struct ServiceKind {
 
 struct IpKind {
     using Object = model::IpIdentityPair;
-    using Key = model::IpPrefix;
+    using Key = IpName;
     static constexpr Slot kSlot = Slot::kIps;
     static constexpr model::KeyKind kKeyKind = model::KeyKind::kIp;
     static auto& ledger(Intake& in) { return in.ips_; }
-    static auto& aliases(Intake& in) { return in.prefixes_; }
+    static auto& aliases(Intake& in) { return in.ip_names_; }
     static Result<Object> parse(std::string_view key, std::string_view value) {
         return model::parse_ip(key, value);
     }
@@ -106,21 +106,13 @@ struct IpKind {
         return model::validate_ip(c, key, o);
     }
     static std::optional<Key> key_of(const model::ParsedKey& key) {
-        const auto prefix = model::IpPrefix::parse(key.tail);
-        // Another spelling is another key, under which nothing was accepted.
-        if (!prefix || (prefix->to_string() != key.tail &&
-                        !(prefix->is_host() && prefix->address().to_string() == key.tail))) {
-            return std::nullopt;
-        }
-        return *prefix;
+        return IpName::parse(key.tail);
     }
-    static Key key_of(const Object& o) {
-        return {o.ip, o.prefix_length.value_or(o.ip.is_v4() ? 32 : 128)};
-    }
+    static Key key_of(const Object& o) { return IpName::of(o); }
     static std::uint32_t weight(const Object& o) { return o.prefix_length ? 1 : 0; }
     static bool offered(const Object&, bool) { return true; }
     static ClusterChange upsert(Object&& o) { return IpUpsert{std::move(o)}; }
-    static ClusterChange erase(const Key& key) { return IpDelete{key}; }
+    static ClusterChange erase(const Key& key) { return IpDelete{key.row()}; }
 };
 
 struct IdentityKind {
@@ -301,7 +293,7 @@ void Intake::put_as(TimePoint now, std::string_view key, std::string_view value,
                                         held == nullptr ? 0 : held->weight, weight);
     if (!over.empty()) return refuse_entry(Refusal::kLimit, fmt::format("{}: {}", key, over));
     if constexpr (std::is_same_v<Kind, IpKind>) {
-        if (policy_.refuse_foreign_ips && !announced(name)) {
+        if (policy_.refuse_foreign_ips && !announced(name.row())) {
             return refuse_entry(
                 Refusal::kForeignIp,
                 fmt::format("{}: in no CIDR that a node of the cluster announces", key));
@@ -317,7 +309,11 @@ void Intake::put_as(TimePoint now, std::string_view key, std::string_view value,
     const bool offered = Kind::offered(*object, k115());
     ledger.set(name, {.weight = weight, .mark = mark, .emitted = offered});
     if (offered) {
-        out.push_back(Kind::upsert(*std::move(object)));
+        if constexpr (std::is_same_v<Kind, IpKind>) {
+            ip_rows_.put(name, *std::move(object), plain_held(name), out);
+        } else {
+            out.push_back(Kind::upsert(*std::move(object)));
+        }
         return;
     }
     refusals_.add(now, key, Refusal::kNotShared, "not shared");
@@ -349,7 +345,11 @@ void Intake::forget(const typename Kind::Key& key, Changes& out) {
     constexpr std::size_t kIndex = index(Kind::kSlot);
     if (waiting_[kIndex]) worth_a_list_[kIndex] = true;
     if constexpr (std::is_same_v<Kind, NodeKind>) withdraw(key);
-    if (emitted) out.push_back(Kind::erase(key));
+    if constexpr (std::is_same_v<Kind, IpKind>) {
+        ip_rows_.erase(key, plain_held(key), out);
+    } else if (emitted) {
+        out.push_back(Kind::erase(key));
+    }
 }
 
 void Intake::sweep(Slot slot, Changes& out) {
@@ -368,7 +368,7 @@ void Intake::drain(Slot slot, Changes& out) {
 
 std::size_t Intake::count(Slot slot) const {
     if (k115()) {  // counts keys, of which several may hold the same object
-        if (slot == Slot::kIps) return prefixes_.size();
+        if (slot == Slot::kIps) return ip_names_.size();
         if (slot == Slot::kIdentities) return ids_.size();
         return names_[index(slot)].size();
     }
@@ -475,6 +475,12 @@ void Intake::withdraw(const std::string& node) {
         drop(prefix.is_v4() ? lengths_v4_ : lengths_v6_, prefix.length());
     }
     announced_by_.erase(at);
+}
+
+bool Intake::plain_held(const IpName& name) const {
+    if (name.length == IpName::kNoLength) return false;  // nearly all
+    const IpName plain = IpName::plain(name.row());
+    return plain != name && ips_.find(plain) != nullptr;
 }
 
 bool Intake::announced(const model::IpPrefix& prefix) const {

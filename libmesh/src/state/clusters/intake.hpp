@@ -18,6 +18,7 @@
 #include "model/validate.hpp"
 #include "runtime/clock.hpp"
 #include "sources/config/etcd_yaml.hpp"
+#include "state/clusters/ip_rows.hpp"
 #include "state/clusters/ledger.hpp"
 #include "state/clusters/refusals.hpp"
 #include "state/clusters/slots.hpp"
@@ -72,6 +73,8 @@ class Intake {
     }
     void announce(const model::Node& node);
     void withdraw(const std::string& node);
+    /// Whether the plain key of the name's row is another, and in force.
+    [[nodiscard]] bool plain_held(const IpName& name) const;
     [[nodiscard]] bool announced(const model::IpPrefix& prefix) const;
     [[nodiscard]] std::string over_limit(Slot slot, std::uint64_t count, std::uint32_t old_weight,
                                          std::uint32_t new_weight) const;
@@ -87,7 +90,8 @@ class Intake {
     friend struct ExportKind;
     friend struct LocalServiceKind;
     Ledger<std::string> nodes_, services_, exports_, local_services_;
-    Ledger<model::IpPrefix> ips_;
+    Ledger<IpName> ips_;
+    IpRows ip_rows_;
     Ledger<std::uint32_t> identities_;
     std::array<std::uint16_t, kObjectSlots> marks_{};
     /// Refused for want of room or of an announced CIDR since the last list.
@@ -95,7 +99,7 @@ class Intake {
     std::array<bool, kObjectSlots> worth_a_list_{};
     /// k115 only: an object's name is that of its value there, so each key's object is remembered.
     std::array<std::map<std::string, std::string, std::less<>>, kObjectSlots> names_;
-    std::map<std::string, model::IpPrefix, std::less<>> prefixes_;
+    std::map<std::string, IpName, std::less<>> ip_names_;
     std::map<std::string, std::uint32_t, std::less<>> ids_;
     /// With refuse_foreign_ips: what each node announces, and how often each prefix is.
     std::map<std::string, std::vector<model::IpPrefix>> announced_by_;

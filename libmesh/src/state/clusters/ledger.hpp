@@ -10,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "model/ip.hpp"
+#include "state/clusters/ip_rows.hpp"
 
 namespace mesh::state {
 
@@ -27,11 +27,11 @@ struct SeededHash {
         }
         return static_cast<std::size_t>(mix(h, bytes, bytes.size()));
     }
-    std::size_t operator()(const model::IpPrefix& prefix) const noexcept {
-        const auto& bytes = prefix.address().bytes();
+    std::size_t operator()(const IpName& name) const noexcept {
+        const auto& bytes = name.ip.bytes();
         const std::uint64_t h =
             (*this)({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-        return static_cast<std::size_t>(finish(h ^ prefix.length()));
+        return static_cast<std::size_t>(finish(h ^ name.length));
     }
     std::size_t operator()(std::uint32_t number) const noexcept {
         return static_cast<std::size_t>(finish(seed ^ number));

@@ -1,5 +1,7 @@
 #include "state/clusters/refusals.hpp"
 
+#include "model/utf8.hpp"
+
 namespace mesh::state {
 
 namespace {
@@ -34,8 +36,8 @@ void Refusals::add(TimePoint now, std::string_view key, Refusal reason, std::str
     const auto i = static_cast<std::size_t>(reason);
     Count& count = counts_[i];
     ++count.count;
-    count.last_key = key.substr(0, kMostText);
-    count.last_detail = detail.substr(0, kMostText);
+    count.last_key = model::printable(key, kMostText);
+    count.last_detail = model::printable(detail, kMostText);
     if (on_refused_) on_refused_(key, reason, detail);
     if (reason == Refusal::kNotShared) return;
     if (logged_[i] && now - *logged_[i] < kLogEvery) {

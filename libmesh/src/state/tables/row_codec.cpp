@@ -373,8 +373,18 @@ void fields(Io& io, Of<Io, model::LocalService>& v) {
     io.raw(v.name);
     io.text(v.type);
     io.number(v.headless);
-    io.list(v.cluster_ips, [&](auto& address) { io.address(address); });
-    io.shared([&](Io& inner) { port_list(inner, v.ports); });
+    const auto address = [&](auto& ip) { io.address(ip); };
+    io.list(v.cluster_ips, address);
+    io.list(v.external_ips, address);
+    io.list(v.load_balancer_ips, address);
+    io.shared([&](Io& inner) {
+        inner.list(v.ports, [&](auto& port) {
+            inner.raw(port.name);
+            inner.raw(port.protocol);
+            inner.number(port.port);
+            inner.number(port.node_port);
+        });
+    });
     io.list(v.backends, [&](auto& backend) {
         io.address(backend.address);
         io.shared_ports(backend.ports, port_list);

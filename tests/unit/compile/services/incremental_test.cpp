@@ -26,6 +26,7 @@ using mesh::model::ClusterId;
 using mesh::model::IpAddress;
 using mesh::model::LocalBackend;
 using mesh::model::LocalService;
+using mesh::model::Node;
 using mesh::model::Service;
 using mesh::model::ServicePort;
 
@@ -70,6 +71,16 @@ LocalService random_local(Rng& rng) {
         if (rng.below(3) == 0) s.cluster_ips.push_back(IpAddress::v4(10, 96, 0, i));
     }
     if (rng.below(3) == 0) s.cluster_ips.push_back(IpAddress(IpAddress::Bytes{0xfd, 0x96}));
+    // Of other services' cluster IPs, too.
+    if (rng.below(3) == 0) s.external_ips.push_back(IpAddress::v4(10, 96, 0, 3));
+    if (rng.below(3) == 0) s.load_balancer_ips.push_back(IpAddress::v4(10, 96, 0, 4));
+    s.annotations.emplace();
+    if (rng.below(4) == 0) s.annotations->emplace("service.cilium.io/type", "LoadBalancer");
+    if (rng.below(4) == 0) s.annotations->emplace("service.cilium.io/node", "big");
+    if (rng.below(8) == 0) {
+        s.annotations->emplace("service.cilium.io/node-selector",
+                               "topology.kubernetes.io/zone in (z1)");
+    }
     s.ports = ports(rng);
     for (std::uint64_t left = rng.below(5); left > 0; --left) {
         LocalBackend b;
@@ -106,6 +117,19 @@ Service random_remote(Rng& rng, const ClusterKey& cluster) {
     return s;
 }
 
+Node random_node(Rng& rng) {
+    Node node;
+    node.name = rng.below(4) == 0 ? "n2" : "n1";
+    node.labels.emplace();
+    if (rng.below(3) != 0) {
+        node.labels->emplace("topology.kubernetes.io/zone", rng.below(2) == 0 ? "z1" : "z2");
+    }
+    if (rng.below(2) == 0) {
+        node.labels->emplace("service.cilium.io/node", rng.below(2) == 0 ? "big" : "small");
+    }
+    return node;
+}
+
 /// One run of the machine: tables and merger that see each operation, and the plain maps of what
 /// should be held. An operation is a number; all that it does follows from it.
 class Machine {
@@ -113,7 +137,7 @@ class Machine {
     void operate(std::uint64_t operation) {
         Rng rng(operation);
         const std::string cluster = kClusters[rng.below(4)];
-        const std::uint64_t kind = rng.below(20);
+        const std::uint64_t kind = rng.below(22);
         if (kind < 6) {
             const LocalService s = random_local(rng);
             locals_[s.name.str()] = s;
@@ -136,13 +160,23 @@ class Machine {
                 tables_.drain(cluster, sink(), {Kind::kService});
             } else {
                 tables_.drain(cluster, sink());
-                if (cluster == "ape") locals_.clear();
+                if (cluster == "ape") {
+                    locals_.clear();
+                    nodes_.clear();
+                }
             }
         } else if (kind < 19 && cluster != "ape") {
             const ClusterId id{static_cast<std::uint32_t>(2 + rng.below(5))};
             if (id != ids_.at(cluster)) remotes_[cluster].clear();
             ids_.at(cluster) = id;
             tables_.apply({{cluster, id}, {}}, sink());
+        } else if (kind == 20) {
+            const Node node = random_node(rng);
+            if (cluster == "ape") nodes_[node.name] = node;
+            apply(cluster, NodeUpsert{node});
+        } else if (kind == 21) {
+            if (cluster == "ape") nodes_.erase("n1");
+            apply(cluster, NodeDelete{"n1"});
         } else {
             flush(rng.below(4));
         }
@@ -186,6 +220,9 @@ class Machine {
             tables.apply({{"ape", ClusterId{1}}, {LocalServiceUpsert{service}}},
                          [](const Effect&) {});
         }
+        for (const auto& [name, node] : nodes_) {
+            tables.apply({{"ape", ClusterId{1}}, {NodeUpsert{node}}}, [](const Effect&) {});
+        }
         ServiceMerger scratch(tables, kOptions);
         const FrontendChanges all = scratch.flush();
         std::map<FrontendKey, FrontendRow> expected;
@@ -214,6 +251,7 @@ class Machine {
     std::map<std::string, ClusterId> ids_{
         {"ape", ClusterId{1}}, {"bee", ClusterId{2}}, {"cat", ClusterId{3}}, {"dog", ClusterId{4}}};
     std::map<std::string, LocalService> locals_;
+    std::map<std::string, Node> nodes_;  ///< of the own cluster
     std::map<std::string, std::map<std::string, Service>> remotes_;
     std::map<FrontendKey, FrontendRow> rows_;
     std::string failure_;

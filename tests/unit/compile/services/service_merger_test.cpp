@@ -124,6 +124,139 @@ class Merger : public testing::Test {
     std::unique_ptr<ServiceMerger> merger_;
 };
 
+// ---- §1 annotations; kinds of frontends ----
+
+std::vector<std::string> keys_of(const std::vector<FrontendRow>& rows) {
+    std::vector<std::string> keys;
+    for (const FrontendRow& row : rows) keys.push_back(text(row.key));
+    return keys;
+}
+std::vector<std::string> keys_of(const std::vector<FrontendKey>& removed) {
+    std::vector<std::string> keys;
+    for (const FrontendKey& key : removed) keys.push_back(text(key));
+    return keys;
+}
+
+TEST_F(Merger, ExternalAndLoadBalancerIpsAreServedByAllClusters) {
+    LocalService s = local({backend("10.10.1.1")});
+    s.type = "LoadBalancer";
+    s.external_ips = {ip("192.0.2.1"), ip("10.96.0.1")};
+    s.load_balancer_ips = {ip("192.0.2.2"), ip("fd00::2")};
+    s.ports[0].node_port = 30080;
+    put(s);
+    const auto changes = put(kBee, remote(kBee, {"10.20.1.1"}));
+    EXPECT_THAT(keys_of(changes.upserts),
+                ElementsAre("10.96.0.1:80/TCP", "192.0.2.1:80/TCP", "192.0.2.2:80/TCP"))
+        << "fd00::2 has no backends of its family";
+    for (const FrontendRow& row : changes.upserts) {
+        EXPECT_THAT(backends_of(row), ElementsAre("+ape 10.10.1.1:8080", "+bee 10.20.1.1:8080"));
+    }
+    EXPECT_THAT(notes(), ElementsAre("node port 30080/TCP is not served yet: only addresses of the "
+                                     "service itself are"));
+    s.external_ips.clear();
+    s.load_balancer_ips = {ip("192.0.2.3")};
+    const auto next = put(s);
+    EXPECT_THAT(keys_of(next.upserts), ElementsAre("192.0.2.3:80/TCP"));
+    EXPECT_THAT(keys_of(next.removed),
+                ElementsAre("192.0.2.1:80/TCP", "192.0.2.2:80/TCP", "fd00::2:80/TCP"));
+}
+
+TEST_F(Merger, AServiceWithoutAClusterIpHasItsOtherFrontends) {
+    LocalService s = local({backend("10.10.1.1")});
+    s.cluster_ips.clear();
+    s.external_ips = {ip("192.0.2.1")};
+    EXPECT_THAT(keys_of(put(s).upserts), ElementsAre("192.0.2.1:80/TCP"));
+    EXPECT_THAT(notes(), IsEmpty());
+    s.headless = true;
+    EXPECT_THAT(keys_of(put(s).removed), ElementsAre("192.0.2.1:80/TCP"));
+}
+
+TEST_F(Merger, InternalTrafficPolicyIsOfTheClusterIp) {
+    LocalService s = local({backend("10.10.1.1"), backend("10.10.1.2")});
+    s.backends[0].node = "n1";
+    s.backends[1].node = "n2";
+    s.internal_traffic_local = true;
+    s.external_ips = {ip("192.0.2.1")};
+    const auto changes = put(s);
+    ASSERT_EQ(changes.upserts.size(), 2U);
+    EXPECT_THAT(backends_of(changes.upserts[0]),
+                ElementsAre("+ape 10.10.1.1:8080", "-ape 10.10.1.2:8080"));
+    EXPECT_THAT(backends_of(changes.upserts[1]),
+                ElementsAre("+ape 10.10.1.1:8080", "+ape 10.10.1.2:8080"));
+}
+
+TEST_F(Merger, TheTypeAnnotationLeavesOutFrontends) {
+    LocalService s = local({backend("10.10.1.1")});
+    s.external_ips = {ip("192.0.2.1")};
+    s.load_balancer_ips = {ip("192.0.2.2")};
+    s.ports[0].node_port = 30080;
+    put(s);
+    s.annotations = mesh::model::StringMap{{"service.cilium.io/type", "ClusterIP,LoadBalancer"}};
+    EXPECT_THAT(keys_of(put(s).removed), ElementsAre("192.0.2.1:80/TCP"));
+    EXPECT_THAT(notes(), ElementsAre("external IPs not installed, as annotation "
+                                     "service.cilium.io/type does not list them"));
+    s.annotations->insert_or_assign("service.cilium.io/type", "LoadBalancer");
+    EXPECT_THAT(keys_of(put(s).removed), ElementsAre("10.96.0.1:80/TCP"));
+    s.annotations.reset();
+    EXPECT_THAT(keys_of(put(s).upserts), ElementsAre("10.96.0.1:80/TCP", "192.0.2.1:80/TCP"));
+}
+
+TEST_F(Merger, AServiceIsInstalledOnTheNodesThatItsAnnotationsChoose) {
+    const auto node = [](const char* name, const char* kind) {
+        mesh::model::Node record;
+        record.name = name;
+        record.labels = mesh::model::StringMap{{"service.cilium.io/node", kind}};
+        return NodeUpsert{record};
+    };
+    LocalService s = local({backend("10.10.1.1")});
+    s.annotations = mesh::model::StringMap{{"service.cilium.io/node", "big"}};
+    LocalService everywhere = local({backend("10.10.1.1")});
+    everywhere.name = "other";
+    everywhere.cluster_ips = {ip("10.96.0.2")};
+    EXPECT_EQ(put(everywhere).upserts.size(), 1U);
+    EXPECT_TRUE(put(s).empty()) << "the node's labels are not known yet";
+    EXPECT_THAT(notes(), ElementsAre("not installed on this node: its labels are not those of "
+                                     "annotation service.cilium.io/node: \"big\""));
+    EXPECT_TRUE(apply(kOwn, {node("n2", "big")}).empty());
+    EXPECT_TRUE(apply(kBee, {node("n1", "big")}).empty());
+    EXPECT_TRUE(apply(kOwn, {node("n1", "small")}).empty());
+    const auto work = merger_->work().services_compiled;
+    EXPECT_THAT(keys_of(apply(kOwn, {node("n1", "big")}).upserts), ElementsAre("10.96.0.1:80/TCP"));
+    EXPECT_EQ(merger_->work().services_compiled, work + 1) << "others are not looked at";
+    EXPECT_THAT(notes(), IsEmpty());
+    EXPECT_THAT(keys_of(apply(kOwn, {NodeDelete{"n1"}}).removed), ElementsAre("10.96.0.1:80/TCP"));
+    s.annotations->insert_or_assign("service.cilium.io/node-selector",
+                                    "service.cilium.io/node in (small)");
+    EXPECT_TRUE(put(s).empty());
+    EXPECT_EQ(apply(kOwn, {node("n1", "small")}).upserts.size(), 1U);
+    EXPECT_EQ(apply(kOwn, {node("n1", "big")}).removed.size(), 1U);
+    EXPECT_THAT(notes(), ElementsAre(HasSubstr("annotation service.cilium.io/node-selector: ")));
+    reset({.own = kOwn, .node = "", .zone = "", .zone_hints = false});
+    EXPECT_EQ(merger_->flush().upserts.size(), 2U) << "not on a node: all are seen";
+}
+
+TEST_F(Merger, TheZoneIsThatOfTheOwnNodesLabel) {
+    reset({.own = kOwn, .node = "n1", .zone = "", .zone_hints = true});
+    LocalService s = local({backend("10.10.1.1"), backend("10.10.1.2")});
+    s.backends[0].for_zones = {"z1"};
+    s.backends[1].for_zones = {"z2"};
+    put(s);
+    EXPECT_THAT(now(), ElementsAre("+ape 10.10.1.1:8080", "+ape 10.10.1.2:8080"));
+    mesh::model::Node node;
+    node.name = "n1";
+    node.labels = mesh::model::StringMap{{"topology.kubernetes.io/zone", "z2"}};
+    EXPECT_EQ(apply(kOwn, {NodeUpsert{node}}).upserts.size(), 1U);
+    EXPECT_THAT(now(), ElementsAre("-ape 10.10.1.1:8080", "+ape 10.10.1.2:8080"));
+    node.labels->insert_or_assign("other", "x");
+    const auto work = merger_->work().services_compiled;
+    EXPECT_TRUE(apply(kOwn, {NodeUpsert{node}}).empty());
+    EXPECT_EQ(merger_->work().services_compiled, work) << "the zone is the same";
+    // A merger that sees the tables for the first time knows it, too.
+    reset({.own = kOwn, .node = "n1", .zone = "", .zone_hints = true});
+    static_cast<void>(merger_->flush());
+    EXPECT_THAT(now(), ElementsAre("-ape 10.10.1.1:8080", "+ape 10.10.1.2:8080"));
+}
+
 // ---- §2 merge ----
 
 TEST_F(Merger, ARemoteServiceWithoutALocalOneHasNoEffect) {

@@ -145,6 +145,113 @@ TEST_F(IntakeTest, CidrsOfNodesAndIpsAreOneBound) {
     EXPECT_EQ(told(), Strings{"-ip 10.8.0.0/16"});
 }
 
+/// An ip's value with a mask; the key index tells the entries of one row apart.
+std::string prefix_value(const std::string& ip, std::uint8_t length, std::uint8_t key = 0) {
+    model::IpIdentityPair pair;
+    pair.ip = *model::IpAddress::parse(ip);
+    pair.prefix_length = length;
+    pair.key = key;
+    pair.id = model::IdentityId{7 * 65536 + 5};
+    return model::encode(pair);
+}
+
+class IpRowsTest : public IntakeTest {
+  protected:
+    /// The key index of the row's entry, or -1.
+    int row(const char* prefix) {
+        pump();
+        const auto pair = tables_.find_ip("c1", *model::IpPrefix::parse(prefix));
+        return pair ? pair->key : -1;
+    }
+};
+
+TEST_F(IpRowsTest, APrefixWithHostBitsGoesWithItsKey) {
+    make();
+    ready();
+    put(Slot::kIps, {{ips_key("10.7.3.5/24"), prefix_value("10.7.3.5", 24)}});
+    EXPECT_EQ(told(), Strings{"+ip 10.7.3.5"});
+    erase(Slot::kIps, ips_key("10.7.3.0/24"));
+    EXPECT_TRUE(told().empty()) << "another key, that was never put";
+    erase(Slot::kIps, ips_key("10.7.3.5/24"));
+    EXPECT_EQ(told(), Strings{"-ip 10.7.3.0/24"});
+    EXPECT_EQ(status().slots[index(Slot::kIps)].count, 0U);
+    put(Slot::kIps, {{ips_key("fd00::5/64"), prefix_value("fd00::5", 64)}});
+    erase(Slot::kIps, ips_key("fd00:0::5/64"));
+    EXPECT_EQ(told(), Strings{"+ip fd00::5"});
+    erase(Slot::kIps, ips_key("fd00::5/64"));
+    EXPECT_EQ(told(), Strings{"-ip fd00::/64"});
+}
+
+TEST_F(IpRowsTest, ARowGoesWithTheLastOfItsKeys) {
+    make();
+    ready();
+    model::IpIdentityPair host;
+    host.ip = *model::IpAddress::parse("10.7.2.1");
+    host.key = 1;
+    host.id = model::IdentityId{7 * 65536 + 5};
+    const auto put_host = [&] { put(Slot::kIps, {{ips_key("10.7.2.1"), model::encode(host)}}); };
+    const auto put_prefix = [&] {
+        put(Slot::kIps, {{ips_key("10.7.2.1/32"), prefix_value("10.7.2.1", 32, 2)}});
+    };
+    put_host();
+    put_prefix();
+    EXPECT_EQ(row("10.7.2.1"), 1) << "the plain key's entry is the row";
+    EXPECT_EQ(status().slots[index(Slot::kIps)].count, 2U);
+    erase(Slot::kIps, ips_key("10.7.2.1/32"));
+    EXPECT_EQ(row("10.7.2.1"), 1);
+    put_prefix();
+    erase(Slot::kIps, ips_key("10.7.2.1"));
+    EXPECT_EQ(row("10.7.2.1"), 2) << "the other entry is there yet";
+    put_host();
+    EXPECT_EQ(row("10.7.2.1"), 1) << "whatever the order";
+    erase(Slot::kIps, ips_key("10.7.2.1"));
+    erase(Slot::kIps, ips_key("10.7.2.1/32"));
+    EXPECT_EQ(row("10.7.2.1"), -1);
+    EXPECT_EQ(status().slots[index(Slot::kIps)].count, 0U);
+}
+
+TEST_F(IpRowsTest, OfUnusualKeysTheFirstIsTheRow) {
+    make();
+    ready();
+    put(Slot::kIps, {{ips_key("10.7.3.9/24"), prefix_value("10.7.3.9", 24, 9)}});
+    EXPECT_EQ(row("10.7.3.0/24"), 9);
+    put(Slot::kIps, {{ips_key("10.7.3.5/24"), prefix_value("10.7.3.5", 24, 5)},
+                     {ips_key("10.7.3.7/24"), prefix_value("10.7.3.7", 24, 7)}});
+    EXPECT_EQ(row("10.7.3.0/24"), 5);
+    put(Slot::kIps, {{ips_key("10.7.3.7/24"), prefix_value("10.7.3.7", 24, 8)}});
+    EXPECT_EQ(row("10.7.3.0/24"), 5);
+    erase(Slot::kIps, ips_key("10.7.3.9/24"));
+    EXPECT_EQ(row("10.7.3.0/24"), 5);
+    erase(Slot::kIps, ips_key("10.7.3.5/24"));
+    EXPECT_EQ(row("10.7.3.0/24"), 8) << "as it was put last";
+    put(Slot::kIps, {{ips_key("10.7.3.7/24"), "{"}});
+    EXPECT_EQ(row("10.7.3.0/24"), 8) << "the last good value";
+    erase(Slot::kIps, ips_key("10.7.3.7/24"));
+    EXPECT_EQ(row("10.7.3.0/24"), -1);
+}
+
+TEST_F(IpRowsTest, AListAnewTakesTheKeysThatItDoesNotName) {
+    make();
+    const KeyValues plain{{ips_key("10.7.3.0/24"), prefix_value("10.7.3.0", 24, 1)}};
+    const KeyValues unusual{{ips_key("10.7.3.5/24"), prefix_value("10.7.3.5", 24, 5)}};
+    ready({{Slot::kIps, {plain[0], unusual[0]}}});
+    EXPECT_EQ(row("10.7.3.0/24"), 1);
+    const auto relist = [&](const KeyValues& entries) {
+        clock_.advance(seconds(10));
+        configure("# anew " + std::to_string(revision_) + "\n");
+        begin();
+        list_all({{Slot::kIps, entries}});
+    };
+    relist(unusual);
+    EXPECT_EQ(row("10.7.3.0/24"), 5);
+    relist(plain);
+    EXPECT_EQ(row("10.7.3.0/24"), 1);
+    EXPECT_EQ(status().slots[index(Slot::kIps)].count, 1U);
+    relist({plain[0], unusual[0]});
+    session_->remove(now());
+    EXPECT_EQ(row("10.7.3.0/24"), -1);
+}
+
 TEST_F(IntakeTest, TooManyEventsAreRefusedAndListedAgain) {
     make();
     ready({}, "mesh: {limits: {events-per-second: 3}}");

@@ -164,7 +164,9 @@ model::LocalService full_local() {
     s.type = "LoadBalancer";
     s.headless = true;
     s.cluster_ips = {ip("10.96.0.1"), ip("fd00::1")};
-    s.ports = {{"http", "TCP", 80}};
+    s.external_ips = {ip("192.0.2.1"), ip("fd00::2")};
+    s.load_balancer_ips = {ip("192.0.2.2")};
+    s.ports = {{"http", "TCP", 80, 30080}, {"https", "TCP", 443}};
     model::LocalBackend b;
     b.address = ip("10.10.1.1");
     b.ports = {{"http", "TCP", 8080}};
