@@ -66,6 +66,7 @@ json::object cluster_document(const state::SessionStatus& from) {
         {"last_heartbeat_seconds", seconds_or_null(from.last_heartbeat)},
         {"failures", from.failures},
         {"failures_in_a_row", from.failures_in_a_row},
+        {"attempts_in_a_row", from.attempts_in_a_row},
         {"last_failure", shown(from.last_failure)},
         {"last_failure_age_seconds", seconds_or_null(from.last_failure_age)},
         {"drained_as_stale", from.drained_as_stale},

@@ -49,6 +49,14 @@ Result<void> check_distinct(const State& a, const State& b) {
     return {};
 }
 
+/// Who the remote is: agents hold it to that. Cilium ignores the section.
+std::string owner_yaml(const State& remote) {
+    std::string yaml = fmt::format("mesh:\n  id: {}\n  pod-cidrs:\n", remote.cluster_id);
+    for (const model::IpPrefix& cidr : remote.pod_cidrs)
+        yaml += fmt::format("  - {}\n", cidr.to_string());
+    return yaml;
+}
+
 Result<std::string> read(const std::string& path) {
     return pki::read_file(path);
 }
@@ -88,7 +96,8 @@ Result<void> connect(const Environment& environment, std::string_view cluster,
     // Last: agents act on this one, and find the others in place.
     return pki::write_file(
         files.config,
-        etcd_client_yaml(remote_endpoint(other), files.ca, files.certificate, files.key),
+        etcd_client_yaml(remote_endpoint(other), files.ca, files.certificate, files.key) +
+            owner_yaml(other),
         pki::FileMode::kPublic, staging);
 }
 

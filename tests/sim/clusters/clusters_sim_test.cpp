@@ -287,7 +287,13 @@ class SimRemote {
             });
         } else if (std::holds_alternative<Probe>(action)) {
             answer([this, epoch = epoch_] {
-                session_->probe_answer(sched_.now(), epoch, header(etcd_.revision()));
+                const auto at = header(etcd_.revision());
+                session_->probe_answer(sched_.now(), epoch, at);
+                for (const auto& [slot, watcher] : watchers_) {
+                    // etcd answers for watches that have been told all.
+                    if (watcher.next == etcd_.revision() + 1)
+                        session_->in_step(sched_.now(), epoch, slot, at);
+                }
             });
         }
     }

@@ -200,8 +200,16 @@ Result<void> read_client(const Field& root, std::string_view file, EtcdClientCon
         const char* missing = config.cert_file.empty() ? "cert-file" : "key-file";
         return root.child(missing).fail("expected together with the other half of the pair");
     }
-    MESH_CHECK(root.child("username").read(config.username));
-    MESH_CHECK(root.child("password").read(config.password));
+    for (const char* name : {"username", "password"}) {
+        std::string text;
+        MESH_CHECK(root.child(name).read(text));
+        // To leave it out in silence would look like a login that etcd refuses.
+        if (!text.empty()) {
+            return root.child(name).fail(
+                "etcd's users with a password are not supported, only client certificates "
+                "(cert-file, key-file): remove it");
+        }
+    }
     MESH_CHECK(root.child("dial-timeout").read(config.dial_timeout));
     MESH_CHECK(root.child("dial-keep-alive-time").read(config.keepalive_time));
     MESH_CHECK(root.child("dial-keep-alive-timeout").read(config.keepalive_timeout));
@@ -212,7 +220,7 @@ struct LimitField {
     const char* name;
     std::uint64_t RemoteLimits::*member;
 };
-constexpr std::array<LimitField, 11> kLimitFields{{
+constexpr std::array<LimitField, 14> kLimitFields{{
     {"services", &RemoteLimits::services},
     {"backends-per-service", &RemoteLimits::backends_per_service},
     {"backends", &RemoteLimits::backends},
@@ -223,10 +231,15 @@ constexpr std::array<LimitField, 11> kLimitFields{{
     {"cidrs", &RemoteLimits::cidrs},
     {"service-exports", &RemoteLimits::service_exports},
     {"value-bytes", &RemoteLimits::value_bytes},
+    {"key-bytes", &RemoteLimits::key_bytes},
+    {"total-bytes", &RemoteLimits::total_bytes},
+    {"answer-bytes", &RemoteLimits::answer_bytes},
     {"events-per-second", &RemoteLimits::events_per_second},
 }};
-constexpr std::array<const char*, 4> kPolicyFields{"max-stale-age", "stale-scope",
-                                                   "refuse-foreign-ips", "limits"};
+constexpr std::array<const char*, 6> kPolicyFields{
+    "id", "pod-cidrs", "max-stale-age", "stale-scope", "refuse-foreign-ips", "limits"};
+constexpr std::uint64_t kMostClusterId = 511;
+constexpr std::size_t kMostPodCidrs = 1'000;
 
 /// In our own section an unknown name is a mistyped bound, which must not pass in silence.
 template <class Known>
@@ -242,10 +255,38 @@ Result<void> check_names(const Field& field, Known known) {
     return {};
 }
 
+/// Who the remote is, as told by whoever wrote the file.
+Result<void> read_owner(const Field& mesh, RemotePolicy& policy) {
+    const Field id = mesh.child("id");
+    if (id.present()) {
+        std::uint64_t number = 0;
+        MESH_CHECK(id.read(number));
+        if (number == 0 || number > kMostClusterId) {
+            return id.fail(fmt::format("expected a cluster id from 1 to {}", kMostClusterId));
+        }
+        policy.id = model::ClusterId{static_cast<std::uint32_t>(number)};
+    }
+    const Field cidrs = mesh.child("pod-cidrs");
+    if (!cidrs.present()) return {};
+    if (!cidrs.node().IsSequence() || cidrs.node().size() > kMostPodCidrs) {
+        return cidrs.fail(fmt::format("expected a list of at most {} CIDRs", kMostPodCidrs));
+    }
+    for (std::size_t i = 0; i < cidrs.node().size(); ++i) {
+        const Field item = cidrs.item(i);
+        std::string text;
+        MESH_CHECK(item.read(text));
+        const auto prefix = model::IpPrefix::parse(text);
+        if (!prefix) return item.fail("expected a CIDR such as 10.1.0.0/16");
+        policy.pod_cidrs.push_back(*prefix);
+    }
+    return {};
+}
+
 Result<void> read_policy(const Field& mesh, RemotePolicy& policy) {
     MESH_CHECK(check_names(mesh, [](const std::string& name) {
         return std::find(kPolicyFields.begin(), kPolicyFields.end(), name) != kPolicyFields.end();
     }));
+    MESH_CHECK(read_owner(mesh, policy));
     MESH_CHECK(mesh.child("max-stale-age").read(policy.max_stale_age));
     // As in Cilium's clustermesh-cache-ttl, 0 means never.
     if (policy.max_stale_age == Duration::zero()) policy.max_stale_age.reset();

@@ -1,8 +1,9 @@
 // The etcd client's YAML file, by which Cilium names a remote cluster (spec protocol.md §2), and by
-// which our daemons are told their own etcd (--etcd-config). The file's `mesh:` section, which
-// other readers ignore, holds what libmesh alone can do per remote: ages, limits, the owner check
-// of ips. Called by remotes_directory and by the daemons' flag handling. A parse has no side
-// effects.
+// which our daemons are told their own etcd (--etcd-config). The file's `mesh:` section holds what
+// libmesh alone can do per remote: who it is (id, pod-cidrs), ages, limits, the owner check of ips.
+// Cilium's agents read the same file: they parse it by clientv3's yaml.NewConfig, which is
+// sigs.k8s.io/yaml without its strict mode, so that a field they do not know is ignored. Called by
+// remotes_directory and by the daemons' flag handling. A parse has no side effects.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model/ip.hpp"
+#include "model/types.hpp"
 #include "runtime/clock.hpp"
 #include "sources/etcd/client.hpp"
 
@@ -24,7 +27,6 @@ struct EtcdClientConfig {
     std::string cert_file, key_file;     ///< PEM paths of the client pair; both or neither
     bool insecure_transport = false;     ///< plain text; only with http:// or bare endpoints
     bool insecure_skip_tls_verify = false;
-    std::string username, password;
     std::optional<Duration> dial_timeout, keepalive_time, keepalive_timeout;  ///< nullopt = default
 
     /// True if the endpoints are to be spoken to over TLS.
@@ -44,7 +46,10 @@ struct RemoteLimits {
     std::uint64_t cidrs_per_node = 256;
     std::uint64_t cidrs = 100'000;  ///< of all nodes together, and ip prefix entries
     std::uint64_t service_exports = 50'000;
-    std::uint64_t value_bytes = 1'572'864;     ///< etcd's own request limit
+    std::uint64_t value_bytes = 1'572'864;   ///< etcd's own request limit
+    std::uint64_t key_bytes = 1'024;         ///< of one key
+    std::uint64_t total_bytes = 512U << 20;  ///< keys and values of all entries in force
+    std::uint64_t answer_bytes = 64U << 20;  ///< one answer of its etcd; fragments held of watches
     std::uint64_t events_per_second = 50'000;  ///< of watches; lists are bounded by the counts
     friend bool operator==(const RemoteLimits&, const RemoteLimits&) = default;
 };
@@ -57,7 +62,16 @@ struct RemotePolicy {
     std::optional<Duration> max_stale_age;  ///< nullopt = what is known stays for ever
     StaleScope stale_scope = StaleScope::kServices;
     bool refuse_foreign_ips = false;  ///< refuse ips outside the CIDRs its nodes announce
+    /// Who the remote is: its cluster-config must say this id, and no other remote may use it.
+    /// nullopt = whatever it says, if it is the first to say so.
+    std::optional<model::ClusterId> id;
+    /// Where its pods are: nodes that announce other CIDRs, and ips outside that are no node's own
+    /// address, are refused. Empty = anywhere.
+    std::vector<model::IpPrefix> pod_cidrs;
     RemoteLimits limits;
+
+    /// True if ips are judged by what the nodes announce.
+    [[nodiscard]] bool needs_nodes() const { return refuse_foreign_ips || !pod_cidrs.empty(); }
     friend bool operator==(const RemotePolicy&, const RemotePolicy&) = default;
 };
 

@@ -5,6 +5,7 @@
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <limits>
 #include <utility>
 
 #include "model/etcdpb/etcd.pb.h"
@@ -60,6 +61,9 @@ asio::awaitable<void> Client::async_stop() {
 void Client::on_connection(std::function<void(const ConnectionEvent&)> callback) {
     impl_->on_connection_ = std::move(callback);
 }
+void Client::on_defect(std::function<void(std::string_view what)> callback) {
+    impl_->on_defect_ = std::move(callback);
+}
 bool Client::connected() const noexcept {
     return impl_->usable();
 }
@@ -90,6 +94,11 @@ asio::awaitable<Result<Response>> exchange(std::shared_ptr<Client::Impl> impl, s
     co_return Result<Response>(std::move(response));
 }
 
+std::size_t most_kvs(const RangeRequest& request) {
+    return request.limit > 0 ? static_cast<std::size_t>(request.limit)
+                             : std::numeric_limits<std::size_t>::max();
+}
+
 asio::awaitable<Result<RangeResult>> range(std::shared_ptr<Client::Impl> impl,
                                            RangeRequest request) {
     rpc::Frame frame = rpc::encode_frame(detail::encode(request));
@@ -98,7 +107,7 @@ asio::awaitable<Result<RangeResult>> range(std::shared_ptr<Client::Impl> impl,
         co_await Client::Impl::request(impl, std::move(path), std::move(frame), true);
     if (!answer.status.ok()) co_return detail::error_of(answer.status);
     detail::RangeView view;
-    MESH_CO_CHECK(detail::parse_range(answer.message, view));
+    MESH_CO_CHECK(detail::parse_range(answer.message, view, most_kvs(request)));
     MESH_CO_CHECK(impl->note(view.has_header, view.header));
     RangeResult result;
     result.header = view.header;
@@ -144,12 +153,36 @@ std::size_t next_page_keys(const ClientOptions& options, std::size_t kvs, std::s
     return std::clamp(static_cast<std::size_t>(wanted), std::min(kLeastPageKeys, most), most);
 }
 
-asio::awaitable<Result<Header>> list(std::shared_ptr<Client::Impl> impl, RangeRequest request,
-                                     PageCallback page) {
+/// A list names each key once, in order. A server that does otherwise could be read for ever.
+/// @param from what was asked for; "" on the first page, whose keys are their reader's to judge
+Result<void> check_order(std::string_view from, std::span<const KeyValueView> kvs) {
+    std::string_view last;
+    for (const KeyValueView& kv : kvs) {
+        if (kv.key < from || (!last.empty() && kv.key <= last) || kv.key.empty())
+            return Error(Errc::kCorrupt, "the keys of a list do not increase");
+        last = kv.key;
+    }
+    return {};
+}
+
+/// What has been read of a list.
+struct Extent {
+    std::uint64_t keys = 0, bytes = 0;
+    std::uint64_t count = 0;  // of all keys, as the server told with the first page
+    [[nodiscard]] bool over(const ListBounds& bounds) const {
+        return keys > bounds.max_keys || bytes > bounds.max_bytes;
+    }
+    [[nodiscard]] std::uint64_t left() const { return count > keys ? count - keys : 1; }
+};
+
+asio::awaitable<Result<Listed>> list(std::shared_ptr<Client::Impl> impl, RangeRequest request,
+                                     PageCallback page, ListBounds bounds) {
     using namespace asio::experimental::awaitable_operators;  // NOLINT: made to be used so
     std::size_t keys = std::min(std::max<std::size_t>(impl->options_.page_keys, 1), kFirstPageKeys);
     request.limit = static_cast<std::int64_t>(keys);
     Header first;
+    Extent read;
+    std::string from;
     detail::RangeView view;
     rpc::UnaryResult answer = co_await range_page(impl, request);
     for (;;) {
@@ -164,21 +197,28 @@ asio::awaitable<Result<Header>> list(std::shared_ptr<Client::Impl> impl, RangeRe
         view.kvs.clear();
         view.more = false;
         view.has_header = false;
-        MESH_CO_CHECK(detail::parse_range(answer.message, view));
+        MESH_CO_CHECK(detail::parse_range(answer.message, view, most_kvs(request)));
         MESH_CO_CHECK(impl->note(view.has_header, view.header));
+        MESH_CO_CHECK(check_order(from, view.kvs));
+        read.keys += view.kvs.size();
+        read.bytes += answer.message.size();
         if (first.cluster_id == 0) {
             first = view.header;
+            read.count = static_cast<std::uint64_t>(std::max<std::int64_t>(view.count, 0));
             if (request.revision == 0) request.revision = first.revision;
             first.revision = request.revision;
         } else if (view.header.cluster_id != first.cluster_id) {
             co_return Error(Errc::kConflict, "the pages of a list came from two etcd clusters");
         }
-        if (!view.more || view.kvs.empty()) {
+        const bool over = view.more && read.over(bounds);
+        if (!view.more || view.kvs.empty() || over) {
             if (page && (!view.kvs.empty() || !view.more)) page(first, view.kvs);
-            co_return Result<Header>(first);
+            const Listed listed{first, over ? read.left() : 0};
+            co_return Result<Listed>(listed);
         }
         keys = next_page_keys(impl->options_, view.kvs.size(), answer.message.size());
-        request.range.key = std::string(view.kvs.back().key) + '\0';
+        from = std::string(view.kvs.back().key) + '\0';
+        request.range.key = from;
         request.limit = static_cast<std::int64_t>(keys);
         // etcd works on the next page while this one is read.
         auto next = page_ahead(impl, request);
@@ -186,6 +226,14 @@ asio::awaitable<Result<Header>> list(std::shared_ptr<Client::Impl> impl, RangeRe
         rpc::UnaryResult arrived = co_await (std::move(next) && std::move(given));
         answer = std::move(arrived);
     }
+}
+
+asio::awaitable<Result<Header>> whole_list(std::shared_ptr<Client::Impl> impl, RangeRequest request,
+                                           PageCallback page) {
+    const ListBounds none;
+    const auto listed = co_await list(std::move(impl), std::move(request), std::move(page), none);
+    if (!listed) co_return listed.error();
+    co_return Result<Header>(listed->header);
 }
 
 asio::awaitable<Result<PutResult>> put(std::shared_ptr<Client::Impl> impl, std::string key,
@@ -314,7 +362,11 @@ asio::awaitable<Result<RangeResult>> Client::async_range(RangeRequest request) {
     return range(impl_, std::move(request));
 }
 asio::awaitable<Result<Header>> Client::async_list(RangeRequest request, PageCallback page) {
-    return list(impl_, std::move(request), std::move(page));
+    return whole_list(impl_, std::move(request), std::move(page));
+}
+asio::awaitable<Result<Listed>> Client::async_list_within(RangeRequest request, PageCallback page,
+                                                          ListBounds bounds) {
+    return list(impl_, std::move(request), std::move(page), bounds);
 }
 asio::awaitable<Result<PutResult>> Client::async_put(std::string key, std::string value,
                                                      PutOptions options) {

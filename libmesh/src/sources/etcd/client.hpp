@@ -12,7 +12,9 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -47,7 +49,8 @@ struct ClientOptions {
     std::size_t page_keys = 10'000;     ///< most keys per page of a paged range
     std::size_t page_bytes = 4U << 20;  ///< about how many bytes a page may have; adapts page_keys
     std::size_t max_message_bytes = 64U << 20;
-    std::size_t max_fragmented_bytes = 64U << 20;  ///< of one watch answer put together again
+    /// Of the fragments that wait for their last one, of all watches together.
+    std::size_t max_fragmented_bytes = 64U << 20;
 };
 
 /// What happened to the connection.
@@ -108,6 +111,10 @@ struct WatchEvents {
     std::function<void(const Header&, std::span<const WatchEvent>)> on_events;
     /// Nothing happened up to header.revision.
     std::function<void(const Header&)> on_progress;
+    /// The server says, asked by request_progress(), that all up to header.revision was told.
+    /// Before 3.4.25 etcd may say so ahead of events: it tells how fresh things are, not where to
+    /// resume.
+    std::function<void(const Header&)> on_in_step;
     /// The stream broke; the watch resumes by itself.
     std::function<void(const Error&)> on_lost;
     std::function<void(const WatchEnd&)> on_end;
@@ -138,6 +145,19 @@ class LeaseKeeper {
 /// Called with each page of a paged range, in key order; views live for the call only.
 using PageCallback = std::function<void(const Header&, std::span<const KeyValueView>)>;
 
+/// How much of a range is read at most; a server that has no end must not be read for ever.
+struct ListBounds {
+    std::uint64_t max_keys = std::numeric_limits<std::uint64_t>::max();
+    std::uint64_t max_bytes = std::numeric_limits<std::uint64_t>::max();  ///< of the answers
+};
+
+/// What a list came to.
+struct Listed {
+    Header header;  ///< its revision is the one that all pages show
+    /// Keys that were not read, a bound being reached: as the server counts them, at least 1.
+    std::uint64_t left = 0;
+};
+
 /// @thread the loop's thread only, construction and destruction included
 class Client {
   public:
@@ -158,6 +178,9 @@ class Client {
     /// Ends all tasks of the client; await it before destruction.
     [[nodiscard]] boost::asio::awaitable<void> async_stop();
     void on_connection(std::function<void(const ConnectionEvent&)> callback);
+    /// An exception left a task or a callback of this client: the owner is to end it, and no other.
+    /// Without this callback such a defect ends the process.
+    void on_defect(std::function<void(std::string_view what)> callback);
     [[nodiscard]] bool connected() const noexcept;
     /// Of the newest answer of any kind (for lag); all zero before the first.
     [[nodiscard]] const Header& newest_header() const noexcept;
@@ -171,9 +194,14 @@ class Client {
     [[nodiscard]] boost::asio::awaitable<Result<RangeResult>> async_range(RangeRequest request);
     /// All keys of a range at one revision, in pages that adapt to page_keys and page_bytes.
     /// @return the header whose revision all pages show @errors as async_range; kConflict when a
-    /// page came from another cluster (pages already given are to be dropped)
+    /// page came from another cluster (pages already given are to be dropped); kCorrupt when the
+    /// keys do not increase from one to the next, or a page has more than was asked for
     [[nodiscard]] boost::asio::awaitable<Result<Header>> async_list(RangeRequest request,
                                                                     PageCallback page);
+    /// The same, ended early when a bound is passed: the page that passed it is still given.
+    [[nodiscard]] boost::asio::awaitable<Result<Listed>> async_list_within(RangeRequest request,
+                                                                           PageCallback page,
+                                                                           ListBounds bounds);
     [[nodiscard]] boost::asio::awaitable<Result<PutResult>> async_put(std::string key,
                                                                       std::string value,
                                                                       PutOptions options = {});

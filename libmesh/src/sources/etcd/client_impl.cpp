@@ -4,6 +4,8 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 #include "model/etcdpb/etcd.pb.h"
@@ -34,7 +36,7 @@ Client::Impl::Impl(asio::any_io_executor loop, ClientOptions options,
       clock_(clock),
       rng_(rng),
       logger_(std::move(logger)),
-      tasks_(loop_),
+      tasks_(loop_, [this](std::string_view what) { defect(what); }),
       watches_(std::make_unique<detail::WatchStream>(*this)),
       endpoints_(std::move(endpoints)),
       tls_(std::move(tls)),
@@ -213,6 +215,16 @@ void Client::Impl::report(ConnectionEvent event) {
 
 void Client::Impl::wake_waiters() {
     for (asio::steady_timer* timer : waiters_) timer->cancel();
+}
+
+void Client::Impl::defect(std::string_view what) {
+    if (!on_defect_) {
+        std::fprintf(stderr, "etcd client failed: %.*s\n", static_cast<int>(what.size()),
+                     what.data());
+        std::abort();
+    }
+    const auto callback = on_defect_;
+    callback(what);
 }
 
 void Client::Impl::drop(std::string why) {

@@ -42,6 +42,9 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     [[nodiscard]] Result<void> note(bool has_header, const Header& header);
     void note_alive() { last_heard_ = clock_.now(); }
 
+    /// An exception left a task or callback; see Client::on_defect.
+    void defect(std::string_view what);
+
     /// Gives up the connection; the next endpoint is tried.
     void drop(std::string why);
     [[nodiscard]] bool usable() const noexcept { return channel_ && channel_->usable(); }
@@ -56,6 +59,7 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     std::shared_ptr<rpc::Channel> channel_;  // null unless connected
     std::unique_ptr<detail::WatchStream> watches_;
     std::function<void(const ConnectionEvent&)> on_connection_;
+    std::function<void(std::string_view what)> on_defect_;
     Header newest_;                     // of this connection the one with the highest revision
     std::uint64_t pinned_cluster_ = 0;  // of this connection; 0 before its first answer
     TimePoint last_heard_{};

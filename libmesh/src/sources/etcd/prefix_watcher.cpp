@@ -1,6 +1,7 @@
 #include "sources/etcd/prefix_watcher.hpp"
 
 #include <algorithm>
+#include <array>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -21,6 +22,8 @@ namespace {
 constexpr Duration kFirstRetry = std::chrono::milliseconds(50);
 constexpr Duration kLastRetry = std::chrono::minutes(1);
 constexpr std::size_t kDeletesPerBatch = 1'000;
+constexpr std::size_t kShownKeyBytes = 512;
+constexpr std::size_t kKeyRefusals = 3;
 
 /// What is kept of a key: enough to know whether a listed value is newer, and whether a list saw
 /// it.
@@ -95,13 +98,17 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         self->list_refused_ = false;
         self->newest_key_.clear();
         self->newest_revision_ = 0;
+        self->listed_ = 0;
         RangeRequest request;
         request.range = prefix_range(self->options_.prefix);
         PageCallback page = [self](const Header& header, std::span<const KeyValueView> kvs) {
             self->on_page(header, kvs);
         };
-        const Result<Header> outcome =
-            co_await self->client_.async_list(std::move(request), std::move(page));
+        ListBounds bounds;
+        bounds.max_keys = self->options_.max_keys;
+        bounds.max_bytes = self->options_.max_list_bytes;
+        const Result<Listed> outcome =
+            co_await self->client_.async_list_within(std::move(request), std::move(page), bounds);
         if (self->stopped_) co_return true;
         if (self->list_refused_) {
             const Error why(Errc::kCompacted, "another etcd answers");
@@ -110,11 +117,16 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         }
         if (!outcome) {
             const Error& why = outcome.error();
-            self->change_state(why.code() == Errc::kPermission ? State::kRefused : State::kLost,
-                               &why);
+            const bool refused = why.code() == Errc::kPermission || why.code() == Errc::kCorrupt;
+            self->change_state(refused ? State::kRefused : State::kLost, &why);
             co_return false;
         }
-        self->finish_list(*outcome);
+        if (outcome->left != 0) {
+            self->refuse(KeyRefusal::kTooMany, self->options_.prefix, outcome->left);
+            self->report_refused();
+        }
+        if (self->stopped_) co_return true;
+        self->finish_list(outcome->header);
         co_return true;
     }
 
@@ -132,18 +144,56 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         position_.cluster_id = header.cluster_id;
         changes_.clear();
         for (const KeyValueView& kv : kvs) {
+            if (!is_ours(kv.key)) continue;
             if (kv.mod_revision > newest_revision_) {
                 newest_revision_ = kv.mod_revision;
                 newest_key_ = kv.key;
             }
-            auto [it, fresh] =
-                keys_.try_emplace(std::string(kv.key.substr(options_.prefix.size())));
-            const bool comparable = !fresh && it->second.list >= first_list_of_history_;
-            const bool same = comparable && it->second.mod_revision == kv.mod_revision;
-            it->second = {kv.mod_revision, list_};
+            std::string suffix(kv.key.substr(options_.prefix.size()));
+            const auto found = keys_.find(suffix);
+            const bool fresh = found == keys_.end();
+            const bool counted = !fresh && found->second.list == list_;
+            // What an earlier list found goes if this one has no room for it.
+            if (!counted && listed_ >= options_.max_keys) {
+                refuse(KeyRefusal::kTooMany, kv.key);
+                continue;
+            }
+            if (!counted) ++listed_;
+            const Known before = fresh ? Known{} : found->second;
+            const bool comparable = !fresh && before.list >= first_list_of_history_;
+            const bool same = comparable && before.mod_revision == kv.mod_revision;
+            if (fresh) {
+                keys_.emplace(std::move(suffix), Known{kv.mod_revision, list_});
+            } else {
+                found->second = {kv.mod_revision, list_};
+            }
             if (!same) changes_.push_back({Change::Kind::kPut, kv, false});
         }
         emit(header, true);
+        report_refused();
+    }
+
+    /// Nothing that the server answers is taken for a key of ours unseen.
+    bool is_ours(std::string_view key) {
+        const bool below = key.starts_with(options_.prefix);
+        if (below && key.size() <= options_.max_key_bytes) return true;
+        refuse(below ? KeyRefusal::kTooLong : KeyRefusal::kOutside, key);
+        return false;
+    }
+
+    void refuse(KeyRefusal reason, std::string_view key, std::uint64_t count = 1) {
+        auto& refused = refused_[static_cast<std::size_t>(reason)];
+        refused.count += count;
+        refused.last = key.substr(0, kShownKeyBytes);
+    }
+
+    void report_refused() {
+        for (std::size_t i = 0; i < kKeyRefusals; ++i) {
+            const Refused refused = std::exchange(refused_[i], {});
+            if (refused.count == 0 || stopped_ || !events_.on_refused) continue;
+            const auto callback = events_.on_refused;
+            callback({static_cast<KeyRefusal>(i), refused.count, refused.last});
+        }
     }
 
     void finish_list(const Header& header) {
@@ -188,6 +238,11 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
             on_events(header, events);
         };
         e.on_progress = [this](const Header& header) { on_progress(header); };
+        e.on_in_step = [this](const Header& header) {
+            if (!events_.on_in_step) return;
+            const auto callback = events_.on_in_step;
+            callback(header);
+        };
         e.on_lost = [this](const Error& why) { change_state(State::kLost, &why); };
         e.on_end = [this](const WatchEnd& end) { on_watch_end(end); };
         watch_ = client_.watch(std::move(o), std::move(e));
@@ -196,8 +251,14 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
     void on_events(const Header& header, std::span<const WatchEvent> events) {
         changes_.clear();
         for (const WatchEvent& event : events) {
+            if (!is_ours(event.kv.key)) continue;
             std::string suffix(event.kv.key.substr(options_.prefix.size()));
             if (event.kind == WatchEvent::Kind::kPut) {
+                const bool room = keys_.size() < options_.max_keys;
+                if (!room && !keys_.contains(suffix)) {
+                    refuse(KeyRefusal::kTooMany, event.kv.key);
+                    continue;
+                }
                 keys_[std::move(suffix)] = {event.kv.mod_revision, list_};
                 changes_.push_back({Change::Kind::kPut, event.kv, false});
             } else if (keys_.erase(suffix) != 0) {
@@ -207,7 +268,9 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         Header at = header;
         at.revision = events.back().kv.mod_revision;
         position_ = at;
+        const auto keep = shared_from_this();
         emit(at, false);
+        report_refused();
     }
 
     void on_progress(const Header& header) {
@@ -242,6 +305,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
     /// What is known came from another etcd: its revisions can be compared with nothing any more.
     void another_history() {
         first_list_of_history_ = ++list_;
+        listed_ = 0;
         position_ = {};
     }
 
@@ -269,6 +333,12 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
     Backoff backoff_;
     asio::steady_timer pause_;
     std::unique_ptr<Watch> watch_;
+    struct Refused {
+        std::uint64_t count = 0;
+        std::string last;
+    };
+    std::array<Refused, kKeyRefusals> refused_;
+    std::uint64_t listed_ = 0;  // keys of the newest list so far
     std::vector<Change> changes_;
     std::string newest_key_;
     std::int64_t newest_revision_ = 0;

@@ -1,5 +1,7 @@
 #include "sources/etcd/views.hpp"
 
+#include <string>
+
 namespace mesh::etcd::detail {
 
 namespace {
@@ -145,7 +147,7 @@ bool parse_event(std::string_view bytes, WatchEvent& out) {
 
 }  // namespace
 
-Result<void> parse_range(std::string_view bytes, RangeView& out) {
+Result<void> parse_range(std::string_view bytes, RangeView& out, std::size_t max_kvs) {
     Fields f(bytes);
     bool ok = true;
     while (ok && f.next()) {
@@ -155,6 +157,11 @@ Result<void> parse_range(std::string_view bytes, RangeView& out) {
                 ok = parse_header(f.bytes(), out.header);
                 break;
             case 2:
+                if (out.kvs.size() >= max_kvs) {
+                    return Error(Errc::kCorrupt, "the answer has more than the " +
+                                                     std::to_string(max_kvs) +
+                                                     " keys that were asked for");
+                }
                 ok = parse_kv(f.bytes(), out.kvs.emplace_back());
                 break;
             case 3:
@@ -171,7 +178,7 @@ Result<void> parse_range(std::string_view bytes, RangeView& out) {
     return {};
 }
 
-Result<void> parse_watch(std::string_view bytes, WatchView& out) {
+Result<void> parse_watch(std::string_view bytes, WatchView& out, std::size_t max_events) {
     Fields f(bytes);
     bool ok = true;
     while (ok && f.next()) {
@@ -199,6 +206,10 @@ Result<void> parse_watch(std::string_view bytes, WatchView& out) {
                 out.fragment = f.value() != 0;
                 break;
             case 11:
+                if (out.events.size() >= max_events) {
+                    return Error(Errc::kCorrupt, "the answer has more than " +
+                                                     std::to_string(max_events) + " events");
+                }
                 ok = parse_event(f.bytes(), out.events.emplace_back());
                 break;
             default:

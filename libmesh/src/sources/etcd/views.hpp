@@ -5,7 +5,9 @@
 
 #include <mesh/error.hpp>
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <vector>
 
@@ -34,8 +36,16 @@ struct WatchView {
     std::vector<WatchEvent> events;
 };
 
-/// @errors kCorrupt when the bytes are no such message @thread any thread
-[[nodiscard]] Result<void> parse_range(std::string_view bytes, RangeView& out);
-[[nodiscard]] Result<void> parse_watch(std::string_view bytes, WatchView& out);
+/// More events in one answer are refused: an event of a few bytes takes a hundred here. A lease of
+/// as many keys ends in one revision, so that it is no small number.
+inline constexpr std::size_t kMostEvents = 1'000'000;
+
+/// @param max_kvs as many as were asked for: more take memory that nobody agreed to
+/// @errors kCorrupt when the bytes are no such message, or have too many entries @thread any thread
+[[nodiscard]] Result<void> parse_range(
+    std::string_view bytes, RangeView& out,
+    std::size_t max_kvs = std::numeric_limits<std::size_t>::max());
+[[nodiscard]] Result<void> parse_watch(std::string_view bytes, WatchView& out,
+                                       std::size_t max_events = kMostEvents);
 
 }  // namespace mesh::etcd::detail

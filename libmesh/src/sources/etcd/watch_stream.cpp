@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <exception>
 #include <utility>
 
 #include "model/etcdpb/etcd.pb.h"
@@ -99,12 +100,27 @@ void WatchStream::open() {
     const std::uint64_t generation = ++generation_;
     rpc::CallEvents events;
     events.on_message = [this, generation](std::string_view bytes) {
-        if (generation == generation_) on_message(bytes);
+        guarded([&] {
+            if (generation == generation_) on_message(bytes);
+        });
     };
     events.on_end = [this, generation](const rpc::Status& status, const rpc::Metadata&) {
-        if (generation == generation_) on_stream_end(status);
+        guarded([&] {
+            if (generation == generation_) on_stream_end(status);
+        });
     };
     stream_ = client_.channel_->call(etcdpb::kWatch, client_.stream_options(), std::move(events));
+}
+
+template <class Body>
+void WatchStream::guarded(Body&& body) {
+    try {
+        body();
+    } catch (const std::exception& e) {
+        client_.defect(e.what());
+    } catch (...) {
+        client_.defect("unknown exception");
+    }
 }
 
 void WatchStream::enqueue(const WatchPtr& watch) {
@@ -223,6 +239,8 @@ void WatchStream::on_message(std::string_view bytes) {
             header.revision = watch->revision;
             if (!watch->cancelled && watch->events.on_progress)
                 call(watch->events.on_progress, header);
+            if (!watch->cancelled && watch->events.on_in_step)
+                call(watch->events.on_in_step, view.header);
         }
         return;
     }
@@ -301,8 +319,11 @@ void WatchStream::deliver(const WatchPtr& watch, const WatchView& view) {
 
 void WatchStream::on_fragment(const WatchPtr& watch, std::string_view bytes,
                               const WatchView& view) {
-    watch->fragment_bytes += bytes.size();
-    if (watch->fragment_bytes > client_.options_.max_fragmented_bytes) {
+    // Also what an empty one costs.
+    watch->fragment_bytes += bytes.size() + sizeof(std::string);
+    std::size_t held = 0;
+    for (const WatchPtr& each : watches_) held += each->fragment_bytes;
+    if (held > client_.options_.max_fragmented_bytes) {
         by_id_.erase(view.watch_id);
         cancel_on_server(view.watch_id);
         WatchEnd over;

@@ -50,6 +50,9 @@ class WatchStream {
   private:
     using WatchPtr = std::shared_ptr<WatchState>;
 
+    /// Runs what an answer brings about; what is thrown there costs this client, and no other.
+    template <class Body>
+    void guarded(Body&& body);
     void begin(const WatchPtr& watch);
     void open();
     void enqueue(const WatchPtr& watch);

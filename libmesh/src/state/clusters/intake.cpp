@@ -30,16 +30,6 @@ std::uint32_t clamp(std::size_t n) {
         std::min<std::size_t>(n, std::numeric_limits<std::uint32_t>::max()));
 }
 
-std::vector<model::IpPrefix> pod_cidrs(const model::Node& node) {
-    std::vector<model::IpPrefix> out;
-    if (node.ipv4_alloc_cidr) out.push_back(*node.ipv4_alloc_cidr);
-    if (node.ipv6_alloc_cidr) out.push_back(*node.ipv6_alloc_cidr);
-    for (const auto* list : {&node.ipv4_secondary_alloc_cidrs, &node.ipv6_secondary_alloc_cidrs}) {
-        if (*list) out.insert(out.end(), (*list)->begin(), (*list)->end());
-    }
-    return out;
-}
-
 }  // namespace
 
 struct NodeKind {
@@ -221,7 +211,7 @@ decltype(auto) Intake::visit(Slot slot, Visitor&& visitor) {
 
 void Intake::set_remote(model::Connection connection, const sources::config::RemotePolicy& policy) {
     connection_ = std::move(connection);
-    if (policy.refuse_foreign_ips != policy_.refuse_foreign_ips) {
+    if (policy.needs_nodes() != policy_.needs_nodes()) {
         // Filled again by the list of nodes that follows.
         announced_by_.clear();
         announced_.clear();
@@ -232,10 +222,12 @@ void Intake::set_remote(model::Connection connection, const sources::config::Rem
 }
 
 void Intake::begin_list(Slot slot) {
-    ++marks_[index(slot)];
     waiting_[index(slot)] = false;
     worth_a_list_[index(slot)] = false;
-    visit(slot, [&]<class Kind>(std::type_identity<Kind>) { Kind::aliases(*this).clear(); });
+    visit(slot, [&]<class Kind>(std::type_identity<Kind>) {
+        Kind::ledger(*this).begin_list();
+        Kind::aliases(*this).clear();
+    });
 }
 
 void Intake::refuse(TimePoint now, Slot slot, std::string_view key, Refusal why,
@@ -250,6 +242,28 @@ void Intake::refuse_rate(TimePoint now, Slot slot, std::string_view key) {
         fmt::format("{}: more than {} events per second", key, policy_.limits.events_per_second));
 }
 
+void Intake::refuse_keys(TimePoint now, Slot slot, const etcd::RefusedKeys& refused) {
+    using Reason = etcd::KeyRefusal;
+    switch (refused.reason) {
+        case Reason::kOutside:
+            return refusals_.add(now, refused.last, Refusal::kKey,
+                                 fmt::format("{}: no key of {}, which were asked for", refused.last,
+                                             to_string(slot)),
+                                 refused.count);
+        case Reason::kTooLong:
+            return refusals_.add(now, refused.last, Refusal::kTooLarge,
+                                 fmt::format("{}: the key is longer than those of {} can be",
+                                             refused.last, to_string(slot)),
+                                 refused.count);
+        case Reason::kTooMany:
+            waiting_[index(slot)] = true;
+            return refusals_.add(
+                now, refused.last, Refusal::kLimit,
+                fmt::format("{}: more {} than the limit allows", refused.last, to_string(slot)),
+                refused.count);
+    }
+}
+
 void Intake::put(TimePoint now, Slot slot, std::string_view key, std::string_view value,
                  Changes& out) {
     visit(slot, [&]<class Kind>(std::type_identity<Kind>) { put_as<Kind>(now, key, value, out); });
@@ -262,14 +276,19 @@ void Intake::erase(Slot slot, std::string_view key, Changes& out) {
 template <class Kind>
 void Intake::put_as(TimePoint now, std::string_view key, std::string_view value, Changes& out) {
     constexpr Slot kSlot = Kind::kSlot;
-    const std::uint16_t mark = marks_[index(kSlot)];
     const model::ParsedKey parsed = model::parse_key(key);
     auto& ledger = Kind::ledger(*this);
     const auto refuse_entry = [&](Refusal why, std::string_view text) {
         // The key is still there: what was good under it stays, also over a new list. 1.15 sweeps
-        // it.
-        if (!k115() && parsed.kind == Kind::kKeyKind) {
-            if (const auto known = Kind::key_of(parsed)) ledger.touch(*known, mark);
+        // it. What is beyond a bound, or in another's address space, goes with the next list.
+        const bool stays = why != Refusal::kLimit && why != Refusal::kForeignIp;
+        if (!k115() && stays && parsed.kind == Kind::kKeyKind) {
+            const auto known = Kind::key_of(parsed);
+            const auto* held = known ? ledger.find(*known) : nullptr;
+            if (held != nullptr &&
+                over_limit(kSlot, step<Kind>(*known, held->weight, held->bytes)).empty()) {
+                ledger.touch(*known);
+            }
         }
         refuse(now, kSlot, key, why, text);
     };
@@ -289,8 +308,8 @@ void Intake::put_as(TimePoint now, std::string_view key, std::string_view value,
     const typename Kind::Key name = Kind::key_of(*object);
     const auto* held = ledger.find(name);
     const std::uint32_t weight = Kind::weight(*object);
-    const std::string over = over_limit(kSlot, ledger.size() + (held == nullptr ? 1 : 0),
-                                        held == nullptr ? 0 : held->weight, weight);
+    const std::uint32_t bytes = clamp(key.size() + value.size());
+    const std::string over = over_limit(kSlot, step<Kind>(name, weight, bytes));
     if (!over.empty()) return refuse_entry(Refusal::kLimit, fmt::format("{}: {}", key, over));
     if constexpr (std::is_same_v<Kind, IpKind>) {
         if (policy_.refuse_foreign_ips && !announced(name.row())) {
@@ -298,16 +317,26 @@ void Intake::put_as(TimePoint now, std::string_view key, std::string_view value,
                 Refusal::kForeignIp,
                 fmt::format("{}: in no CIDR that a node of the cluster announces", key));
         }
+        const std::string outside = foreign(name.row(), object->id);
+        if (!outside.empty()) {
+            return refuse_entry(Refusal::kForeignIp, fmt::format("{}: {}", key, outside));
+        }
     }
     if constexpr (std::is_same_v<Kind, NodeKind>) {
-        if (policy_.refuse_foreign_ips) announce(*object);
+        const std::string outside = foreign(*object);
+        if (!outside.empty()) {
+            // On its way out already: what it announced counts no more for the ips that follow.
+            if (held != nullptr && !ledger.is_seen(*held)) withdraw(name);
+            return refuse_entry(Refusal::kForeignIp, fmt::format("{}: {}", key, outside));
+        }
+        if (policy_.needs_nodes()) announce(*object);
     }
     if (k115()) {
         Kind::aliases(*this).insert_or_assign(std::string(key), name);
     }
     const bool was_emitted = held != nullptr && held->emitted;
     const bool offered = Kind::offered(*object, k115());
-    ledger.set(name, {.weight = weight, .mark = mark, .emitted = offered});
+    ledger.set(name, {.weight = weight, .bytes = bytes, .emitted = offered});
     if (offered) {
         if constexpr (std::is_same_v<Kind, IpKind>) {
             ip_rows_.put(name, *std::move(object), plain_held(name), out);
@@ -355,7 +384,7 @@ void Intake::forget(const typename Kind::Key& key, Changes& out) {
 void Intake::sweep(Slot slot, Changes& out) {
     visit(slot, [&]<class Kind>(std::type_identity<Kind>) {
         auto& ledger = Kind::ledger(*this);
-        for (const auto& key : ledger.unseen(marks_[index(slot)])) forget<Kind>(key, out);
+        for (const auto& key : ledger.unseen()) forget<Kind>(key, out);
     });
 }
 
@@ -396,44 +425,26 @@ bool Intake::take_worth_a_list(Slot slot) {
     return std::exchange(worth_a_list_[index(slot)], false);
 }
 
-std::string Intake::over_limit(Slot slot, std::uint64_t count, std::uint32_t old_weight,
-                               std::uint32_t new_weight) const {
-    const auto& limits = policy_.limits;
-    const auto exceeds = [](std::string_view what, std::uint64_t value, std::uint64_t limit) {
-        return value > limit ? fmt::format("{} {}, the limit is {}", value, what, limit)
-                             : std::string();
-    };
-    std::string over;
-    const auto check = [&](std::string_view what, std::uint64_t value, std::uint64_t limit) {
-        if (over.empty()) over = exceeds(what, value, limit);
-    };
-    switch (slot) {
-        case Slot::kNodes:
-            check("nodes", count, limits.nodes);
-            check("CIDRs of one node", new_weight, limits.cidrs_per_node);
-            check("CIDRs", cidrs() - old_weight + new_weight, limits.cidrs);
-            break;
-        case Slot::kServices:
-            check("services", count, limits.services);
-            check("backends of one service", new_weight, limits.backends_per_service);
-            check("backends", backends() - old_weight + new_weight, limits.backends);
-            break;
-        case Slot::kIps:
-            check("ips", count, limits.ips);
-            check("CIDRs", cidrs() - old_weight + new_weight, limits.cidrs);
-            break;
-        case Slot::kIdentities:
-            check("identities", count, limits.identities);
-            break;
-        case Slot::kServiceExports:
-            check("service exports", count, limits.service_exports);
-            break;
-        case Slot::kLocalServices:
-        case Slot::kHeartbeat:
-        case Slot::kCanaries:
-            break;
+template <class Kind>
+Intake::Step Intake::step(const typename Kind::Key& key, std::uint32_t weight,
+                          std::uint32_t bytes) {
+    const auto& ledger = Kind::ledger(*this);
+    const auto* held = ledger.find(key);
+    Step step;
+    step.seen = ledger.seen();
+    step.all = ledger.all();
+    step.weight = weight;
+    step.bytes = bytes;
+    step.fresh = held == nullptr;
+    if (held == nullptr) return step;
+    step.held_weight = held->weight;
+    step.held_bytes = held->bytes;
+    step.all.remove(held->weight, held->bytes);
+    if (ledger.is_seen(*held)) {
+        step.seen.remove(held->weight, held->bytes);
+        step.seen_bytes = held->bytes;
     }
-    return over;
+    return step;
 }
 
 void Intake::announce(const model::Node& node) {

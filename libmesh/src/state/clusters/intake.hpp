@@ -18,6 +18,7 @@
 #include "model/validate.hpp"
 #include "runtime/clock.hpp"
 #include "sources/config/etcd_yaml.hpp"
+#include "sources/etcd/prefix_watcher.hpp"
 #include "state/clusters/ip_rows.hpp"
 #include "state/clusters/ledger.hpp"
 #include "state/clusters/refusals.hpp"
@@ -27,6 +28,9 @@
 namespace mesh::state {
 
 using Changes = std::vector<ClusterChange>;
+
+/// All CIDRs that a node has for its pods.
+[[nodiscard]] std::vector<model::IpPrefix> pod_cidrs(const model::Node& node);
 
 /// @thread one thread
 class Intake {
@@ -45,6 +49,8 @@ class Intake {
     void erase(Slot slot, std::string_view key, Changes& out);
     /// Counts one entry that is not even looked at, since there were too many events.
     void refuse_rate(TimePoint now, Slot slot, std::string_view key);
+    /// Counts keys that the watcher did not let through.
+    void refuse_keys(TimePoint now, Slot slot, const etcd::RefusedKeys& refused);
     /// Deletes what the newest list of the slot has not seen.
     void sweep(Slot slot, Changes& out);
     /// Deletes all of the slot.
@@ -53,7 +59,6 @@ class Intake {
     /// Entries in force (services that are not shared included).
     [[nodiscard]] std::size_t count(Slot slot) const;
     [[nodiscard]] std::uint64_t backends() const noexcept { return services_.weight(); }
-    [[nodiscard]] std::uint64_t cidrs() const noexcept { return nodes_.weight() + ips_.weight(); }
     /// True once if something was refused that could pass now (room was made, a CIDR announced):
     /// the slot is worth another list.
     [[nodiscard]] bool take_worth_a_list(Slot slot);
@@ -76,8 +81,25 @@ class Intake {
     /// Whether the plain key of the name's row is another, and in force.
     [[nodiscard]] bool plain_held(const IpName& name) const;
     [[nodiscard]] bool announced(const model::IpPrefix& prefix) const;
-    [[nodiscard]] std::string over_limit(Slot slot, std::uint64_t count, std::uint32_t old_weight,
-                                         std::uint32_t new_weight) const;
+    /// How one entry would change what is held.
+    struct Step {
+        Sums seen, all;  ///< of its kind, without the entry
+        std::uint32_t weight = 0, bytes = 0;
+        bool fresh = false;  ///< not held yet
+        std::uint32_t held_weight = 0, held_bytes = 0;
+        std::uint32_t seen_bytes = 0;  ///< held_bytes if it is among those seen
+    };
+    template <class Kind>
+    [[nodiscard]] Step step(const typename Kind::Key& key, std::uint32_t weight,
+                            std::uint32_t bytes);
+    /// @return the bound that is passed, for people; "" = none
+    [[nodiscard]] std::string over_limit(Slot slot, const Step& step) const;
+    /// Keys and values of all kinds. @param seen of what the newest lists have named only
+    [[nodiscard]] std::uint64_t bytes(bool seen) const;
+    /// @return why an ip or node is not where the remote's pods may be; "" = it is
+    [[nodiscard]] std::string foreign(const model::Node& node) const;
+    [[nodiscard]] std::string foreign(const model::IpPrefix& ip, model::IdentityId id) const;
+    [[nodiscard]] bool in_pod_cidrs(const model::IpPrefix& prefix) const;
 
     Refusals& refusals_;
     model::Connection connection_;
@@ -93,7 +115,6 @@ class Intake {
     Ledger<IpName> ips_;
     IpRows ip_rows_;
     Ledger<std::uint32_t> identities_;
-    std::array<std::uint16_t, kObjectSlots> marks_{};
     /// Refused for want of room or of an announced CIDR since the last list.
     std::array<bool, kObjectSlots> waiting_{};
     std::array<bool, kObjectSlots> worth_a_list_{};
@@ -101,7 +122,7 @@ class Intake {
     std::array<std::map<std::string, std::string, std::less<>>, kObjectSlots> names_;
     std::map<std::string, IpName, std::less<>> ip_names_;
     std::map<std::string, std::uint32_t, std::less<>> ids_;
-    /// With refuse_foreign_ips: what each node announces, and how often each prefix is.
+    /// If ips are judged by nodes: what each node announces, and how often each prefix is.
     std::map<std::string, std::vector<model::IpPrefix>> announced_by_;
     std::map<model::IpPrefix, std::uint32_t> announced_;
     std::map<std::uint8_t, std::uint32_t> lengths_v4_, lengths_v6_;

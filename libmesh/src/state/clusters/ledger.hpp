@@ -1,5 +1,8 @@
 // Which objects of one kind are in force, without the objects: what is needed to delete them
 // exactly (after a re-list, at a drain) and to hold bounds. Small, since there are 100,000 ips.
+//
+// Bounds are held against what the newest list has seen: what it does not name is on its way out,
+// and so is what it names beyond a bound that is lower than it was.
 #pragma once
 
 #include <algorithm>
@@ -52,43 +55,77 @@ struct SeededHash {
     }
 };
 
+/// What entries come to, together.
+struct Sums {
+    std::uint64_t count = 0, weight = 0, bytes = 0;
+    void add(std::uint32_t entry_weight, std::uint32_t entry_bytes) noexcept {
+        ++count;
+        weight += entry_weight;
+        bytes += entry_bytes;
+    }
+    void remove(std::uint32_t entry_weight, std::uint32_t entry_bytes) noexcept {
+        --count;
+        weight -= entry_weight;
+        bytes -= entry_bytes;
+    }
+};
+
 /// @thread one thread
 template <class Key>
 class Ledger {
   public:
     struct Entry {
         std::uint32_t weight = 0;  ///< what it counts against a bound: backends, CIDRs
+        std::uint32_t bytes = 0;   ///< of key and value
         std::uint16_t mark = 0;    ///< the list that saw it last
         bool emitted = false;      ///< told to those who listen
     };
     explicit Ledger(std::uint64_t seed) : entries_(0, SeededHash{seed}) {}
 
+    /// A list begins: nothing is seen yet.
+    void begin_list() {
+        ++mark_;
+        seen_ = {};
+    }
     [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
     /// Sum of the weights.
-    [[nodiscard]] std::uint64_t weight() const noexcept { return weight_; }
+    [[nodiscard]] std::uint64_t weight() const noexcept { return all_.weight; }
+    [[nodiscard]] const Sums& all() const noexcept { return all_; }
+    /// What the newest list, and changes since, have named.
+    [[nodiscard]] const Sums& seen() const noexcept { return seen_; }
+    [[nodiscard]] bool is_seen(const Entry& entry) const noexcept { return entry.mark == mark_; }
     [[nodiscard]] const Entry* find(const Key& key) const {
         const auto at = entries_.find(key);
         return at == entries_.end() ? nullptr : &at->second;
     }
+    /// Puts an entry, which the newest list has seen thereby. @param entry its mark does not matter
     void set(const Key& key, Entry entry) {
-        Entry& held = entries_[key];
-        weight_ = weight_ - held.weight + entry.weight;
+        const auto [at, fresh] = entries_.try_emplace(key);
+        Entry& held = at->second;
+        if (!fresh) subtract(held);
         held = entry;
+        held.mark = mark_;
+        all_.add(held.weight, held.bytes);
+        seen_.add(held.weight, held.bytes);
     }
-    void touch(const Key& key, std::uint16_t mark) {
-        if (const auto at = entries_.find(key); at != entries_.end()) at->second.mark = mark;
+    /// The newest list has seen it, as it is.
+    void touch(const Key& key) {
+        const auto at = entries_.find(key);
+        if (at == entries_.end() || is_seen(at->second)) return;
+        at->second.mark = mark_;
+        seen_.add(at->second.weight, at->second.bytes);
     }
     void erase(const Key& key) {
         const auto at = entries_.find(key);
         if (at == entries_.end()) return;
-        weight_ -= at->second.weight;
+        subtract(at->second);
         entries_.erase(at);
     }
-    /// The keys not seen by list `mark`, sorted.
-    [[nodiscard]] std::vector<Key> unseen(std::uint16_t mark) const {
+    /// The keys that the newest list has not seen, sorted.
+    [[nodiscard]] std::vector<Key> unseen() const {
         std::vector<Key> keys;
         for (const auto& [key, entry] : entries_) {
-            if (entry.mark != mark) keys.push_back(key);
+            if (!is_seen(entry)) keys.push_back(key);
         }
         std::sort(keys.begin(), keys.end());
         return keys;
@@ -103,8 +140,14 @@ class Ledger {
     }
 
   private:
+    void subtract(const Entry& entry) {
+        all_.remove(entry.weight, entry.bytes);
+        if (is_seen(entry)) seen_.remove(entry.weight, entry.bytes);
+    }
+
     boost::unordered_flat_map<Key, Entry, SeededHash> entries_;
-    std::uint64_t weight_ = 0;
+    std::uint16_t mark_ = 0;
+    Sums all_, seen_;
 };
 
 }  // namespace mesh::state

@@ -32,19 +32,21 @@ std::string_view to_string(Refusal reason) noexcept {
     return "unknown";
 }
 
-void Refusals::add(TimePoint now, std::string_view key, Refusal reason, std::string_view detail) {
+void Refusals::add(TimePoint now, std::string_view key, Refusal reason, std::string_view detail,
+                   std::uint64_t times) {
     const auto i = static_cast<std::size_t>(reason);
     Count& count = counts_[i];
-    ++count.count;
+    count.count += times;
     count.last_key = model::printable(key, kMostText);
     count.last_detail = model::printable(detail, kMostText);
     if (on_refused_) on_refused_(key, reason, detail);
     if (reason == Refusal::kNotShared) return;
     if (logged_[i] && now - *logged_[i] < kLogEvery) {
-        ++unlogged_[i];
+        unlogged_[i] += times;
         return;
     }
     logged_[i] = now;
+    unlogged_[i] += times - 1;
     if (unlogged_[i] == 0) {
         log_.warn("remote cluster {}: entry refused ({}): {}", cluster_, to_string(reason),
                   count.last_detail);

@@ -20,9 +20,10 @@ enum class Refusal : std::uint8_t {
     kKey,        ///< the key is none of this prefix's
     kValue,      ///< the value does not parse
     kForeign,    ///< another cluster's name, id or identity, or key and value differ
-    kForeignIp,  ///< an ip outside the CIDRs that the cluster's nodes announce
+    kForeignIp,  ///< an ip outside the CIDRs that the cluster's nodes announce, or, as a node's
+                 ///< CIDR, outside the pod-cidrs of the remote's file
     kLimit,      ///< more than the remote's configured limit
-    kTooLarge,   ///< value over the limit of bytes
+    kTooLarge,   ///< key or value over the limit of bytes
     kRate,       ///< more events per second than allowed; listed again when it is calm
     kNotShared,  ///< a service that is not offered to the mesh: nothing wrong, and not logged
 };
@@ -45,7 +46,9 @@ class Refusals {
         : cluster_(std::move(cluster)), log_(std::move(log)), on_refused_(std::move(on_refused)) {}
 
     /// Counts, and logs at most once per reason and ten seconds.
-    void add(TimePoint now, std::string_view key, Refusal reason, std::string_view detail);
+    /// @param times how many were refused, of which this is the last
+    void add(TimePoint now, std::string_view key, Refusal reason, std::string_view detail,
+             std::uint64_t times = 1);
     [[nodiscard]] const std::array<Count, kRefusals>& counts() const noexcept { return counts_; }
     [[nodiscard]] std::uint64_t total() const noexcept;
 

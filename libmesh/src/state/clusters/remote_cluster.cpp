@@ -57,13 +57,15 @@ class RemoteCluster::Impl : public std::enable_shared_from_this<RemoteCluster::I
           log_(std::move(log)),
           events_(std::move(events)),
           timer_(executor),
-          tasks_(executor, [this](std::string_view what) { recover(what); }) {
+          tasks_(executor, [this](std::string_view what) { on_defect(what); }) {
         make_session();
     }
 
     void configure(sources::config::RemoteConfig config);
     void remove();
     asio::awaitable<void> stop();
+    /// An id that is held may turn out to be another's.
+    void follow_claims();
     [[nodiscard]] SessionStatus status() const { return session_->status(clock_.now()); }
 
   private:
@@ -77,6 +79,12 @@ class RemoteCluster::Impl : public std::enable_shared_from_this<RemoteCluster::I
     void arm();
     void on_time();
     void recover(std::string_view what);
+    /// Something was thrown outside run().
+    void on_defect(std::string_view what) {
+        if (stopped_) return;
+        recover(what);
+        arm();
+    }
 
     void start_client(Connect&& connect);
     void close(std::uint64_t number);
@@ -186,6 +194,14 @@ void RemoteCluster::Impl::recover(std::string_view what) {
     if (config_) restart_at_ = clock_.now() + kAfterDefect;
 }
 
+void RemoteCluster::Impl::follow_claims() {
+    ids_.on_claimed(options_.cluster, [weak = weak_from_this()] {
+        const auto self = weak.lock();
+        if (!self) return;
+        asio::post(self->executor_, [self] { self->run([&] { self->on_time(); }); });
+    });
+}
+
 void RemoteCluster::Impl::on_time() {
     const TimePoint now = clock_.now();
     if (restart_at_ && *restart_at_ <= now) {
@@ -242,8 +258,12 @@ asio::awaitable<void> RemoteCluster::Impl::stop() {
 // --- the client -------------------------------------------------------------------------------
 
 void RemoteCluster::Impl::start_client(Connect&& connect) {
-    auto made = etcd::Client::make(executor_, sources::config::client_options(connect.etcd), clock_,
-                                   Rng(rng_.next()), log_);
+    auto options = sources::config::client_options(connect.etcd);
+    if (connect.answer_bytes) {
+        options.max_message_bytes = *connect.answer_bytes;
+        options.max_fragmented_bytes = *connect.answer_bytes;
+    }
+    auto made = etcd::Client::make(executor_, std::move(options), clock_, Rng(rng_.next()), log_);
     if (!made) return session_->client_refused(clock_.now(), connect.epoch, made.error());
     epoch_ = std::make_shared<Epoch>();
     epoch_->number = connect.epoch;
@@ -253,6 +273,11 @@ void RemoteCluster::Impl::start_client(Connect&& connect) {
         const auto self = weak.lock();
         if (self && self->epoch_ && mine.lock() == self->epoch_) self->on_connection(event);
     });
+    epoch_->client->on_defect(
+        [weak = weak_from_this(), mine = std::weak_ptr(epoch_)](std::string_view what) {
+            const auto self = weak.lock();
+            if (self && self->epoch_ && mine.lock() == self->epoch_) self->on_defect(what);
+        });
     epoch_->client->start();
 }
 
@@ -320,6 +345,8 @@ asio::awaitable<void> RemoteCluster::Impl::probe(std::shared_ptr<Epoch> epoch) {
     // A failure needs no word: the connection tells of it, or the missing heartbeats do.
     if (!got || epoch != epoch_) co_return;
     run([&] { session_->probe_answer(clock_.now(), epoch->number, got->header); });
+    // Whether the watches have told as much is another question.
+    if (epoch == epoch_) epoch->client->request_progress();
 }
 
 // --- watches ----------------------------------------------------------------------------------
@@ -350,14 +377,29 @@ void RemoteCluster::Impl::start_watch(const Watch& watch) {
             self.run([&] { self.session_->progress(self.clock_.now(), number, slot, at); });
         });
     };
+    events.on_in_step = [guarded, number = watch.epoch, slot = watch.slot](const etcd::Header& at) {
+        guarded([&](Impl& self) {
+            self.run([&] { self.session_->in_step(self.clock_.now(), number, slot, at); });
+        });
+    };
+    events.on_refused = [guarded, number = watch.epoch,
+                         slot = watch.slot](const etcd::RefusedKeys& keys) {
+        guarded([&](Impl& self) {
+            self.run([&] { self.session_->keys_refused(self.clock_.now(), number, slot, keys); });
+        });
+    };
     events.on_state = [guarded, number = watch.epoch, slot = watch.slot](
                           etcd::PrefixWatcherEvents::State state, const Error* reason) {
         guarded([&](Impl& self) { self.on_state(number, slot, state, reason); });
     };
+    etcd::PrefixWatcherOptions options;
+    options.prefix = watch.prefix;
+    options.hold_on_history_change = true;
+    options.max_keys = watch.bounds.keys;
+    options.max_key_bytes = watch.bounds.key_bytes;
+    options.max_list_bytes = watch.bounds.list_bytes;
     epoch_->watchers[i] = std::make_unique<etcd::PrefixWatcher>(
-        *epoch_->client, clock_, Rng(rng_.next()),
-        etcd::PrefixWatcherOptions{.prefix = watch.prefix, .hold_on_history_change = true},
-        std::move(events));
+        *epoch_->client, clock_, Rng(rng_.next()), std::move(options), std::move(events));
 }
 
 void RemoteCluster::Impl::end_watch(Slot slot) {
@@ -397,7 +439,9 @@ RemoteCluster::RemoteCluster(asio::any_io_executor executor, SessionOptions opti
                              IdRegistry& ids, const Clock& clock, Rng rng, Logger log,
                              ClusterEvents events)
     : impl_(std::make_shared<Impl>(std::move(executor), std::move(options), ids, clock, rng,
-                                   std::move(log), std::move(events))) {}
+                                   std::move(log), std::move(events))) {
+    impl_->follow_claims();
+}
 RemoteCluster::~RemoteCluster() = default;
 void RemoteCluster::configure(sources::config::RemoteConfig config) {
     impl_->configure(std::move(config));

@@ -8,190 +8,29 @@
 
 #include "model/codec.hpp"
 #include "model/keys.hpp"
-#include "state/clusters/intake.hpp"
+#include "state/clusters/session_impl.hpp"
 
 namespace mesh::state {
 
 namespace {
-
-/// Small enough for the tables' copies (changes.hpp), large enough to cost nothing per batch.
-constexpr std::size_t kBatchChanges = 1000;
 /// Failures that repeat are logged this often.
 constexpr Duration kLogEvery = std::chrono::minutes(1);
-/// Traffic goes away first, then what tells where it came from.
-constexpr std::array<Slot, kObjectSlots> kDrainOrder{Slot::kServices,      Slot::kServiceExports,
-                                                     Slot::kLocalServices, Slot::kIps,
-                                                     Slot::kIdentities,    Slot::kNodes};
-
-constexpr SlotSet kAllSlots{Slot::kServices, Slot::kServiceExports, Slot::kLocalServices,
-                            Slot::kIps,      Slot::kIdentities,     Slot::kNodes};
+}  // namespace
 
 sources::config::RemotePolicy unbounded() {
     sources::config::RemotePolicy policy;
     constexpr auto kNone = std::numeric_limits<std::uint64_t>::max();
-    policy.limits = {kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone, kNone};
+    policy.limits = {kNone, kNone, kNone, kNone, kNone, kNone, kNone,
+                     kNone, kNone, kNone, kNone, kNone, kNone, kNone};
     return policy;
 }
-
-/// Events per second, with a burst of one second's worth.
-class Rate {
-  public:
-    bool take(TimePoint now, std::uint64_t per_second) {
-        const auto limit = static_cast<double>(per_second);
-        if (!since_)
-            tokens_ = limit;
-        else
-            tokens_ = std::min(
-                limit, tokens_ + limit * std::chrono::duration<double>(now - *since_).count());
-        since_ = now;
-        if (tokens_ < 1) return false;
-        tokens_ -= 1;
-        return true;
-    }
-
-  private:
-    double tokens_ = 0;
-    std::optional<TimePoint> since_;
-};
-
-}  // namespace
-
-std::string_view to_string(SessionState state) noexcept {
-    switch (state) {
-        case SessionState::kDisabled:
-            return "disabled";
-        case SessionState::kConnecting:
-            return "connecting";
-        case SessionState::kSyncing:
-            return "syncing";
-        case SessionState::kReady:
-            return "ready";
-        case SessionState::kStale:
-            return "stale";
-    }
-    return "unknown";
-}
-
-class Session::Impl {
-  public:
-    Impl(SessionOptions options, IdRegistry& ids, std::uint64_t seed, Logger log)
-        : options_(std::move(options)),
-          ids_(ids),
-          log_(log),
-          refusals_(options_.cluster, log, options_.on_refused),
-          intake_(seed, refusals_),
-          key_{options_.cluster, options_.own ? options_.local_id : model::ClusterId{}} {}
-
-    void configure(TimePoint now, sources::config::RemoteConfig config);
-    void remove(TimePoint now);
-    void stop();
-    void client_refused(TimePoint now, const Error& reason);
-    void connected(TimePoint now, const etcd::Header& header);
-    void connect_failed(TimePoint now, const Error& reason);
-    void lost(TimePoint now, const Error& reason);
-    void config_answer(TimePoint now, const Result<ConfigAnswer>& answer);
-    void changes(TimePoint now, Slot slot, bool from_list, std::span<const Incoming> incoming);
-    void list_done(Slot slot);
-    void history_changed(TimePoint now, std::string_view what);
-    void watch_refused(TimePoint now, Slot slot, const Error& reason);
-    void tick(TimePoint now);
-
-    /// True if the answer is from the etcd of this epoch; ends the epoch if it is from another.
-    bool accept(TimePoint now, const etcd::Header& header, bool applied);
-    [[nodiscard]] bool current(std::uint64_t epoch) const { return running_ && epoch == epoch_; }
-    [[nodiscard]] std::optional<TimePoint> deadline() const;
-    [[nodiscard]] SessionState state() const;
-    [[nodiscard]] SessionStatus status(TimePoint now) const;
-    [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
-    /// Tells of a changed state; the last thing every event does.
-    void settle(TimePoint now);
-    std::vector<Action> take() { return std::exchange(actions_, {}); }
-
-  private:
-    void begin_epoch(TimePoint now);
-    void end_epoch();
-    /// Ends the epoch for a reason that counts as a failure; the next begins later and later.
-    void fail_epoch(TimePoint now, const std::string& reason);
-    void note_failure(TimePoint now, const std::string& reason);
-    void request_config();
-    void config_failed(TimePoint now, const std::string& reason);
-    void accept_config(TimePoint now, const model::ClusterConfig& config, bool legacy);
-    [[nodiscard]] model::Connection connection(const model::ClusterConfig& config,
-                                               bool legacy) const;
-    void start_watches();
-    void open(Slot slot);
-    void open_what_may();
-    void watch(Slot slot);
-    void take_objects(TimePoint now, Slot slot, bool from_list, std::span<const Incoming> incoming);
-    void take_canaries(std::span<const Incoming> incoming);
-    void sweep();
-    void drain(SlotSet slots);
-    void emit(Changes& changes);
-    void drain_as_stale(TimePoint now);
-    void check_heartbeat(TimePoint now);
-    [[nodiscard]] bool ready() const {
-        return running_ && connected_ && config_ok_ && listed_.contains_all(wanted_);
-    }
-    [[nodiscard]] const sources::config::RemotePolicy& policy() const {
-        return options_.own ? unbounded_ : config_->policy;
-    }
-    /// All that is held is what the remote says now.
-    [[nodiscard]] bool fresh() const { return running_ && connected_ && config_ok_ && !holds_old_; }
-    [[nodiscard]] bool holds(SlotSet slots) const;
-    [[nodiscard]] SlotSet stale_slots() const;
-    [[nodiscard]] std::optional<TimePoint> stale_at() const;
-
-    SessionOptions options_;
-    IdRegistry& ids_;
-    Logger log_;
-    Refusals refusals_;
-    Intake intake_;
-    ClusterKey key_;
-    const sources::config::RemotePolicy unbounded_ = unbounded();
-    std::optional<sources::config::RemoteConfig> config_;
-    std::vector<Action> actions_;
-
-    // The epoch.
-    std::uint64_t epoch_ = 0;
-    bool running_ = false;
-    bool connected_ = false;
-    bool config_ok_ = false;  ///< since the connection was made
-    bool watches_started_ = false;
-    TimePoint epoch_began_{};
-    etcd::Header pinned_;
-    std::int64_t newest_revision_ = 0;
-    bool holds_old_ = false;  ///< entries of an earlier epoch that are not listed again yet
-    SlotSet wanted_, watching_, listed_, done_, to_sweep_, canaries_seen_;
-    int check_errors_ = 0;
-
-    // What outlives it.
-    std::optional<model::ClusterConfig> remote_;
-    bool config_retrieved_ = false, config_required_ = false;
-    bool canaries_ = false;
-    model::Layout layout_ = model::Layout::kState;
-    bool ever_ready_ = false;
-    bool drained_as_stale_ = false;
-    Rate rate_;
-    std::uint64_t failures_ = 0, failures_in_a_row_ = 0;
-    std::string last_failure_;
-    std::optional<TimePoint> failed_at_, logged_at_;
-    std::string logged_failure_;
-    std::optional<TimePoint> last_life_, last_heartbeat_, behind_since_, not_fresh_since_;
-    SessionState shown_ = SessionState::kDisabled;
-    SlotSet shown_listed_;
-
-    // Timers.
-    std::optional<TimePoint> retry_at_, connect_by_, config_at_, config_by_, check_at_, probe_at_;
-    Duration config_backoff_{};
-    TimePoint heartbeat_base_{};
-    std::array<std::optional<TimePoint>, kObjectSlots> rewatch_at_;
-};
 
 void Session::Impl::configure(TimePoint now, sources::config::RemoteConfig config) {
     if (running_)
         log_.info("remote cluster {}: configuration changed, connecting anew", options_.cluster);
     end_epoch();
     config_ = std::move(config);
+    if (!options_.own) ids_.claim(options_.cluster, config_->policy.id);
     failures_in_a_row_ = 0;
     begin_epoch(now);
 }
@@ -200,6 +39,7 @@ void Session::Impl::remove(TimePoint) {
     end_epoch();
     drain(kAllSlots);
     ids_.release(options_.cluster);
+    ids_.claim(options_.cluster, std::nullopt);
     retry_at_.reset();
     config_.reset();
     ever_ready_ = false;
@@ -221,11 +61,14 @@ void Session::Impl::begin_epoch(TimePoint now) {
     newest_revision_ = 0;
     holds_old_ = holds(kAllSlots);
     wanted_ = options_.slots;
+    freshness_.begin(wanted_);
     for (SlotSet* set : {&watching_, &listed_, &done_, &to_sweep_, &canaries_seen_}) set->clear();
     check_errors_ = 0;
     retry_at_.reset();
     connect_by_ = now + options_.times.connect_limit;
-    actions_.emplace_back(Connect{epoch_, config_->etcd});
+    Connect connect{epoch_, config_->etcd};
+    if (!options_.own) connect.answer_bytes = config_->policy.limits.answer_bytes;
+    actions_.emplace_back(std::move(connect));
 }
 
 void Session::Impl::end_epoch() {
@@ -250,7 +93,9 @@ void Session::Impl::fail_epoch(TimePoint now, const std::string& reason) {
     note_failure(now, reason);
     ++failures_in_a_row_;
     end_epoch();
-    retry_at_ = now + options_.times.retry_step * static_cast<Duration::rep>(failures_in_a_row_);
+    const auto times =
+        static_cast<Duration::rep>(std::min<std::uint64_t>(failures_in_a_row_, 1000));
+    retry_at_ = now + std::min(options_.times.retry_step * times, options_.times.retry_limit);
 }
 
 void Session::Impl::client_refused(TimePoint now, const Error& reason) {
@@ -262,7 +107,8 @@ void Session::Impl::client_refused(TimePoint now, const Error& reason) {
 
 void Session::Impl::connect_failed(TimePoint now, const Error& reason) {
     note_failure(now, "connection failed: " + reason.detail());
-    ++failures_in_a_row_;
+    // The client's own to repeat, by its own backoff.
+    ++attempts_in_a_row_;
 }
 
 void Session::Impl::lost(TimePoint now, const Error& reason) {
@@ -284,6 +130,7 @@ void Session::Impl::connected(TimePoint now, const etcd::Header& header) {
     pinned_.cluster_id = header.cluster_id;
     pinned_.member_id = header.member_id;
     connected_ = true;
+    attempts_in_a_row_ = 0;
     last_life_ = heartbeat_base_ = now;
     newest_revision_ = std::max(newest_revision_, header.revision);
     connect_by_.reset();
@@ -331,10 +178,6 @@ bool Session::Impl::accept(TimePoint now, const etcd::Header& header, bool appli
     }
     newest_revision_ = std::max(newest_revision_, header.revision);
     if (applied) pinned_.revision = std::max(pinned_.revision, header.revision);
-    if (newest_revision_ <= pinned_.revision)
-        behind_since_.reset();
-    else if (!behind_since_)
-        behind_since_ = now;
     return true;
 }
 
@@ -393,6 +236,26 @@ model::Connection Session::Impl::connection(const model::ClusterConfig& config, 
             .legacy = legacy};
 }
 
+void Session::Impl::give_up_id() {
+    drain(kAllSlots);
+    holds_old_ = false;
+    ids_.release(options_.cluster);
+    ever_ready_ = false;
+    key_.id = {};
+}
+
+void Session::Impl::check_claim(TimePoint now) {
+    if (options_.own || !config_ || key_.id == model::ClusterId{}) return;
+    const auto owner = ids_.claimed_from(key_.id, options_.cluster);
+    if (!owner) return;
+    const std::string reason = fmt::format(
+        "{}: field id: {} belongs to remote cluster {}, as its configuration file "
+        "says; draining",
+        model::cluster_config_key(options_.cluster), model::number(key_.id), *owner);
+    give_up_id();
+    fail_epoch(now, reason);
+}
+
 void Session::Impl::accept_config(TimePoint now, const model::ClusterConfig& config, bool legacy) {
     const bool again = watches_started_;
     const bool same = again && remote_ == config;
@@ -403,14 +266,17 @@ void Session::Impl::accept_config(TimePoint now, const model::ClusterConfig& con
             return fail_epoch(now, valid.error().detail());
         }
     }
+    if (policy().id && *policy().id != config.id) {
+        return fail_epoch(
+            now, fmt::format("{}: field id: expected {}, as the configuration file says (mesh: "
+                             "id), found {}",
+                             model::cluster_config_key(options_.cluster),
+                             model::number(*policy().id), model::number(config.id)));
+    }
     if (key_.id != config.id && key_.id != model::ClusterId{}) {
         log_.info("remote cluster {}: its id changed from {} to {}, draining", options_.cluster,
                   model::number(key_.id), model::number(config.id));
-        drain(kAllSlots);
-        holds_old_ = false;
-        ids_.release(options_.cluster);
-        ever_ready_ = false;
-        key_.id = {};
+        give_up_id();
     }
     if (config.id != model::ClusterId{}) {
         if (const auto reserved = ids_.reserve(config.id, options_.cluster); !reserved) {
@@ -429,287 +295,10 @@ void Session::Impl::accept_config(TimePoint now, const model::ClusterConfig& con
     intake_.set_remote(conn, policy());
     if (!config.service_exports_enabled && wanted_.contains(Slot::kServiceExports)) {
         wanted_.erase(Slot::kServiceExports);
+        freshness_.drop(now, Slot::kServiceExports);
         drain({Slot::kServiceExports});
     }
     start_watches();
-}
-
-// --- watches ----------------------------------------------------------------------------------
-
-void Session::Impl::start_watches() {
-    watches_started_ = true;
-    if (canaries_) watch(Slot::kCanaries);
-    open_what_may();
-}
-
-void Session::Impl::open_what_may() {
-    for (std::size_t i = 0; i < kObjectSlots; ++i) open(object_slot(i));
-}
-
-void Session::Impl::open(Slot slot) {
-    if (!watches_started_ || !wanted_.contains(slot) || watching_.contains(slot)) return;
-    if (canaries_ && !canaries_seen_.contains(slot)) return;
-    // Whether an ip is foreign is told by the nodes' CIDRs.
-    const bool needs_nodes = slot == Slot::kIps && policy().refuse_foreign_ips;
-    if (needs_nodes && wanted_.contains(Slot::kNodes) && !listed_.contains(Slot::kNodes)) return;
-    watch(slot);
-}
-
-void Session::Impl::watch(Slot slot) {
-    watching_.insert(slot);
-    if (index(slot) < kObjectSlots) {
-        intake_.begin_list(slot);
-        to_sweep_.insert(slot);
-        done_.erase(slot);
-        rewatch_at_[index(slot)].reset();
-    }
-    actions_.emplace_back(Watch{epoch_, slot, slot_prefix(slot, options_.cluster, layout_)});
-}
-
-void Session::Impl::take_canaries(std::span<const Incoming> incoming) {
-    for (const Incoming& change : incoming) {
-        const auto key = model::parse_key(change.key);
-        if (change.deleted || key.kind != model::KeyKind::kSynced) continue;
-        if (key.cluster == options_.cluster && key.layout == layout_) {
-            canaries_seen_.insert(slot_of(key.resource));
-        }
-    }
-    open_what_may();
-    if (canaries_seen_.contains_all(wanted_) && watching_.contains(Slot::kCanaries)) {
-        watching_.erase(Slot::kCanaries);
-        actions_.emplace_back(Unwatch{epoch_, Slot::kCanaries});
-    }
-}
-
-void Session::Impl::changes(TimePoint now, Slot slot, bool from_list,
-                            std::span<const Incoming> incoming) {
-    if (!watching_.contains(slot)) return;
-    if (slot == Slot::kCanaries) return take_canaries(incoming);
-    if (slot == Slot::kHeartbeat) {
-        // What a list finds may be old: only an event proves that the writer lives.
-        if (!from_list && std::any_of(incoming.begin(), incoming.end(),
-                                      [](const Incoming& c) { return !c.deleted; })) {
-            last_heartbeat_ = now;
-        }
-        return;
-    }
-    take_objects(now, slot, from_list, incoming);
-}
-
-void Session::Impl::take_objects(TimePoint now, Slot slot, bool from_list,
-                                 std::span<const Incoming> incoming) {
-    Changes out;
-    const auto per_second = policy().limits.events_per_second;
-    for (const Incoming& change : incoming) {
-        if (change.deleted) {
-            intake_.erase(slot, change.key, out);
-        } else if (from_list || options_.own || rate_.take(now, per_second)) {
-            intake_.put(now, slot, change.key, change.value, out);
-        } else {
-            intake_.refuse_rate(now, slot, change.key);
-            rewatch_at_[index(slot)] = now + options_.times.calm;
-        }
-        if (out.size() >= kBatchChanges) emit(out);
-    }
-    emit(out);
-    for (std::size_t i = 0; i < kObjectSlots; ++i) {
-        if (intake_.take_worth_a_list(object_slot(i)) && !rewatch_at_[i]) {
-            rewatch_at_[i] = now + options_.times.relist;
-        }
-    }
-}
-
-void Session::Impl::list_done(Slot slot) {
-    if (!watching_.contains(slot)) return;
-    const bool first = !listed_.contains(slot);
-    listed_.insert(slot);
-    if (slot == Slot::kHeartbeat && first && !config_ok_) return request_config();
-    if (index(slot) >= kObjectSlots) return;
-    done_.insert(slot);
-    if (slot == Slot::kNodes) open_what_may();
-    // The fence: nothing is pruned before every prefix has been listed.
-    if (done_.contains_all(wanted_)) sweep();
-}
-
-void Session::Impl::sweep() {
-    Changes out;
-    for (const Slot slot : kDrainOrder) {
-        if (!to_sweep_.contains(slot)) continue;
-        intake_.sweep(slot, out);
-        emit(out);
-    }
-    to_sweep_.clear();
-    holds_old_ = false;
-}
-
-void Session::Impl::drain(SlotSet slots) {
-    Changes out;
-    for (const Slot slot : kDrainOrder) {
-        if (!slots.contains(slot)) continue;
-        intake_.drain(slot, out);
-        emit(out);
-    }
-}
-
-void Session::Impl::emit(Changes& changes) {
-    for (auto begin = changes.begin(); begin != changes.end();) {
-        const auto left = static_cast<std::size_t>(changes.end() - begin);
-        const auto end = begin + static_cast<std::ptrdiff_t>(std::min(left, kBatchChanges));
-        Emit action{{key_, {}}};
-        action.batch.changes.assign(std::make_move_iterator(begin), std::make_move_iterator(end));
-        actions_.emplace_back(std::move(action));
-        begin = end;
-    }
-    changes.clear();
-}
-
-void Session::Impl::watch_refused(TimePoint now, Slot slot, const Error& reason) {
-    note_failure(now, fmt::format("watch of {} refused: {}", to_string(slot), reason.detail()));
-}
-
-// --- time -------------------------------------------------------------------------------------
-
-bool Session::Impl::holds(SlotSet slots) const {
-    return std::any_of(kDrainOrder.begin(), kDrainOrder.end(),
-                       [&](Slot slot) { return slots.contains(slot) && intake_.count(slot) != 0; });
-}
-
-std::optional<TimePoint> Session::Impl::stale_at() const {
-    if (options_.own || !config_ || !config_->policy.max_stale_age || !not_fresh_since_) return {};
-    if (!holds(stale_slots())) return {};
-    return *not_fresh_since_ + *config_->policy.max_stale_age;
-}
-
-SlotSet Session::Impl::stale_slots() const {
-    if (config_->policy.stale_scope == sources::config::StaleScope::kAll) return kAllSlots;
-    return {Slot::kServices, Slot::kServiceExports};
-}
-
-std::optional<TimePoint> Session::Impl::deadline() const {
-    std::optional<TimePoint> next = stale_at();
-    const auto consider = [&](const std::optional<TimePoint>& at) {
-        if (at && (!next || *at < *next)) next = at;
-    };
-    for (const auto* at : {&retry_at_, &connect_by_, &config_at_, &check_at_, &probe_at_})
-        consider(*at);
-    for (const auto& at : rewatch_at_) consider(at);
-    return next;
-}
-
-void Session::Impl::tick(TimePoint now) {
-    const auto due = [now](const std::optional<TimePoint>& at) { return at && *at <= now; };
-    if (due(stale_at())) drain_as_stale(now);
-    if (due(retry_at_)) begin_epoch(now);
-    if (due(connect_by_)) {
-        fail_epoch(now, fmt::format("no connection for {} minutes",
-                                    options_.times.connect_limit / std::chrono::minutes(1)));
-    }
-    if (due(config_at_)) request_config();
-    if (due(probe_at_)) {
-        probe_at_ = now + options_.times.probe;
-        actions_.emplace_back(Probe{epoch_});
-    }
-    for (std::size_t i = 0; i < kObjectSlots; ++i) {
-        if (due(rewatch_at_[i])) watch(object_slot(i));
-    }
-    if (due(check_at_)) check_heartbeat(now);
-}
-
-void Session::Impl::check_heartbeat(TimePoint now) {
-    check_at_ = now + options_.times.check_fine;
-    if (options_.own) return;
-    // Before 1.16, a writer that never sent one was fine.
-    if (!last_heartbeat_ && options_.generation == model::Generation::k115) return;
-    const TimePoint last = std::max(heartbeat_base_, last_heartbeat_.value_or(heartbeat_base_));
-    if (now - last <= options_.times.heartbeat_limit) {
-        check_errors_ = 0;
-        return;
-    }
-    check_at_ = now + options_.times.check_failing;
-    if (++check_errors_ > options_.times.check_errors) {
-        fail_epoch(now,
-                   fmt::format("no heartbeat for {} s", (now - last) / std::chrono::seconds(1)));
-    }
-}
-
-void Session::Impl::drain_as_stale(TimePoint now) {
-    const bool all = config_->policy.stale_scope == sources::config::StaleScope::kAll;
-    log_.warn("remote cluster {}: not in step for {} s, draining its {}", options_.cluster,
-              *config_->policy.max_stale_age / std::chrono::seconds(1),
-              all ? "entries" : "services");
-    drained_as_stale_ = true;
-    const bool was_running = running_;
-    // The watches would not tell again what is dropped here: the next connection lists anew.
-    end_epoch();
-    drain(stale_slots());
-    // What is listed from now on is given the same age again.
-    not_fresh_since_ = now;
-    if (was_running) begin_epoch(now);
-}
-
-// --- what is shown ----------------------------------------------------------------------------
-
-SessionState Session::Impl::state() const {
-    if (!config_) return SessionState::kDisabled;
-    if (ready()) return SessionState::kReady;
-    if (ever_ready_) return SessionState::kStale;
-    return connected_ ? SessionState::kSyncing : SessionState::kConnecting;
-}
-
-void Session::Impl::settle(TimePoint now) {
-    if (ready()) {
-        failures_in_a_row_ = 0;
-        ever_ready_ = true;
-    }
-    if (fresh()) drained_as_stale_ = false;
-    if (fresh() || (!drained_as_stale_ && !holds(kAllSlots))) {
-        not_fresh_since_.reset();
-    } else if (!not_fresh_since_) {
-        not_fresh_since_ = now;
-    }
-    const SessionState now_shown = state();
-    if (now_shown == shown_ && listed_ == shown_listed_) return;
-    if (now_shown != shown_) {
-        log_.info("remote cluster {}: {}", options_.cluster, to_string(now_shown));
-    }
-    shown_ = now_shown;
-    shown_listed_ = listed_;
-    actions_.emplace_back(StateChanged{now_shown});
-}
-
-SessionStatus Session::Impl::status(TimePoint now) const {
-    SessionStatus out;
-    out.cluster = options_.cluster;
-    out.state = state();
-    out.connected = connected_;
-    out.ready = ready();
-    for (std::size_t i = 0; i < kSlots; ++i) {
-        const Slot slot = object_slot(i);
-        out.slots[i].wanted = wanted_.contains(slot);
-        out.slots[i].synced = running_ && listed_.contains(slot);
-        if (i < kObjectSlots) out.slots[i].count = intake_.count(slot);
-    }
-    out.backends = intake_.backends();
-    out.config_retrieved = config_retrieved_;
-    out.config_required = config_required_;
-    if (remote_ && config_retrieved_) out.config = *remote_;
-    out.position = pinned_;
-    out.newest_revision = newest_revision_;
-    if (connected_) out.lag_revisions = newest_revision_ - pinned_.revision;
-    if (connected_ && behind_since_) out.lag = now - *behind_since_;
-    if (!connected_ && last_life_) out.lag = now - *last_life_;
-    const auto ago = [now](const std::optional<TimePoint>& at) {
-        return at ? std::optional<Duration>(now - *at) : std::nullopt;
-    };
-    out.last_proof_of_life = ago(last_life_);
-    out.last_heartbeat = ago(last_heartbeat_);
-    out.failures = failures_;
-    out.failures_in_a_row = failures_in_a_row_;
-    out.last_failure = last_failure_;
-    out.last_failure_age = ago(failed_at_);
-    out.drained_as_stale = drained_as_stale_;
-    out.refused = refusals_.counts();
-    return out;
 }
 
 // --- the events -------------------------------------------------------------------------------
@@ -755,16 +344,33 @@ void Session::changes(TimePoint now, std::uint64_t epoch, Slot slot, const etcd:
                       bool from_list, std::span<const Incoming> changes) {
     // A list's revision is reached when the list is done.
     if (impl_->current(epoch) && impl_->accept(now, header, !from_list)) {
+        if (!from_list) impl_->reached(now, slot, header);
         impl_->changes(now, slot, from_list, changes);
     }
     impl_->settle(now);
 }
 void Session::list_done(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header) {
-    if (impl_->current(epoch) && impl_->accept(now, header, true)) impl_->list_done(slot);
+    if (impl_->current(epoch) && impl_->accept(now, header, true)) {
+        impl_->reached(now, slot, header);
+        impl_->list_done(now, slot);
+    }
     impl_->settle(now);
 }
-void Session::progress(TimePoint now, std::uint64_t epoch, Slot, const etcd::Header& header) {
-    if (impl_->current(epoch)) impl_->accept(now, header, true);
+void Session::progress(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header) {
+    if (impl_->current(epoch) && impl_->accept(now, header, true)) {
+        impl_->reached(now, slot, header);
+    }
+    impl_->settle(now);
+}
+void Session::in_step(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header) {
+    if (impl_->current(epoch) && impl_->accept(now, header, false)) {
+        impl_->reached(now, slot, header);
+    }
+    impl_->settle(now);
+}
+void Session::keys_refused(TimePoint now, std::uint64_t epoch, Slot slot,
+                           const etcd::RefusedKeys& refused) {
+    if (impl_->current(epoch)) impl_->keys_refused(now, slot, refused);
     impl_->settle(now);
 }
 void Session::history_changed(TimePoint now, std::uint64_t epoch, std::string_view what) {
@@ -776,7 +382,7 @@ void Session::watch_refused(TimePoint now, std::uint64_t epoch, Slot slot, const
     impl_->settle(now);
 }
 void Session::probe_answer(TimePoint now, std::uint64_t epoch, const etcd::Header& header) {
-    if (impl_->current(epoch)) impl_->accept(now, header, false);
+    if (impl_->current(epoch) && impl_->accept(now, header, false)) impl_->probed(now, header);
     impl_->settle(now);
 }
 void Session::tick(TimePoint now) {

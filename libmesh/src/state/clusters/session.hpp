@@ -15,6 +15,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mesh/error.hpp>
 #include <optional>
@@ -29,6 +30,7 @@
 #include "model/validate.hpp"
 #include "runtime/clock.hpp"
 #include "sources/config/etcd_yaml.hpp"
+#include "sources/etcd/prefix_watcher.hpp"
 #include "sources/etcd/types.hpp"
 #include "state/clusters/id_registry.hpp"
 #include "state/clusters/refusals.hpp"
@@ -43,7 +45,8 @@ enum class SessionState : std::uint8_t { kDisabled, kConnecting, kSyncing, kRead
 
 /// Times of the life; the defaults are Cilium's. @source protocol.md §3-§5
 struct SessionTimes {
-    Duration retry_step = std::chrono::seconds(1);  ///< times the failures so far
+    Duration retry_step = std::chrono::seconds(1);   ///< times the failures so far
+    Duration retry_limit = std::chrono::minutes(1);  ///< however many there were
     Duration connect_limit = std::chrono::minutes(15);
     Duration config_retry_first = std::chrono::milliseconds(250);
     Duration config_retry_limit = std::chrono::seconds(30);
@@ -88,6 +91,8 @@ struct ConfigAnswer {
 struct Connect {
     std::uint64_t epoch = 0;
     sources::config::EtcdClientConfig etcd;
+    std::optional<std::uint64_t> answer_bytes =
+        {};  ///< most of one answer; nullopt = no bound told
 };
 /// Ends the client of an epoch and all of its watches.
 struct Close {
@@ -97,11 +102,18 @@ struct GetConfig {
     std::uint64_t epoch = 0;
     std::string key;
 };
+/// What the watcher of a slot may read and remember.
+struct KeyBounds {
+    std::uint64_t keys = std::numeric_limits<std::uint64_t>::max();
+    std::uint64_t key_bytes = std::numeric_limits<std::uint64_t>::max();   ///< of one key
+    std::uint64_t list_bytes = std::numeric_limits<std::uint64_t>::max();  ///< of one list
+};
 /// Lists a prefix and watches it from there; restarts it if it runs.
 struct Watch {
     std::uint64_t epoch = 0;
     Slot slot{};
     std::string prefix;
+    KeyBounds bounds = {};
 };
 struct Unwatch {
     std::uint64_t epoch = 0;
@@ -112,7 +124,8 @@ struct Relist {
     std::uint64_t epoch = 0;
     Slot slot{};
 };
-/// Asks the etcd for its newest revision: a proof of life.
+/// Asks the etcd for its newest revision: a proof of life; and then, by progress, how far its
+/// watches are told.
 struct Probe {
     std::uint64_t epoch = 0;
 };
@@ -145,15 +158,16 @@ struct SessionStatus {
     std::size_t backends = 0;
     bool config_retrieved = false, config_required = false;
     model::ClusterConfig config;
-    etcd::Header position;             ///< etcd cluster id, member, revision up to which known
+    etcd::Header position;             ///< etcd cluster id, member, revision up to which all slots
+                                       ///< are known
     std::int64_t newest_revision = 0;  ///< as the etcd last told
-    std::int64_t lag_revisions = 0;    ///< writes outside the mesh's prefixes count, too,
-                                       ///< until the next event
+    std::int64_t lag_revisions = 0;    ///< of the last probe's, those not told yet by every watch
     Duration lag{};                    ///< since when behind, or without proof of life
     std::optional<Duration> last_proof_of_life;  ///< ago
     std::optional<Duration> last_heartbeat;      ///< ago
     std::uint64_t failures = 0;                  ///< since the start
-    std::uint64_t failures_in_a_row = 0;
+    std::uint64_t failures_in_a_row = 0;  ///< lives of a client that ended; delays the next one
+    std::uint64_t attempts_in_a_row = 0;  ///< of the client itself to connect, that failed
     std::string last_failure;
     std::optional<Duration> last_failure_age;
     bool drained_as_stale = false;
@@ -189,6 +203,11 @@ class Session {
                  bool from_list, std::span<const Incoming> changes);
     void list_done(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header);
     void progress(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header);
+    /// The server says that the slot's watch has told all up to here: counts for freshness only.
+    void in_step(TimePoint now, std::uint64_t epoch, Slot slot, const etcd::Header& header);
+    /// Keys that the watcher did not let through.
+    void keys_refused(TimePoint now, std::uint64_t epoch, Slot slot,
+                      const etcd::RefusedKeys& refused);
     /// Another etcd answers a watch, or its revision went back.
     void history_changed(TimePoint now, std::uint64_t epoch, std::string_view what);
     /// The server refuses a watch; the watcher tries on.

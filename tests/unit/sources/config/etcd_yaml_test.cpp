@@ -67,6 +67,16 @@ TEST(EtcdYaml, NamesFileLineAndField) {
          "dir/c1:4: mesh.limits.ips: expected a whole number"},
         {"endpoints: [https://a:1]\nmesh: {stale-scope: most}",
          "mesh.stale-scope: expected services or all"},
+        {"endpoints: [https://a:1]\nmesh:\n  id: 0", "dir/c1:3: mesh.id: expected a cluster id"},
+        {"endpoints: [https://a:1]\nmesh: {id: 512}", "mesh.id: expected a cluster id from 1 to"},
+        {"endpoints: [https://a:1]\nmesh: {id: seven}", "mesh.id: expected a whole number"},
+        {"endpoints: [https://a:1]\nmesh: {pod-cidrs: 10.1.0.0/16}",
+         "mesh.pod-cidrs: expected a list"},
+        {"endpoints: [https://a:1]\nmesh:\n  pod-cidrs:\n  - 10.1.0.0/16\n  - 10.1.0.0/33",
+         "dir/c1:5: mesh.pod-cidrs[1]: expected a CIDR"},
+        {"endpoints: [https://a:1]\nusername: root\npassword: x",
+         "dir/c1:2: username: etcd's users with a password are not supported"},
+        {"endpoints: [https://a:1]\npassword: x", "dir/c1:2: password: etcd's users"},
     };
     for (const auto& [text, expected] : cases) {
         const auto config = parse_remote_yaml(text, "dir/c1", "c1");
@@ -84,7 +94,9 @@ TEST(EtcdYaml, ReadsOurSection) {
         "  max-stale-age: 10m\n"
         "  stale-scope: all\n"
         "  refuse-foreign-ips: true\n"
-        "  limits: {services: 5, ips: 7}\n",
+        "  id: 7\n"
+        "  pod-cidrs: [10.1.0.0/16, \"fd00:1::/48\"]\n"
+        "  limits: {services: 5, ips: 7, key-bytes: 99, total-bytes: 1000, answer-bytes: 500}\n",
         "dir/c1", "c1");
     ASSERT_TRUE(config) << config.error().message();
     EXPECT_EQ(config->cluster, "c1");
@@ -93,6 +105,13 @@ TEST(EtcdYaml, ReadsOurSection) {
     EXPECT_TRUE(config->policy.refuse_foreign_ips);
     EXPECT_EQ(config->policy.limits.services, 5U);
     EXPECT_EQ(config->policy.limits.ips, 7U);
+    EXPECT_EQ(config->policy.limits.key_bytes, 99U);
+    EXPECT_EQ(config->policy.limits.total_bytes, 1000U);
+    EXPECT_EQ(config->policy.limits.answer_bytes, 500U);
+    EXPECT_EQ(config->policy.id, mesh::model::ClusterId{7});
+    ASSERT_EQ(config->policy.pod_cidrs.size(), 2U);
+    EXPECT_EQ(config->policy.pod_cidrs[1].to_string(), "fd00:1::/48");
+    EXPECT_TRUE(parse_remote_yaml("{endpoints: [a:1], username: \"\"}", "f", "c1"));
     EXPECT_EQ(config->content_hash.size(), 64U);
     const auto never =
         parse_remote_yaml("{endpoints: [a:1], mesh: {max-stale-age: 0s}}", "f", "c1");

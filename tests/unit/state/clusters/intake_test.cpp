@@ -318,6 +318,188 @@ TEST_F(IntakeTest, ForeignIpsAreRefusedWithTheSwitchOnly) {
         << "what was refused gets its chance";
 }
 
+TEST_F(IntakeTest, ALowerLimitActsOnWhatIsHeld) {
+    make();
+    const auto three = [](int backends) {
+        KeyValues all;
+        for (const char* name : {"a", "b", "c"})
+            all.emplace_back(services_key(name), service_value(name, backends));
+        return std::map<Slot, KeyValues>{{Slot::kServices, all}};
+    };
+    ready(three(1));
+    configure("mesh: {limits: {services: 1}}");
+    begin();
+    list_all(three(2));
+    EXPECT_EQ(told(), (Strings{"+service ns/a", "-service ns/b", "-service ns/c"}));
+    EXPECT_EQ(status().slots[index(Slot::kServices)].count, 1U);
+    EXPECT_EQ(refused(Refusal::kLimit), 2U);
+    EXPECT_EQ(take(Slot::kServices, services_key("a"), service_value("a", 3)), "taken")
+        << "what is within the bound goes on";
+    EXPECT_EQ(take(Slot::kServices, services_key("b"), service_value("b")), "limit");
+}
+
+TEST_F(IntakeTest, AServiceGrownBeyondTheLimitGoesWithTheNextList) {
+    make();
+    ready({{Slot::kServices, {{services_key("a"), service_value("a", 3)}}}});
+    configure("mesh: {limits: {backends-per-service: 2}}");
+    begin();
+    list_all({{Slot::kServices, {{services_key("a"), service_value("a", 3)}}}});
+    EXPECT_EQ(told(), Strings{"-service ns/a"});
+    EXPECT_EQ(status().backends, 0U);
+}
+
+TEST_F(IntakeTest, ABrokenValueKeepsNothingBeyondALowerLimit) {
+    make();
+    ready({{Slot::kNodes, {{nodes_key("a"), node_value("a")}, {nodes_key("b"), node_value("b")}}}});
+    configure("mesh: {limits: {nodes: 1}}");
+    begin();
+    list_all({{Slot::kNodes, {{nodes_key("a"), node_value("a")}, {nodes_key("b"), "{"}}}});
+    EXPECT_EQ(told(), (Strings{"+node a", "-node b"}));
+}
+
+TEST_F(IntakeTest, TheSwitchActsOnForeignIpsThatAreHeld) {
+    make();
+    const std::map<Slot, KeyValues> entries{
+        {Slot::kNodes, {{nodes_key("n1"), node_value("n1", 7, "c1", "10.7.0.0/24")}}},
+        {Slot::kIps,
+         {{ips_key("10.7.0.1"), ip_value("10.7.0.1")},
+          {ips_key("192.0.2.1"), ip_value("192.0.2.1")}}}};
+    ready(entries);
+    configure("mesh: {refuse-foreign-ips: true}");
+    begin();
+    list_all(entries);
+    EXPECT_EQ(told(), (Strings{"+node n1", "+ip 10.7.0.1", "-ip 192.0.2.1/32"}));
+    EXPECT_EQ(session_->state(), SessionState::kReady);
+}
+
+TEST_F(IntakeTest, ListsThatAreNotFinishedDoNotAddUp) {
+    make();
+    configure("mesh: {limits: {nodes: 10}}");
+    for (int round = 0; round < 20; ++round) {
+        begin();
+        KeyValues nodes;
+        for (int i = 0; i < 10; ++i) {
+            const std::string name = "n" + std::to_string(round) + "-" + std::to_string(i);
+            nodes.emplace_back(nodes_key(name), node_value(name));
+        }
+        list(Slot::kNodes, nodes);  // and never the others
+        EXPECT_LE(status().slots[index(Slot::kNodes)].count, 21U);
+        clock_.advance(seconds(10));
+        ++etcd_id_;
+        session_->history_changed(now(), epoch(), "another etcd");
+    }
+    begin();
+    const KeyValues last{{nodes_key("l1"), node_value("l1")}, {nodes_key("l2"), node_value("l2")}};
+    list_all({{Slot::kNodes, last}});
+    put(Slot::kHeartbeat, {{"cilium/.heartbeat", "t"}});
+    static_cast<void>(told());
+    did_.clear();
+    pass(seconds(10));
+    EXPECT_EQ(did_, Strings{"watch cilium/state/nodes/v1/c1/"}) << "there is room now";
+    list(Slot::kNodes, last);
+    EXPECT_EQ(told(), (Strings{"+node l1", "+node l2"}));
+    EXPECT_EQ(status().slots[index(Slot::kNodes)].count, 2U);
+}
+
+TEST_F(IntakeTest, AllBytesAreOneBound) {
+    make();
+    const std::string node = node_value("n1"), service = service_value("s1");
+    const auto all =
+        nodes_key("n1").size() + node.size() + services_key("s1").size() + service.size();
+    ready({}, "mesh: {limits: {total-bytes: " + std::to_string(all) + "}}");
+    EXPECT_EQ(take(Slot::kNodes, nodes_key("n1"), node), "taken");
+    EXPECT_EQ(take(Slot::kServices, services_key("s1"), service), "taken");
+    EXPECT_EQ(take(Slot::kServices, services_key("s1"), service), "taken")
+        << "an update is no more";
+    EXPECT_EQ(take(Slot::kServices, services_key("s1"), service_value("s1", 2)), "limit");
+    EXPECT_EQ(take(Slot::kNodes, nodes_key("n2"), node_value("n2")), "limit");
+    erase(Slot::kNodes, nodes_key("n1"));
+    EXPECT_EQ(take(Slot::kNodes, nodes_key("n2"), node_value("n2")), "taken");
+}
+
+TEST_F(IntakeTest, PodsAreWhereTheFileSays) {
+    make();
+    configure("mesh: {pod-cidrs: [10.7.0.0/16, \"fd00:7::/48\"]}");
+    begin();
+    static_cast<void>(did());
+    model::Node node;
+    node.name = "n1";
+    node.cluster = "c1";
+    node.cluster_id = model::ClusterId{7};
+    node.ipv4_alloc_cidr = *model::IpPrefix::parse("10.7.0.0/24");
+    node.addresses.emplace({model::NodeAddress{"InternalIP", "172.18.0.2"}});
+    list(Slot::kNodes, {{nodes_key("n1"), model::encode(node)}});
+    EXPECT_EQ(did(), Strings{"watch cilium/state/ip/v1/default/"}) << "ips wait for the nodes";
+    EXPECT_EQ(take(Slot::kNodes, nodes_key("n2"), node_value("n2", 7, "c1", "10.8.0.0/24")),
+              "foreign-ip");
+    EXPECT_EQ(take(Slot::kNodes, nodes_key("n2"), node_value("n2", 7, "c1", "0.0.0.0/0")),
+              "foreign-ip");
+    node.name = "n3";
+    node.ipv4_secondary_alloc_cidrs.emplace({*model::IpPrefix::parse("10.9.0.0/24")});
+    EXPECT_EQ(take(Slot::kNodes, nodes_key("n3"), model::encode(node)), "foreign-ip");
+    EXPECT_EQ(take(Slot::kIps, ips_key("10.7.200.9"), ip_value("10.7.200.9")), "taken")
+        << "a pod need not be in a node's CIDR";
+    EXPECT_EQ(take(Slot::kIps, ips_key("fd00:7::9"), ip_value("fd00:7::9")), "taken");
+    EXPECT_EQ(take(Slot::kIps, ips_key("10.8.0.9"), ip_value("10.8.0.9")), "foreign-ip");
+    EXPECT_EQ(take(Slot::kIps, ips_key("172.18.0.2"), ip_value("172.18.0.2", 6)), "taken")
+        << "the node's own address";
+    EXPECT_EQ(take(Slot::kIps, ips_key("172.18.0.2"), ip_value("172.18.0.2")), "foreign-ip")
+        << "no workload has it";
+    EXPECT_EQ(take(Slot::kIps, ips_key("172.18.0.3"), ip_value("172.18.0.3", 6)), "foreign-ip");
+    EXPECT_EQ(refused(Refusal::kForeignIp), 6U);
+}
+
+TEST_F(IntakeTest, PodCidrsActOnWhatIsHeld) {
+    make();
+    const std::map<Slot, KeyValues> entries{
+        {Slot::kNodes,
+         {{nodes_key("bad"), node_value("bad", 7, "c1", "10.99.0.0/16")},
+          {nodes_key("n1"), node_value("n1", 7, "c1", "10.7.0.0/24")}}},
+        {Slot::kIps,
+         {{ips_key("10.7.0.1"), ip_value("10.7.0.1")},
+          {ips_key("10.99.0.1"), ip_value("10.99.0.1")}}}};
+    ready(entries, "mesh: {refuse-foreign-ips: true}");
+    configure("mesh: {refuse-foreign-ips: true, pod-cidrs: [10.7.0.0/16]}");
+    begin();
+    list_all(entries);
+    EXPECT_EQ(told(), (Strings{"+node n1", "+ip 10.7.0.1", "-ip 10.99.0.1/32", "-node bad"}));
+}
+
+TEST_F(IntakeTest, WhatTheWatcherKeepsOutIsCounted) {
+    make();
+    ready({}, "mesh: {limits: {nodes: 10, ips: 20, key-bytes: 200}}");
+    EXPECT_GE(bounds_[Slot::kNodes].keys, 10U);
+    EXPECT_LE(bounds_[Slot::kNodes].keys, 2000U);
+    EXPECT_EQ(bounds_[Slot::kNodes].key_bytes, 200U);
+    EXPECT_LT(bounds_[Slot::kIps].key_bytes, 100U);
+    using Reason = etcd::KeyRefusal;
+    const auto keep_out = [this](Reason reason, std::uint64_t count, std::string_view key) {
+        session_->keys_refused(now(), epoch(), Slot::kNodes, {reason, count, key});
+    };
+    keep_out(Reason::kOutside, 3, "x");
+    EXPECT_EQ(refused(Refusal::kKey), 3U);
+    keep_out(Reason::kTooLong, 2, std::string(3000, 'k'));
+    EXPECT_EQ(refused(Refusal::kTooLarge), 2U);
+    put(Slot::kNodes, {{nodes_key("n1"), node_value("n1")}});
+    keep_out(Reason::kTooMany, 5, nodes_key("n9"));
+    EXPECT_EQ(refused(Refusal::kLimit), 5U);
+    EXPECT_EQ(status().refused[static_cast<std::size_t>(Refusal::kLimit)].last_key,
+              nodes_key("n9"));
+    erase(Slot::kNodes, nodes_key("n1"));
+    put(Slot::kHeartbeat, {{"cilium/.heartbeat", "t"}});
+    static_cast<void>(did());
+    pass(seconds(10));
+    EXPECT_EQ(did_, Strings{"watch cilium/state/nodes/v1/c1/"}) << "there is room now";
+}
+
+TEST_F(IntakeTest, TheOwnClusterHasNoBounds) {
+    make({.own = true, .local_id = model::ClusterId{7}, .slots = kOwnSlots});
+    configure();
+    connect();
+    static_cast<void>(did());
+    EXPECT_EQ(bounds_[Slot::kIps].keys, KeyBounds{}.keys);
+}
+
 TEST_F(IntakeTest, RefusalsAreLoggedAtABoundedRate) {
     make();
     ready();

@@ -149,6 +149,7 @@ class SessionTest : public testing::Test {
                 for (auto& line : lines_of(emit->batch)) told_.push_back(line);
                 tables_.apply(emit->batch, [](const Effect&) {});
             } else if (auto* watch = std::get_if<Watch>(&action)) {
+                bounds_[watch->slot] = watch->bounds;
                 did_.push_back("watch " + watch->prefix);
             } else if (auto* unwatch = std::get_if<Unwatch>(&action)) {
                 did_.push_back("unwatch " + std::string(to_string(unwatch->slot)));
@@ -201,6 +202,12 @@ class SessionTest : public testing::Test {
         if (!entries.empty()) put(slot, entries, true);
         session_->list_done(now(), epoch(), slot, header());
     }
+    /// The server says that all watches are told.
+    void in_step() {
+        const auto at = header();
+        for (std::size_t i = 0; i < kSlots; ++i)
+            session_->in_step(now(), epoch(), object_slot(i), at);
+    }
     void canary(const char* resource, const char* layout = "state") {
         put(Slot::kCanaries,
             {{std::string("cilium/synced/c1/cilium/") + layout + "/" + resource + "/v1", "t"}});
@@ -249,6 +256,7 @@ class SessionTest : public testing::Test {
     std::uint64_t etcd_id_ = 100, member_id_ = 1;
     std::int64_t revision_ = 10;
     Strings did_, told_, log_;
+    std::map<Slot, KeyBounds> bounds_;
 };
 
 inline const std::map<Slot, KeyValues>& one_of_each() {

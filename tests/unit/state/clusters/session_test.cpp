@@ -173,6 +173,72 @@ TEST_F(SessionTest, AnIdIsTakenOnce) {
     EXPECT_FALSE(ids_.reserve(model::ClusterId{7}, "c2"));
 }
 
+TEST_F(SessionTest, AnIdOtherThanTheFilesIsRefused) {
+    make();
+    ready(one_of_each(), "mesh: {id: 7}");
+    session_->lost(now(), epoch(), unavailable("cut"));
+    connect();
+    answer(R"({"id":8,"capabilities":{}})");
+    EXPECT_EQ(session_->state(), SessionState::kStale);
+    EXPECT_EQ(status().last_failure,
+              "cilium/cluster-config/c1: field id: expected 7, as the configuration file says "
+              "(mesh: id), found 8");
+    EXPECT_TRUE(told().empty()) << "what it said under its own id stays";
+    EXPECT_TRUE(ids_.reserve(model::ClusterId{8}, "c2"));
+}
+
+TEST_F(SessionTest, AnIdThatAnothersFileClaimsIsNotTaken) {
+    ids_.claim("victim", model::ClusterId{7});
+    make();
+    configure();
+    begin();
+    EXPECT_NE(status().last_failure.find("belongs to remote cluster victim"), std::string::npos)
+        << status().last_failure;
+    EXPECT_EQ(session_->state(), SessionState::kConnecting);
+    EXPECT_TRUE(ids_.reserve(model::ClusterId{7}, "victim"));
+}
+
+TEST_F(SessionTest, AnIdIsGivenUpWhenAnothersFileClaimsIt) {
+    make();
+    ready(one_of_each());
+    int asked = 0;
+    ids_.on_claimed("c1", [&] { ++asked; });
+    ids_.claim("other", model::ClusterId{9});
+    EXPECT_EQ(asked, 0);
+    ids_.claim("victim", model::ClusterId{7});
+    EXPECT_EQ(asked, 1);
+    EXPECT_FALSE(ids_.reserve(model::ClusterId{7}, "victim")) << "its entries still use it";
+    session_->tick(now());
+    EXPECT_EQ(told(), all_drained());
+    EXPECT_EQ(did(), Strings{"close"});
+    EXPECT_TRUE(ids_.reserve(model::ClusterId{7}, "victim"));
+    pass(seconds(1));
+    begin();
+    EXPECT_TRUE(told().empty());
+    EXPECT_NE(session_->state(), SessionState::kReady);
+}
+
+TEST_F(SessionTest, WithoutAFilesWordTheHolderKeepsTheId) {
+    make();
+    ready(one_of_each());
+    EXPECT_FALSE(ids_.reserve(model::ClusterId{7}, "late"));
+    session_->tick(now());
+    EXPECT_TRUE(told().empty());
+    // Two files that claim the same: still the holder.
+    ids_.claim("c1", model::ClusterId{7});
+    ids_.claim("late", model::ClusterId{7});
+    EXPECT_FALSE(ids_.reserve(model::ClusterId{7}, "late"));
+    session_->tick(now());
+    EXPECT_TRUE(told().empty());
+}
+
+TEST_F(SessionTest, ARemovedFileClaimsNothing) {
+    make();
+    ready({}, "mesh: {id: 7}");
+    session_->remove(now());
+    EXPECT_TRUE(ids_.reserve(model::ClusterId{7}, "c2"));
+}
+
 // --- protocol.md §3, §5 -----------------------------------------------------------------------
 
 TEST_F(SessionTest, RetriesLaterAndLater) {
@@ -218,18 +284,97 @@ TEST_F(SessionTest, TheProbeTellsTheLag) {
     make();
     ready();
     pass(seconds(5));
-    session_->probe_answer(now(), epoch(), {etcd_id_, member_id_, revision_ + 50, 1});
+    in_step();
+    const auto reached = status().position.revision;
+    session_->probe_answer(now(), epoch(), {etcd_id_, member_id_, reached + 50, 1});
     EXPECT_EQ(status().lag_revisions, 50);
+    EXPECT_EQ(status().newest_revision, reached + 50);
     clock_.advance(seconds(3));
     EXPECT_EQ(status().lag, seconds(3));
-    revision_ += 60;
+    revision_ = reached + 60;
     put(Slot::kNodes, {{nodes_key("n1"), node_value("n1")}});
+    EXPECT_EQ(status().lag_revisions, 50) << "the other watches may be stuck";
+    in_step();
     EXPECT_EQ(status().lag_revisions, 0);
     EXPECT_EQ(status().lag, Duration(0));
     session_->lost(now(), epoch(), unavailable("cut"));
     clock_.advance(seconds(9));
     EXPECT_EQ(status().lag, seconds(9));
     EXPECT_EQ(status().last_proof_of_life, seconds(9));
+}
+
+TEST_F(SessionTest, AStuckWatchIsNotHiddenByOthers) {
+    make();
+    ready();
+    for (int i = 0; i < 10; ++i) {
+        put(Slot::kHeartbeat, {{"cilium/.heartbeat", "t"}});
+        session_->probe_answer(now(), epoch(), header());
+        for (const Slot slot : {Slot::kNodes, Slot::kIps, Slot::kIdentities, Slot::kHeartbeat})
+            session_->in_step(now(), epoch(), slot, header());
+        clock_.advance(seconds(5));
+    }
+    EXPECT_GT(status().lag_revisions, 0);
+    EXPECT_EQ(status().lag, seconds(50)) << "services have not moved";
+    session_->in_step(now(), epoch(), Slot::kServices, header());
+    EXPECT_EQ(status().lag_revisions, 0);
+    EXPECT_EQ(status().lag, Duration(0));
+}
+
+TEST_F(SessionTest, AnIdleOwnClusterIsNotBehind) {
+    make({.own = true, .local_id = model::ClusterId{7}, .slots = kOwnSlots});
+    configure();
+    connect();
+    list_all();
+    list(Slot::kLocalServices);
+    for (int i = 0; i < 20; ++i) {
+        ++revision_;  // a heartbeat, which nobody here watches
+        pass(seconds(5));
+        session_->probe_answer(now(), epoch(), {etcd_id_, member_id_, revision_, 1});
+        in_step();
+        clock_.advance(seconds(1));
+        EXPECT_EQ(status().lag, Duration(0));
+        EXPECT_EQ(status().lag_revisions, 0);
+    }
+}
+
+TEST_F(SessionTest, AfterALongOutageTheNextTryIsSoon) {
+    make();
+    ready(one_of_each());
+    session_->lost(now(), epoch(), unavailable("cut"));
+    // Two endpoints, tried in turn as the client does: both, then a pause of up to ten seconds.
+    const TimePoint end = now() + std::chrono::hours(24);
+    std::optional<TimePoint> attempt = now();
+    std::optional<TimePoint> closed;
+    Duration longest{};
+    while (now() < end) {
+        TimePoint next = end;
+        if (attempt) next = std::min(next, *attempt);
+        if (const auto at = session_->deadline()) next = std::min(next, *at);
+        clock_.advance(std::max(next - now(), Duration(0)));
+        if (attempt && *attempt <= now()) {
+            for (int i = 0; i < 2; ++i)
+                session_->connect_failed(now(), epoch(), unavailable("refused"));
+            attempt = now() + seconds(10);
+        }
+        session_->tick(now());
+        for (const auto& what : did()) {
+            if (what == "close") {
+                attempt.reset();
+                closed = now();
+            } else if (what == "connect") {
+                attempt = now();
+                if (closed) longest = std::max(longest, now() - *closed);
+            }
+        }
+    }
+    EXPECT_LE(longest, seconds(60));
+    EXPECT_GT(longest, Duration(0)) << "lives of a client ended meanwhile";
+    EXPECT_GT(status().attempts_in_a_row, 1000U);
+    EXPECT_LT(status().failures_in_a_row, 100U);
+    EXPECT_TRUE(told().empty());
+    if (!attempt) pass(seconds(60));
+    connect();
+    EXPECT_EQ(status().attempts_in_a_row, 0U);
 }
 
 TEST_F(SessionTest, TlsFilesThatAreMissingAreTriedEachFiveSeconds) {
