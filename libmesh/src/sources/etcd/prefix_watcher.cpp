@@ -6,6 +6,7 @@
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -22,12 +23,18 @@ constexpr Duration kFirstRetry = std::chrono::milliseconds(50);
 constexpr Duration kLastRetry = std::chrono::minutes(1);
 constexpr std::size_t kDeletesPerBatch = 1'000;
 
-/// What is kept of a key: enough to know whether a listed value is newer, and whether a list saw
-/// it.
+/// What is kept of a key: enough to know whether a listed value is another one, and whether a list
+/// saw it.
 struct Known {
     std::int64_t mod_revision = 0;
-    std::uint32_t list = 0;  // the last list that had it
+    std::uint32_t value = 0;  // a hash: an etcd that lost its data may have reached the revision
+                              // again, and a compaction hides that it did
+    std::uint32_t list = 0;   // the last list that had it
 };
+
+std::uint32_t hash_of(std::string_view value) {
+    return static_cast<std::uint32_t>(std::hash<std::string_view>()(value));
+}
 }  // namespace
 
 class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::Impl> {
@@ -120,6 +127,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
 
     void on_page(const Header& header, std::span<const KeyValueView> kvs) {
         if (stopped_ || list_refused_) return;
+        // The client uses no server that is only behind, so a lower revision is another history's.
         const bool known = position_.cluster_id != 0;
         if (known &&
             (header.cluster_id != position_.cluster_id || header.revision < position_.revision)) {
@@ -139,8 +147,10 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
             auto [it, fresh] =
                 keys_.try_emplace(std::string(kv.key.substr(options_.prefix.size())));
             const bool comparable = !fresh && it->second.list >= first_list_of_history_;
-            const bool same = comparable && it->second.mod_revision == kv.mod_revision;
-            it->second = {kv.mod_revision, list_};
+            const std::uint32_t value = hash_of(kv.value);
+            const bool same = comparable && it->second.mod_revision == kv.mod_revision &&
+                              it->second.value == value;
+            it->second = {kv.mod_revision, value, list_};
             if (!same) changes_.push_back({Change::Kind::kPut, kv, false});
         }
         emit(header, true);
@@ -198,7 +208,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         for (const WatchEvent& event : events) {
             std::string suffix(event.kv.key.substr(options_.prefix.size()));
             if (event.kind == WatchEvent::Kind::kPut) {
-                keys_[std::move(suffix)] = {event.kv.mod_revision, list_};
+                keys_[std::move(suffix)] = {event.kv.mod_revision, hash_of(event.kv.value), list_};
                 changes_.push_back({Change::Kind::kPut, event.kv, false});
             } else if (keys_.erase(suffix) != 0) {
                 changes_.push_back({Change::Kind::kDelete, event.kv, false});
