@@ -242,8 +242,9 @@ asio::awaitable<void> RemoteCluster::Impl::stop() {
 // --- the client -------------------------------------------------------------------------------
 
 void RemoteCluster::Impl::start_client(Connect&& connect) {
-    auto made = etcd::Client::make(executor_, sources::config::client_options(connect.etcd), clock_,
-                                   Rng(rng_.next()), log_);
+    auto options = sources::config::client_options(connect.etcd);
+    options.reached = connect.reached;
+    auto made = etcd::Client::make(executor_, std::move(options), clock_, Rng(rng_.next()), log_);
     if (!made) return session_->client_refused(clock_.now(), connect.epoch, made.error());
     epoch_ = std::make_shared<Epoch>();
     epoch_->number = connect.epoch;

@@ -165,6 +165,7 @@ class Session::Impl {
     int check_errors_ = 0;
 
     // What outlives it.
+    etcd::Header reached_;  ///< the newest position of what is held; cluster_id 0 = of no use
     std::optional<model::ClusterConfig> remote_;
     bool config_retrieved_ = false, config_required_ = false;
     bool canaries_ = false;
@@ -200,6 +201,7 @@ void Session::Impl::remove(TimePoint) {
     end_epoch();
     drain(kAllSlots);
     ids_.release(options_.cluster);
+    reached_ = {};
     retry_at_.reset();
     config_.reset();
     ever_ready_ = false;
@@ -225,10 +227,14 @@ void Session::Impl::begin_epoch(TimePoint now) {
     check_errors_ = 0;
     retry_at_.reset();
     connect_by_ = now + options_.times.connect_limit;
-    actions_.emplace_back(Connect{epoch_, config_->etcd});
+    if (!holds_old_) reached_ = {};
+    actions_.emplace_back(Connect{epoch_, config_->etcd, reached_});
 }
 
 void Session::Impl::end_epoch() {
+    const bool further =
+        pinned_.cluster_id != reached_.cluster_id || pinned_.revision > reached_.revision;
+    if (pinned_.revision != 0 && further) reached_ = pinned_;
     if (running_) actions_.emplace_back(Close{epoch_});
     running_ = connected_ = config_ok_ = false;
     for (auto* timer : {&connect_by_, &config_at_, &config_by_, &check_at_, &probe_at_})
@@ -275,11 +281,15 @@ void Session::Impl::lost(TimePoint now, const Error& reason) {
 
 void Session::Impl::connected(TimePoint now, const etcd::Header& header) {
     const bool again = pinned_.cluster_id != 0;
-    if (again && (header.cluster_id != pinned_.cluster_id || header.revision < newest_revision_)) {
+    // Compared with what was applied: a server that has all of that is good enough.
+    if (again && (header.cluster_id != pinned_.cluster_id || header.revision < pinned_.revision)) {
         return history_changed(now, header.cluster_id != pinned_.cluster_id
                                         ? "another etcd cluster id"
                                         : "the etcd's revision went back");
     }
+    // The client waited long enough, and the etcd is still there: it is of another history.
+    if (header.cluster_id == reached_.cluster_id && header.revision < reached_.revision)
+        reached_ = {};
     const bool other_member = again && header.member_id != pinned_.member_id;
     pinned_.cluster_id = header.cluster_id;
     pinned_.member_id = header.member_id;
@@ -314,6 +324,7 @@ void Session::Impl::history_changed(TimePoint now, std::string_view what) {
     log_.info("remote cluster {}: {}, listing all again", options_.cluster, what);
     const bool quick = now - epoch_began_ < options_.times.retry_step;
     end_epoch();
+    reached_ = {};
     if (quick) {
         // Two etcds behind one name, each answering in turn, must not make us spin.
         retry_at_ = now + options_.times.retry_step;
