@@ -3,10 +3,12 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/system/system_error.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -29,6 +31,21 @@ struct TaskGroup::State {
     bool cancelled = false;
 };
 
+namespace {
+
+/// How Asio ends a coroutine that awaits something after it was cancelled.
+bool is_cancellation(const std::exception_ptr& failure) {
+    try {
+        std::rethrow_exception(failure);
+    } catch (const boost::system::system_error& e) {
+        return e.code() == asio::error::operation_aborted;
+    } catch (...) {
+        return false;
+    }
+}
+
+}  // namespace
+
 TaskGroup::TaskGroup(asio::any_io_executor executor, OnFailure on_failure)
     : state_(std::make_shared<State>(std::move(executor), std::move(on_failure))) {}
 
@@ -43,7 +60,7 @@ void TaskGroup::spawn(asio::awaitable<void> task) {
     if (state_->cancelled) return;
     auto signal = state_->signals.emplace(state_->signals.end());
     auto on_done = [state = state_, signal](std::exception_ptr failure) {
-        if (failure) {
+        if (failure && !(state->cancelled && is_cancellation(failure))) {
             std::string_view what = "unknown exception";
             std::string text;
             try {

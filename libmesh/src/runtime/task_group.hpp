@@ -12,7 +12,8 @@ namespace mesh {
 
 /// A set of running coroutines on one executor. Destroying it with live tasks is a programming
 /// error (aborts): co_await join() first. An exception that leaves a task is handed to on_failure
-/// (default: abort), never swallowed.
+/// (default: abort), never swallowed; only the operation_aborted by which Asio ends a task that
+/// awaits on after cancel() is a task's ordinary end.
 /// @thread the executor's thread
 class TaskGroup {
   public:

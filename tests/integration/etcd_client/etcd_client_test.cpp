@@ -3,17 +3,16 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
 #include <list>
 #include <map>
 
 #include "etcd_process.hpp"
+#include "line.hpp"
 #include "pki/certificates.hpp"
 #include "pki/files.hpp"
+#include "scripted_etcd.hpp"
 #include "sources/etcd/client.hpp"
 #include "sources/etcd/prefix_watcher.hpp"
 
@@ -22,67 +21,10 @@ namespace {
 
 using namespace std::chrono_literals;
 namespace asio = boost::asio;
-using asio::ip::tcp;
 using test::EtcdOptions;
 using test::EtcdProcess;
-
-/// A line between a client and etcd that can be cut and joined again.
-class Line {
-  public:
-    Line(asio::io_context& loop, std::uint16_t to)
-        : loop_(loop), to_(to), acceptor_(loop, {tcp::v4(), 0}) {
-        accept();
-    }
-    std::uint16_t port() { return acceptor_.local_endpoint().port(); }
-    void cut() {
-        open_ = false;
-        for (auto& weak : sockets_)
-            if (auto s = weak.lock()) s->close();
-        sockets_.clear();
-    }
-    void join() { open_ = true; }
-    void lead_to(std::uint16_t port) { to_ = port; }
-
-  private:
-    using Socket = std::shared_ptr<tcp::socket>;
-    void accept() {
-        acceptor_.async_accept([this](boost::system::error_code ec, tcp::socket in) {
-            if (ec) return;
-            if (open_) {
-                auto a = std::make_shared<tcp::socket>(std::move(in));
-                auto b = std::make_shared<tcp::socket>(loop_);
-                boost::system::error_code failed;
-                b->connect({asio::ip::make_address("127.0.0.1"), to_}, failed);
-                if (!failed) {
-                    sockets_.push_back(a);
-                    sockets_.push_back(b);
-                    asio::co_spawn(loop_, carry(a, b), [](std::exception_ptr) {});
-                    asio::co_spawn(loop_, carry(b, a), [](std::exception_ptr) {});
-                }
-            }
-            accept();
-        });
-    }
-    static asio::awaitable<void> carry(Socket from, Socket to) {
-        std::array<char, 16384> buffer{};
-        boost::system::error_code ec;
-        while (!ec) {
-            const std::size_t n = co_await from->async_read_some(
-                asio::buffer(buffer), asio::redirect_error(asio::use_awaitable, ec));
-            if (!ec)
-                co_await asio::async_write(*to, asio::buffer(buffer.data(), n),
-                                           asio::redirect_error(asio::use_awaitable, ec));
-        }
-        from->close(ec);
-        to->close(ec);
-    }
-
-    asio::io_context& loop_;
-    std::uint16_t to_;
-    tcp::acceptor acceptor_;
-    std::vector<std::weak_ptr<tcp::socket>> sockets_;
-    bool open_ = true;
-};
+using test::Line;
+using test::ScriptedEtcd;
 
 /// What a PrefixWatcher told, and what a reader of it then has.
 struct Reader {
@@ -455,14 +397,23 @@ TEST_F(EtcdClientTest, EtcdThatLostItsDataIsNoticedAlsoWhenItsIdsAreTheSame) {
     eo.client_port = test::free_port();
     eo.peer_port = test::free_port();
     EtcdProcess etcd(folder_, eo);
+    Line line(loop_, eo.client_port);
     run([&]() -> asio::awaitable<void> {
-        Client& c = client(etcd.endpoint());
+        Client& writer = client(etcd.endpoint());
+        ClientOptions options;
+        options.endpoints = {"127.0.0.1:" + std::to_string(line.port())};
+        options.behind_limit = 500ms;
+        Client& c = client(std::move(options));
         std::vector<std::uint64_t> clusters;
+        std::string refusal;
         c.on_connection([&](const ConnectionEvent& e) {
             if (e.state == ConnectionEvent::State::kConnected)
                 clusters.push_back(e.header.cluster_id);
+            if (e.reason.message().find("is behind") != std::string::npos)
+                refusal = e.reason.message();
         });
-        for (int i = 0; i < 10; ++i) co_await put(c, "p/" + std::to_string(i), "v");
+        std::int64_t reached = 0;
+        for (int i = 0; i < 10; ++i) reached = co_await put(writer, "p/" + std::to_string(i), "v");
         Reader reader;
         PrefixWatcherOptions o;
         o.prefix = "p/";
@@ -474,12 +425,190 @@ TEST_F(EtcdClientTest, EtcdThatLostItsDataIsNoticedAlsoWhenItsIdsAreTheSame) {
         EXPECT_EQ(reader.synthetic, 10);
         EXPECT_EQ(clusters.size(), 2U);
         EXPECT_EQ(clusters.front(), clusters.back());
+        EXPECT_NE(refusal, "") << "taken at its word at once: it might have been a server behind";
+        EXPECT_NE(refusal.find(fmt::format("{} was seen already", reached)), std::string::npos)
+            << refusal;
 
         // Again, but now its revision has grown past ours before we are back.
-        co_await put(c, "p/first", "1");
-        co_await until([&] { return reader.state.size() == 1; });
-        co_await c.async_stop();
+        const auto first = co_await put(writer, "p/first", "1");
+        co_await until([&] {
+            return reader.state.count("p/first") == 1 &&
+                   w.state() == PrefixWatcherEvents::State::kWatching;
+        });
+        refusal.clear();
+        line.cut();
+        etcd.wipe();
+        etcd.start();
+        std::int64_t grown = 0;
+        while (grown <= first + 5) grown = co_await put(writer, "p/second", std::to_string(grown));
+        line.join();
+        co_await until([&] { return reader.lists == 3; });
+        EXPECT_EQ(reader.deletes.back(), "p/first");
+        EXPECT_EQ(reader.synthetic, 11);
         EXPECT_EQ(reader.state.size(), 1U);
+        EXPECT_EQ(reader.state.count("p/second"), 1U);
+        EXPECT_EQ(refusal, "") << "it was not behind";
+    });
+}
+
+TEST_F(EtcdClientTest, EtcdThatLostItsDataAndCompactedIsReadAnewWithAllItsValues) {
+    EtcdOptions eo;
+    eo.client_port = test::free_port();
+    eo.peer_port = test::free_port();
+    EtcdProcess etcd(folder_, eo);
+    Line line(loop_, eo.client_port);
+    run([&]() -> asio::awaitable<void> {
+        Client& writer = client(etcd.endpoint());
+        for (int i = 0; i < 4; ++i) co_await put(writer, "p/" + std::to_string(i), "old");
+        Client& c = client("127.0.0.1:" + std::to_string(line.port()));
+        Reader reader;
+        PrefixWatcherOptions o;
+        o.prefix = "p/";
+        PrefixWatcher& w = watch(c, reader, o);
+        co_await until([&] { return w.state() == PrefixWatcherEvents::State::kWatching; });
+        line.cut();
+        etcd.wipe();
+        etcd.start();
+        // The very revisions of before, and nothing left that proves the difference.
+        for (int i = 0; i < 4; ++i) co_await put(writer, "p/" + std::to_string(i), "new");
+        std::int64_t last = 0;
+        for (int i = 0; i < 5; ++i) last = co_await put(writer, "other", "x");
+        etcdctl({"compaction", std::to_string(last)}, etcd.endpoint());
+        line.join();
+        co_await until([&] { return reader.lists == 2; });
+        EXPECT_EQ(reader.state.size(), 4U);
+        for (const auto& [key, value] : reader.state) EXPECT_EQ(value, "new") << key;
+        EXPECT_EQ(reader.synthetic, 0);
+    });
+}
+
+TEST_F(EtcdClientTest, AServerThatIsBehindIsLeftForTheNextOne) {
+    run([&]() -> asio::awaitable<void> {
+        auto ahead = std::make_unique<ScriptedEtcd>(loop_.get_executor(), clock_);
+        ScriptedEtcd behind(loop_.get_executor(), clock_);
+        for (ScriptedEtcd* one : {ahead.get(), &behind}) {
+            one->put("p/1", "v");
+            one->put("p/2", "v");
+        }
+        ahead->put("p/3", "v");
+        ahead->put("p/4", "v");
+        ClientOptions options;
+        options.endpoints = {ahead->endpoint(), behind.endpoint()};
+        Client& c = client(std::move(options));
+        int refused = 0;
+        std::string at;
+        c.on_connection([&](const ConnectionEvent& e) {
+            at = e.state == ConnectionEvent::State::kConnected ? e.endpoint : "";
+            if (e.state != ConnectionEvent::State::kFailed) return;
+            refused += e.reason.message().find("is behind") != std::string::npos ? 1 : 0;
+        });
+        // Whichever it came to first.
+        co_await until([&] { return !at.empty(); });
+        while (at == behind.endpoint()) {
+            c.reconnect("the test says so");
+            co_await until([&] { return !at.empty() && at != behind.endpoint(); });
+        }
+        Reader reader;
+        PrefixWatcherOptions o;
+        o.prefix = "p/";
+        PrefixWatcher& w = watch(c, reader, o);
+        co_await until([&] { return w.state() == PrefixWatcherEvents::State::kWatching; });
+        EXPECT_EQ(reader.state.size(), 4U);
+        const int ranges = behind.ranges;
+        ahead->stop();
+        co_await until([&] { return refused >= 3; });
+        EXPECT_EQ(w.state(), PrefixWatcherEvents::State::kLost);
+        EXPECT_EQ(reader.deletes.size(), 0U) << "deleted what is there";
+        EXPECT_EQ(behind.watches_asked_for, 0);
+        EXPECT_GE(behind.ranges, ranges + refused);
+        // A request does not go to it either, and is answered when it has caught up.
+        RangeRequest request;
+        request.range = prefix_range("p/");
+        std::optional<std::size_t> found;
+        asio::co_spawn(
+            loop_,
+            [&]() -> asio::awaitable<void> {
+                auto got = co_await c.async_range(request);
+                found = got ? got->kvs.size() : 0;
+            },
+            [](std::exception_ptr) {});
+        const int before = refused;
+        co_await until([&] { return refused > before + 1; });
+        EXPECT_FALSE(found.has_value());
+        behind.put("p/3", "v");
+        behind.put("p/4", "v");
+        co_await until([&] {
+            return w.state() == PrefixWatcherEvents::State::kWatching && found.has_value();
+        });
+        EXPECT_EQ(*found, 4U);
+        behind.put("p/5", "v");
+        co_await until([&] { return reader.state.size() == 5; });
+        EXPECT_EQ(reader.lists, 1) << "resumed, not listed again";
+        EXPECT_EQ(reader.deletes.size(), 0U);
+        watchers_.clear();
+        for (auto& each : clients_) co_await each->async_stop();
+    });
+}
+
+TEST_F(EtcdClientTest, ServersThatAllStayBehindAreAnotherHistoryInTheEnd) {
+    for (const bool one_is_absent : {false, true}) {
+        run([&]() -> asio::awaitable<void> {
+            ScriptedEtcd server(loop_.get_executor(), clock_);
+            ScriptedEtcd other(loop_.get_executor(), clock_);
+            server.put("p/1", "v");
+            other.put("p/1", "v");
+            ClientOptions options;
+            options.endpoints = {server.endpoint(), other.endpoint()};
+            options.reached = {.cluster_id = 7, .revision = 1000};
+            options.behind_limit = one_is_absent ? Duration(1h) : Duration(100ms);
+            options.behind_limit_absent = one_is_absent ? Duration(300ms) : Duration(1h);
+            if (one_is_absent) other.stop();
+            const TimePoint begin = clock_.now();
+            Client& c = client(std::move(options));
+            bool connected = false;
+            c.on_connection([&](const ConnectionEvent& e) {
+                connected = connected || e.state == ConnectionEvent::State::kConnected;
+            });
+            co_await until([&] { return connected; });
+            EXPECT_GE(clock_.now() - begin, one_is_absent ? 300ms : 100ms);
+            Reader reader;
+            PrefixWatcherOptions o;
+            o.prefix = "p/";
+            PrefixWatcher& w = watch(c, reader, o);
+            co_await until([&] { return w.state() == PrefixWatcherEvents::State::kWatching; });
+            EXPECT_EQ(reader.state.size(), 1U);
+            watchers_.clear();
+            for (auto& each : clients_) co_await each->async_stop();
+        });
+        loop_.restart();
+    }
+}
+
+TEST_F(EtcdClientTest, AServerThatNeverMakesTheWatchIsLeft) {
+    run([&]() -> asio::awaitable<void> {
+        ScriptedEtcd server(loop_.get_executor(), clock_);
+        server.put("p/1", "v");
+        server.makes_watches = false;
+        ClientOptions options;
+        options.endpoints = {server.endpoint()};
+        options.watch_create_timeout = 200ms;
+        Client& c = client(std::move(options));
+        std::string reason;
+        c.on_connection([&](const ConnectionEvent& e) {
+            if (e.state == ConnectionEvent::State::kLost) reason = e.reason.message();
+        });
+        Reader reader;
+        PrefixWatcherOptions o;
+        o.prefix = "p/";
+        PrefixWatcher& w = watch(c, reader, o);
+        co_await until([&] { return !reason.empty(); });
+        EXPECT_EQ(reason, "unavailable: etcd did not create a watch within 200 ms");
+        EXPECT_GE(server.watches_asked_for, 1);
+        server.makes_watches = true;
+        co_await until([&] { return w.state() == PrefixWatcherEvents::State::kWatching; });
+        EXPECT_EQ(reader.lists, 1);
+        watchers_.clear();
+        for (auto& each : clients_) co_await each->async_stop();
     });
 }
 

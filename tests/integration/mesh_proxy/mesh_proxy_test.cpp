@@ -2,15 +2,24 @@
 // store) behind. Each refusal is shown, and what the loss of etcd does to readers.
 #include <gtest/gtest.h>
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <thread>
 
 #include "etcd_process.hpp"
+#include "line.hpp"
+#include "model/codec.hpp"
+#include "model/keys.hpp"
 #include "pki/certificates.hpp"
 #include "pki/files.hpp"
+#include "sources/etcd/prefix_watcher.hpp"
+#include "state/clusters/remote_cluster.hpp"
 
 namespace mesh {
 namespace {
@@ -58,17 +67,20 @@ class MeshProxyTest : public ::testing::Test {
     }
 
     void start_proxy(Words more) {
+        more.push_back("--listen-local=" + local_);
+        proxy_ = make_proxy("proxy", remote_, std::move(more));
+    }
+    ChildProcess make_proxy(const std::string& name, const std::string& remote, Words more) {
         Words command = {MESH_PROXY,
                          "--cluster-name=cluster1",
                          "--cluster-id=1",
-                         "--listen-remote=" + remote_,
-                         "--listen-local=" + local_,
+                         "--listen-remote=" + remote,
                          "--tls-ca=" + folder_.file("ca.crt"),
                          "--tls-cert=" + folder_.file("server.crt"),
                          "--tls-key=" + folder_.file("server.key"),
-                         "--status-socket=" + folder_.file("proxy.sock")};
+                         "--status-socket=" + folder_.file(name + ".sock")};
         command.insert(command.end(), more.begin(), more.end());
-        proxy_ = ChildProcess(command, folder_.file("proxy.log"));
+        return ChildProcess(command, folder_.file(name + ".log"));
     }
     void start_mirror() {
         etcd_ = std::make_unique<EtcdProcess>(folder_, EtcdOptions{});
@@ -108,6 +120,12 @@ class MeshProxyTest : public ::testing::Test {
             .second;
     }
     std::string log() const { return test::read_text(folder_.file("proxy.log")); }
+    bool healthy() {
+        return test::run_command(
+                   {"etcdctl", "--endpoints=" + etcd_->endpoint(), "endpoint", "health"}, folder_,
+                   {{"ETCDCTL_API", "3"}})
+                   .first == 0;
+    }
 
     static bool until(const std::function<bool()>& condition) {
         const auto end = std::chrono::steady_clock::now() + 30s;
@@ -318,12 +336,7 @@ TEST_F(MeshProxyTest, LossOfEtcdIsSurvivedAndCaughtUpWithoutALostOrDoubledEvent)
         << "connected to what is dead: " << status();
 
     etcd_->start();
-    ASSERT_TRUE(until([&] {
-        return test::run_command(
-                   {"etcdctl", "--endpoints=" + etcd_->endpoint(), "endpoint", "health"}, folder_,
-                   {{"ETCDCTL_API", "3"}})
-                   .first == 0;
-    }));
+    ASSERT_TRUE(until([&] { return healthy(); }));
     put_some(20);
     ASSERT_TRUE(until([&] { return status().find("\"stale\":false") != std::string::npos; }))
         << status();
@@ -331,6 +344,218 @@ TEST_F(MeshProxyTest, LossOfEtcdIsSurvivedAndCaughtUpWithoutALostOrDoubledEvent)
     ASSERT_TRUE(until([&] { return body() == expected; })) << body() << "\nexpected\n" << expected;
     EXPECT_NE(status().find("\"lists\":1"), std::string::npos) << "resumed by watch: " << status();
     EXPECT_EQ(status().find("\"history_changes\":1"), std::string::npos);
+}
+
+TEST_F(MeshProxyTest, EtcdThatLostItsDataLeavesNoGhosts) {
+    EtcdOptions fixed;
+    fixed.client_port = test::free_port();
+    fixed.peer_port = test::free_port();
+    etcd_ = std::make_unique<EtcdProcess>(folder_, fixed);
+    ASSERT_TRUE(until([&] { return healthy(); }));
+    for (int i = 0; i < 6; ++i) direct({"put", "cilium/state/g/" + std::to_string(i), "old"});
+    write("etcd.yaml", "endpoints:\n- " + etcd_->endpoint() + "\n");
+    start_proxy({"--etcd-config=" + folder_.file("etcd.yaml")});
+    const Words all = {"get", "cilium/state/", "--prefix"};
+    ASSERT_TRUE(until([&] { return ctl("remote", all).has("g/5"); })) << log();
+    // No event has come, only a list. While the proxy does not look, etcd becomes another one: of
+    // the same ids, further than before, and with one key at the very revision of before.
+    proxy_.send(SIGSTOP);
+    etcd_->wipe();
+    etcd_->start();
+    ASSERT_TRUE(until([&] { return healthy(); }));
+    direct({"put", "cilium/state/g/0", "new"});
+    for (int i = 0; i < 10; ++i) direct({"put", "cilium/state/h", std::to_string(i)});
+    proxy_.send(SIGCONT);
+    ASSERT_TRUE(until([&] { return ctl("remote", all).has("cilium/state/h\n9"); })) << status();
+    EXPECT_EQ(ctl("remote", all).text, "cilium/state/g/0\nnew\ncilium/state/h\n9\n");
+    ASSERT_TRUE(until([&] { return status().find("\"stale\":false") != std::string::npos; }));
+    EXPECT_NE(status().find("\"history_changes\":1"), std::string::npos) << status();
+    Words fields = all;
+    fields.insert(fields.end(), {"-w", "fields"});
+    EXPECT_EQ(ctl("remote", fields).text, direct(fields).text);
+}
+
+TEST_F(MeshProxyTest, StalenessCountsFromTheLastWordOfEtcd) {
+    start_mirror();
+    fill();
+    ASSERT_TRUE(until([&] { return status().find("\"stale\":false") != std::string::npos; }));
+    etcd_->pause();
+    ASSERT_TRUE(until([&] { return status().find("\"stale\":true") != std::string::npos; }))
+        << status();
+    const std::string told = status();
+    const std::string field = "\"stale_seconds\":";
+    const double seconds = std::stod(told.substr(told.find(field) + field.size()));
+    // It was not noticed before etcd had been silent for this long (MirrorOptions).
+    EXPECT_GE(seconds, std::chrono::duration<double>(15s).count()) << told;
+    EXPECT_TRUE(ctl("remote", {"get", "cilium/state/", "--prefix"}).has("node"));
+    etcd_->resume();
+    EXPECT_TRUE(until([&] { return status().find("\"stale\":false") != std::string::npos; }))
+        << status();
+    EXPECT_NE(status().find("\"lists\":1"), std::string::npos) << status();
+}
+
+/// Two proxies before one etcd, of which the second can be cut from it; and readers of both.
+class TwoProxiesTest : public MeshProxyTest {
+  protected:
+    void SetUp() override {
+        MeshProxyTest::SetUp();
+        if (IsSkipped()) return;
+        EtcdOptions fixed;
+        fixed.client_port = test::free_port();
+        etcd_ = std::make_unique<EtcdProcess>(folder_, fixed);
+        ASSERT_TRUE(until([&] { return healthy(); }));
+        line_ = std::make_unique<test::Line>(loop_, fixed.client_port);
+        second_ = "127.0.0.1:" + std::to_string(test::free_port());
+        write("etcd.yaml", "endpoints:\n- " + etcd_->endpoint() + "\n");
+        write("line.yaml",
+              "endpoints:\n- http://127.0.0.1:" + std::to_string(line_->port()) + "\n");
+        direct({"put", "cilium/.heartbeat", "now"});
+        direct({"put", "cilium/cluster-config/cluster1", R"({"id":1,"capabilities":{}})"});
+        put_node("n1");
+        start_proxy({"--etcd-config=" + folder_.file("etcd.yaml")});
+        ASSERT_TRUE(until([&] { return serves(remote_, "n1"); })) << log();
+    }
+    void TearDown() override {
+        watcher_.reset();
+        if (client_) finish(client_->async_stop());
+        if (remote_cluster_) finish(remote_cluster_->stop());
+    }
+    void start_second() {
+        proxy_b_ = make_proxy("second", second_, {"--etcd-config=" + folder_.file("line.yaml")});
+        ASSERT_TRUE(turn_until([&] { return serves(second_, "n1"); }));
+    }
+    void put_node(const std::string& name) {
+        model::Node node;
+        node.name = name;
+        node.cluster = "cluster1";
+        node.cluster_id = model::ClusterId{1};
+        direct({"put", model::node_key("cluster1", name), model::encode(node)});
+    }
+    bool serves(const std::string& proxy, const std::string& node) {
+        return ctl("remote", {"get", model::node_key("cluster1", node)}, proxy).has(node);
+    }
+    /// As until(), with the loop of line and readers running.
+    bool turn_until(const std::function<bool()>& condition) {
+        return until([&] {
+            loop_.run_for(20ms);
+            loop_.restart();
+            return condition();
+        });
+    }
+    void finish(boost::asio::awaitable<void> last) {
+        bool done = false;
+        boost::asio::co_spawn(loop_, std::move(last), [&](std::exception_ptr) { done = true; });
+        EXPECT_TRUE(turn_until([&] { return done; }));
+    }
+    Logger logger() {
+        return {"reader",
+                [this](LogLevel, std::string_view, std::string_view text) {
+                    told_.append(text).append("\n");
+                },
+                LogLevel::kDebug};
+    }
+
+    boost::asio::io_context loop_{1};
+    SystemClock clock_;
+    std::unique_ptr<test::Line> line_;
+    std::string second_, told_;
+    ChildProcess proxy_b_;
+    std::set<std::string> names_;  // of what was put
+    int deletes_ = 0;
+    int lists_ = 0;
+    state::IdRegistry ids_;
+    std::unique_ptr<etcd::Client> client_;
+    std::unique_ptr<etcd::PrefixWatcher> watcher_;
+    std::unique_ptr<state::RemoteCluster> remote_cluster_;
+};
+
+TEST_F(TwoProxiesTest, FailoverToAProxyThatIsCutFromEtcdDeletesNothing) {
+    etcd::ClientOptions options;
+    options.endpoints = {"https://" + remote_, "https://" + second_};
+    options.ca_file = folder_.file("ca.crt");
+    options.cert_file = folder_.file("remote.crt");
+    options.key_file = folder_.file("remote.key");
+    options.backoff_limit = 500ms;
+    client_ =
+        *etcd::Client::make(loop_.get_executor(), std::move(options), clock_, Rng(7), logger());
+    etcd::PrefixWatcherEvents events;
+    events.on_batch = [&](const etcd::Batch& batch) {
+        for (const etcd::Change& change : batch.changes) {
+            if (change.kind == etcd::Change::Kind::kDelete) ++deletes_;
+            names_.insert(std::string(change.kv.key));
+        }
+    };
+    events.on_list_done = [&](const etcd::Header&) { ++lists_; };
+    client_->start();
+    watcher_ = std::make_unique<etcd::PrefixWatcher>(
+        *client_, clock_, Rng(3), etcd::PrefixWatcherOptions{.prefix = "cilium/state/"}, events);
+    // Only the first one is there yet, so that is where the reader is.
+    ASSERT_TRUE(turn_until(
+        [&] { return watcher_->state() == etcd::PrefixWatcherEvents::State::kWatching; }));
+    start_second();
+    line_->cut();
+    put_node("n2");
+    put_node("n3");
+    ASSERT_TRUE(turn_until([&] { return names_.size() == 3; })) << told_;
+    ASSERT_TRUE(serves(second_, "n1"));
+    ASSERT_FALSE(serves(second_, "n3")) << "cut off, and knows of what came since?";
+
+    proxy_.stop(SIGKILL);
+    ASSERT_TRUE(turn_until([&] { return told_.find("is behind") != std::string::npos; })) << told_;
+    EXPECT_EQ(deletes_, 0) << told_;
+    line_->join();
+    put_node("n4");
+    ASSERT_TRUE(turn_until([&] { return names_.size() == 4; })) << told_;
+    EXPECT_EQ(deletes_, 0) << told_;
+    EXPECT_EQ(lists_, 1) << "resumed at the second one";
+}
+
+TEST_F(TwoProxiesTest, ARemoteThatReconnectsToAProxyThatIsBehindKeepsAllAndWaits) {
+    state::SessionOptions options;
+    options.cluster = "cluster1";
+    options.local_id = model::ClusterId{9};
+    state::ClusterEvents events;
+    events.on_batch = [&](state::ClusterBatch&& batch) {
+        for (const auto& change : batch.changes) {
+            if (const auto* put = std::get_if<state::NodeUpsert>(&change))
+                names_.insert(put->node.name);
+            if (std::holds_alternative<state::NodeDelete>(change)) ++deletes_;
+        }
+    };
+    remote_cluster_ = std::make_unique<state::RemoteCluster>(loop_.get_executor(), options, ids_,
+                                                             clock_, Rng(1), logger(), events);
+    state::RemoteCluster& remote = *remote_cluster_;
+    const auto config = [&](const std::string& endpoints) {
+        return *sources::config::parse_remote_yaml(
+            "endpoints: [" + endpoints + "]\ntrusted-ca-file: " + folder_.file("ca.crt") +
+                "\ncert-file: " + folder_.file("remote.crt") +
+                "\nkey-file: " + folder_.file("remote.key") + "\n",
+            "cluster1", "cluster1");
+    };
+    const std::string first = "\"https://" + remote_ + "\"";
+    const std::string second = "\"https://" + second_ + "\"";
+    start_second();
+    remote.configure(config(first));
+    ASSERT_TRUE(turn_until([&] { return remote.status().ready; })) << told_;
+    line_->cut();
+    put_node("n2");
+    ASSERT_TRUE(turn_until([&] { return names_.contains("n2"); })) << told_;
+    ASSERT_FALSE(serves(second_, "n2"));
+
+    // A client of its own, which has seen nothing yet.
+    proxy_.stop(SIGKILL);
+    remote.configure(config(first + ", " + second));
+    ASSERT_TRUE(turn_until([&] {
+        return remote.status().last_failure.find("is behind") != std::string::npos;
+    })) << told_;
+    EXPECT_EQ(remote.status().state, state::SessionState::kStale);
+    EXPECT_FALSE(remote.status().connected);
+    line_->join();
+    ASSERT_TRUE(turn_until([&] { return remote.status().ready; })) << told_;
+    EXPECT_EQ(deletes_, 0) << told_;
+    put_node("n3");
+    ASSERT_TRUE(turn_until([&] { return names_.contains("n3"); })) << told_;
+    EXPECT_EQ(deletes_, 0) << told_;
 }
 
 TEST_F(MeshProxyTest, EmbeddedTakesWritesOfTheAdminAndKeepsThemThroughAKill) {

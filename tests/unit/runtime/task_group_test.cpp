@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/system/system_error.hpp>
 #include <chrono>
 #include <exception>
 #include <stdexcept>
@@ -59,6 +61,60 @@ TEST(TaskGroup, ReportsWhatEscapesATask) {
     group.spawn(fail());
     io.run();
     EXPECT_EQ(what, "broken");
+}
+
+asio::awaitable<void> wait_again_once_cancelled(int& ended) {
+    co_await wait_for_ever(ended);
+    co_await wait_for_ever(ended);
+    ++ended;
+}
+
+asio::awaitable<void> fail_once_cancelled(int& ended) {
+    co_await wait_for_ever(ended);
+    throw std::runtime_error("broken");
+}
+
+asio::awaitable<void> cancel_and_join(mesh::TaskGroup& group) {
+    group.cancel();
+    co_await group.join();
+}
+
+TEST(TaskGroup, AwaitingAfterTheCancellationIsNoFailure) {
+    asio::io_context io;
+    std::string what;
+    mesh::TaskGroup group(io.get_executor(), [&](std::string_view text) { what = text; });
+    int ended = 0;
+    group.spawn(wait_again_once_cancelled(ended));
+    asio::co_spawn(io, cancel_and_join(group), [](std::exception_ptr) {});
+    io.run();
+    EXPECT_EQ(group.size(), 0U);
+    EXPECT_EQ(ended, 1) << "Asio ended it at its second wait";
+    EXPECT_EQ(what, "");
+}
+
+TEST(TaskGroup, OtherFailuresOfACancelledTaskAreReported) {
+    asio::io_context io;
+    std::string what;
+    mesh::TaskGroup group(io.get_executor(), [&](std::string_view text) { what = text; });
+    int ended = 0;
+    group.spawn(fail_once_cancelled(ended));
+    asio::co_spawn(io, cancel_and_join(group), [](std::exception_ptr) {});
+    io.run();
+    EXPECT_EQ(what, "broken");
+}
+
+asio::awaitable<void> abort_by_itself() {
+    throw boost::system::system_error(asio::error::operation_aborted);
+    co_return;
+}
+
+TEST(TaskGroup, ACancellationThatNobodyAskedForIsAFailure) {
+    asio::io_context io;
+    std::string what;
+    mesh::TaskGroup group(io.get_executor(), [&](std::string_view text) { what = text; });
+    group.spawn(abort_by_itself());
+    io.run();
+    EXPECT_NE(what, "");
 }
 
 TEST(Backoff, DoublesUpToTheLimitWithJitter) {

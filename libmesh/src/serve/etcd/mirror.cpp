@@ -1,5 +1,7 @@
 #include "serve/etcd/mirror.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -15,6 +17,11 @@ namespace mesh::serve {
 namespace asio = boost::asio;
 
 namespace {
+
+/// etcd 3.4 moves a watch that has nothing to catch up with to the living ones within 100 ms, and
+/// says nothing of it; a sign of life that was asked for this long after the watch was made, with
+/// no event before it, is taken as "nothing to catch up with".
+constexpr Duration kSettled = std::chrono::seconds(1);
 
 store::KeyValue to_record(const etcd::KeyValueView& kv, std::uint32_t sub_revision) {
     return store::KeyValue::make(kv.key, kv.value,
@@ -86,7 +93,8 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
 
     void set_stale(bool stale) {
         if (stale && !status_.stale) {
-            status_.stale_since = clock_.now();
+            // Not the time at which the loss was noticed, which may be a keepalive later.
+            status_.stale_since = std::max(client_.last_heard(), status_.stale_since);
             log_.warn("upstream etcd is out of reach, serving revision {} as it is: {}",
                       status_.position.revision, status_.last_failure);
         }
@@ -98,6 +106,8 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     }
 
     static asio::awaitable<void> run(std::shared_ptr<Impl> self) {
+        // It looks at stopping_ itself; another await after the cancellation must not throw.
+        co_await asio::this_coro::throw_if_cancelled(false);
         Backoff backoff(self->options_.backoff_first, self->options_.backoff_limit);
         while (!self->stopping_) {
             auto listed = co_await self->list();
@@ -110,6 +120,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
             }
             const TimePoint begin = self->clock_.now();
             co_await self->follow();
+            if (self->stopping_) break;
             // A watch that ends at once, again and again, must not turn into a storm of lists.
             if (self->clock_.now() - begin < std::chrono::seconds(1)) {
                 co_await self->sleep(backoff.next(self->rng_));
@@ -129,6 +140,8 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     asio::awaitable<Result<void>> list() {
         std::optional<etcd::Header> first;
         std::optional<Error> failed;
+        newest_key_.clear();
+        newest_revision_ = 0;
         auto begin = [&](const etcd::Header& header) {
             if (first) {
                 if (header.cluster_id != first->cluster_id && !failed) {
@@ -153,12 +166,19 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
                 if (failed) return;
                 std::vector<store::KeyValue> records;
                 records.reserve(kvs.size());
-                for (const auto& kv : kvs) records.push_back(to_record(kv, 0));
+                for (const auto& kv : kvs) {
+                    records.push_back(to_record(kv, 0));
+                    if (kv.mod_revision <= newest_revision_) continue;
+                    newest_revision_ = kv.mod_revision;
+                    newest_key_ = kv.key;
+                }
                 if (auto added = store_.add_snapshot_page(records); !added) {
                     failed = added.error().to_error();
                 }
             };
             auto header = co_await client_.async_list(std::move(request), on_page);
+            // A list that was cancelled may lack a page.
+            if (stopping_) co_return Error(Errc::kCancelled, "the mirror stops");
             if (!header) co_return std::move(header).error();
             begin(*header);
             if (failed) co_return *std::move(failed);
@@ -199,38 +219,85 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
                          etcd::prefix_range(options_.prefixes.back()).end};
         options.start_revision = status_.position.revision + 1;
         options.cluster_id = status_.position.cluster_id;
-        ended_ = false;
+        options.known_key = newest_key_;
+        options.known_revision = newest_revision_;
+        ended_ = resumed_ = false;
+        created_at_.reset();
+        watch_ = client_.watch(std::move(options), watch_events());
+        while (!ended_ && !stopping_) {
+            co_await sleep(status_.stale ? std::min(kSettled, options_.ask_interval)
+                                         : options_.ask_interval);
+            if (!ended_ && !stopping_) ask();
+        }
+        watch_.reset();
+    }
+
+    etcd::WatchEvents watch_events() {
         etcd::WatchEvents events;
-        events.on_created = [this](const etcd::Header& header) {
-            status_.position.member_id = header.member_id;
-            status_.position.raft_term = header.raft_term;
-            store_.set_identity({.cluster_id = header.cluster_id, .member_id = header.member_id});
-            set_stale(false);
-        };
+        events.on_created = [this](const etcd::Header& header) { on_created(header); };
         events.on_events = [this](const etcd::Header&, std::span<const etcd::WatchEvent> batch) {
             take(batch);
         };
-        events.on_progress = [this](const etcd::Header& header) {
-            if (ended_ || header.revision <= status_.position.revision) return;
+        events.on_progress = [this](const etcd::Header& header) { on_progress(header); };
+        events.on_lost = [this](const Error& reason) {
+            created_at_.reset();
+            fail(reason);
+        };
+        events.on_end = [this](const etcd::WatchEnd& why) {
+            using Reason = etcd::WatchEnd::Reason;
+            // Ids and revision may be those of before: what the list finds is to replace all.
+            if (why.reason == Reason::kHistoryChanged) doubted_ = true;
+            end(why.reason == Reason::kCompacted
+                    ? Error(Errc::kCompacted, "the upstream compacted what we had not seen yet")
+                    : why.error);
+        };
+        return events;
+    }
+
+    void on_created(const etcd::Header& header) {
+        status_.position.member_id = header.member_id;
+        status_.position.raft_term = header.raft_term;
+        store_.set_identity({.cluster_id = header.cluster_id, .member_id = header.member_id});
+        if (std::exchange(resumed_, true) && newest_key_.empty()) {
+            // Cheap, since there was nothing; and keys may be there that no event will tell of.
+            return end(unavailable("no key was seen that proves the history to be the same one"));
+        }
+        created_at_ = clock_.now();
+        asked_settled_ = false;
+        // What the upstream has by now and we may have missed comes as events, from now on.
+        target_ = header.revision;
+        check_in_step();
+        changed();
+    }
+
+    void on_progress(const etcd::Header& header) {
+        if (ended_) return;
+        if (header.revision > status_.position.revision) {
             if (auto applied = store_.apply_upstream(header.revision, {}); !applied) {
                 return end(applied.error().to_error());
             }
             status_.position.revision = header.revision;
             changed();
-        };
-        events.on_lost = [this](const Error& reason) { fail(reason); };
-        events.on_end = [this](const etcd::WatchEnd& why) {
-            end(why.reason == etcd::WatchEnd::Reason::kCompacted
-                    ? Error(Errc::kCompacted, "the upstream compacted what we had not seen yet")
-                    : why.error);
-        };
-        watch_ = client_.watch(std::move(options), std::move(events));
-        while (!ended_ && !stopping_) {
-            wake_.expires_at(asio::steady_timer::time_point::max());
-            boost::system::error_code ignored;
-            co_await wake_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
         }
-        watch_.reset();
+        if (asked_settled_) target_ = 0;
+        check_in_step();
+    }
+
+    /// Not stale any more once the watch has reached what the upstream had when it was made.
+    void check_in_step() {
+        if (status_.stale && created_at_ && status_.position.revision >= target_) set_stale(false);
+    }
+
+    /// Asks for a sign of life, and doubts an upstream that gave none.
+    void ask() {
+        const TimePoint now = clock_.now();
+        if (!created_at_) return;
+        if (!status_.stale && now - client_.last_heard() > options_.silence_limit) {
+            fail(unavailable(fmt::format("nothing was heard from the upstream for {} s",
+                                         options_.silence_limit / std::chrono::seconds(1))));
+        }
+        if (now - *created_at_ >= kSettled) asked_settled_ = true;
+        client_.request_progress();
     }
 
     void take(std::span<const etcd::WatchEvent> batch) {
@@ -252,7 +319,10 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
             return end(applied.error().to_error());
         }
         status_.events += records.size();
+        if (newest_key_.empty()) newest_key_ = batch.back().kv.key;
         status_.position.revision = revision;
+        asked_settled_ = false;
+        check_in_step();
         changed();
     }
 
@@ -278,8 +348,14 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     std::unique_ptr<etcd::Watch> watch_;
     MirrorStatus status_;
     std::function<void()> on_change_;
+    std::string newest_key_;  // of the last list: what proves that a history is the same one
+    std::int64_t newest_revision_ = 0;
+    std::optional<TimePoint> created_at_;  // the watch's, on the connection of now
+    std::int64_t target_ = 0;              // the revision that it has to reach to be in step
+    bool asked_settled_ = false;           // for a sign of life, and no event since
     bool same_history_ = false;
-    bool doubted_ = false;  // the last list did not fit our history
+    bool doubted_ = false;  // what we hold and the upstream has do not fit one history
+    bool resumed_ = false;  // the watch was made once already
     bool ended_ = false;
     bool stopping_ = false;
 };

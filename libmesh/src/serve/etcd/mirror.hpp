@@ -2,7 +2,8 @@
 // watch, whoever many clients read from the store. The store takes the upstream's revisions as its
 // own, so that clients cannot tell the difference. While the upstream is away the store keeps
 // serving; the mirror says since when it is stale, and on return resumes at its revision, or lists
-// again with exact deletes when that revision is gone or another etcd answers.
+// again with exact deletes when that revision is gone or another etcd answers. That it is the same
+// history is proved by the newest key that was seen, not by ids and revisions alone.
 //
 // Invariant: the store's revision only grows while the upstream's history is the same one.
 #pragma once
@@ -29,13 +30,17 @@ struct MirrorOptions {
     std::vector<std::string> prefixes = {"cilium/", "mesh/local/"};
     Duration backoff_first = std::chrono::milliseconds(100);
     Duration backoff_limit = std::chrono::seconds(5);
+    /// Between events the upstream is asked for a sign of life this often.
+    Duration ask_interval = std::chrono::seconds(5);
+    /// Silence beyond this is staleness, although the connection may still stand.
+    Duration silence_limit = std::chrono::seconds(15);
 };
 
 struct MirrorStatus {
     bool serving =
         false;          ///< a complete list has been taken; before that there is nothing to serve
-    bool stale = true;  ///< not in step with the upstream now
-    TimePoint stale_since{};            ///< only if stale
+    bool stale = true;  ///< not in step with the upstream now, as far as is known
+    TimePoint stale_since{};            ///< only if stale: when the upstream was last heard
     etcd::Header position;              ///< of what is served
     std::uint64_t lists = 0;            ///< complete lists taken
     std::uint64_t history_changes = 0;  ///< lists that found another etcd than before

@@ -46,7 +46,24 @@ Result<std::unique_ptr<Client>> Client::make(asio::any_io_executor loop, ClientO
     }
     auto impl = std::make_shared<Impl>(std::move(loop), std::move(options), std::move(endpoints),
                                        std::move(tls), clock, rng, std::move(logger));
+    // The pointer is the object's own, and so is the callback.
+    impl->on_connection_ = [inside = impl.get()](const ConnectionEvent& e) { inside->tell(e); };
     return std::unique_ptr<Client>(new Client(std::move(impl)));
+}
+
+void Client::Impl::tell(const ConnectionEvent& event) {
+    using State = ConnectionEvent::State;
+    ConnectionEvent told = event;
+    if (event.state == State::kConnected) guard_.judged(event.endpoint);
+    if (event.state == State::kFailed) guard_.failed(event.endpoint);
+    if (guard_.refused() && event.state == State::kLost) return;
+    if (guard_.refused() && event.state == State::kConnected) {
+        told.state = State::kFailed;
+        told.reason = unavailable(guard_.why());
+    }
+    if (!user_on_connection_) return;
+    const auto callback = user_on_connection_;
+    callback(told);
 }
 
 Client::Client(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -59,7 +76,7 @@ asio::awaitable<void> Client::async_stop() {
     return Impl::stop(impl_);
 }
 void Client::on_connection(std::function<void(const ConnectionEvent&)> callback) {
-    impl_->on_connection_ = std::move(callback);
+    impl_->user_on_connection_ = std::move(callback);
 }
 void Client::on_defect(std::function<void(std::string_view what)> callback) {
     impl_->on_defect_ = std::move(callback);

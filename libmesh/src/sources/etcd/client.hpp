@@ -48,6 +48,16 @@ struct ClientOptions {
     bool require_leader = true;
     std::size_t page_keys = 10'000;     ///< most keys per page of a paged range
     std::size_t page_bytes = 4U << 20;  ///< about how many bytes a page may have; adapts page_keys
+    Duration watch_create_timeout = std::chrono::seconds(10);  ///< then the connection is given up
+    /// Where the reader stands already, by an earlier client; cluster_id 0 = nowhere. A server of
+    /// that cluster with a lower revision is only behind: it is not used, and the next endpoint is
+    /// tried. The same goes for what the watches of this client have reached.
+    Header reached;
+    /// When all endpoints have been behind for this long it is another history (an etcd that lost
+    /// its data has its ids again): the connection is used, and watches end with kHistoryChanged.
+    Duration behind_limit = std::chrono::seconds(5);
+    /// The same while some endpoints do not answer: they may be the ones that are not behind.
+    Duration behind_limit_absent = std::chrono::minutes(1);
     std::size_t max_message_bytes = 64U << 20;
     /// Of the fragments that wait for their last one, of all watches together.
     std::size_t max_fragmented_bytes = 64U << 20;
@@ -58,7 +68,8 @@ struct ConnectionEvent {
     enum class State : std::uint8_t {
         kConnected,  ///< endpoint, header are set
         kLost,       ///< a working connection ended; reason is set
-        kFailed,     ///< an attempt failed; endpoint, reason are set; the next follows by backoff
+        kFailed,     ///< an attempt failed, or its server is behind us (ClientOptions::reached);
+                     ///< endpoint, reason are set; the next follows by backoff
     };
     State state = State::kFailed;
     std::string endpoint;
@@ -80,8 +91,8 @@ struct WatchOptions {
     std::int64_t start_revision = 0;  ///< 0 = after the revision at creation
     /// The cluster that start_revision belongs to; another answers kHistoryChanged. 0 = any.
     std::uint64_t cluster_id = 0;
-    /// A key and its mod_revision (<= start_revision) that the server had. When the watch resumes
-    /// after a lost connection, a server without it is of another history. Later changes take its
+    /// A key and its mod_revision (<= start_revision) that the server had. On another connection
+    /// than the present one, a server without it is of another history. Later changes take its
     /// place.
     std::string known_key;
     std::int64_t known_revision = 0;
@@ -93,8 +104,8 @@ struct WatchOptions {
 struct WatchEnd {
     enum class Reason : std::uint8_t {
         kCompacted,       ///< start revision is gone; compact_revision is set: list again
-        kHistoryChanged,  ///< another etcd answers (cluster id, or its revision went back): list
-                          ///< again
+        kHistoryChanged,  ///< another etcd answers (cluster id, the last change seen is not there,
+                          ///< or its revision went back and stayed there): list again
         kRefused,         ///< the server refused it (permission, bad range)
     };
     Reason reason = Reason::kRefused;

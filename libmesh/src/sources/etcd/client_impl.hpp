@@ -16,6 +16,7 @@
 #include "runtime/task_group.hpp"
 #include "sources/etcd/client.hpp"
 #include "sources/etcd/endpoint.hpp"
+#include "sources/etcd/history_guard.hpp"
 
 namespace mesh::etcd {
 
@@ -45,6 +46,8 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     /// An exception left a task or callback; see Client::on_defect.
     void defect(std::string_view what);
 
+    /// Tells the user of an event; the connection to a server that is behind was none.
+    void tell(const ConnectionEvent& event);
     /// Gives up the connection; the next endpoint is tried.
     void drop(std::string why);
     [[nodiscard]] bool usable() const noexcept { return channel_ && channel_->usable(); }
@@ -58,8 +61,13 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     TaskGroup tasks_;
     std::shared_ptr<rpc::Channel> channel_;  // null unless connected
     std::unique_ptr<detail::WatchStream> watches_;
-    std::function<void(const ConnectionEvent&)> on_connection_;
+    std::function<void(const ConnectionEvent&)> on_connection_;  // make() sets it to tell()
+    std::function<void(const ConnectionEvent&)> user_on_connection_;
     std::function<void(std::string_view what)> on_defect_;
+    detail::HistoryGuard guard_{{.endpoints = options_.endpoints.size(),
+                                 .limit = options_.behind_limit,
+                                 .limit_absent = options_.behind_limit_absent,
+                                 .reached = options_.reached}};
     Header newest_;                     // of this connection the one with the highest revision
     std::uint64_t pinned_cluster_ = 0;  // of this connection; 0 before its first answer
     TimePoint last_heard_{};

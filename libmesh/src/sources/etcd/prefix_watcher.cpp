@@ -7,6 +7,7 @@
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/unordered/unordered_flat_map.hpp>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -25,12 +26,18 @@ constexpr std::size_t kDeletesPerBatch = 1'000;
 constexpr std::size_t kShownKeyBytes = 512;
 constexpr std::size_t kKeyRefusals = 3;
 
-/// What is kept of a key: enough to know whether a listed value is newer, and whether a list saw
-/// it.
+/// What is kept of a key: enough to know whether a listed value is another one, and whether a list
+/// saw it.
 struct Known {
     std::int64_t mod_revision = 0;
-    std::uint32_t list = 0;  // the last list that had it
+    std::uint32_t value = 0;  // a hash: an etcd that lost its data may have reached the revision
+                              // again, and a compaction hides that it did
+    std::uint32_t list = 0;   // the last list that had it
 };
+
+std::uint32_t hash_of(std::string_view value) {
+    return static_cast<std::uint32_t>(std::hash<std::string_view>()(value));
+}
 }  // namespace
 
 class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::Impl> {
@@ -132,6 +139,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
 
     void on_page(const Header& header, std::span<const KeyValueView> kvs) {
         if (stopped_ || list_refused_) return;
+        // The client uses no server that is only behind, so a lower revision is another history's.
         const bool known = position_.cluster_id != 0;
         if (known &&
             (header.cluster_id != position_.cluster_id || header.revision < position_.revision)) {
@@ -160,12 +168,14 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
             }
             if (!counted) ++listed_;
             const Known before = fresh ? Known{} : found->second;
+            const Known now{kv.mod_revision, hash_of(kv.value), list_};
             const bool comparable = !fresh && before.list >= first_list_of_history_;
-            const bool same = comparable && before.mod_revision == kv.mod_revision;
+            const bool same =
+                comparable && before.mod_revision == now.mod_revision && before.value == now.value;
             if (fresh) {
-                keys_.emplace(std::move(suffix), Known{kv.mod_revision, list_});
+                keys_.emplace(std::move(suffix), now);
             } else {
-                found->second = {kv.mod_revision, list_};
+                found->second = now;
             }
             if (!same) changes_.push_back({Change::Kind::kPut, kv, false});
         }
@@ -259,7 +269,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
                     refuse(KeyRefusal::kTooMany, event.kv.key);
                     continue;
                 }
-                keys_[std::move(suffix)] = {event.kv.mod_revision, list_};
+                keys_[std::move(suffix)] = {event.kv.mod_revision, hash_of(event.kv.value), list_};
                 changes_.push_back({Change::Kind::kPut, event.kv, false});
             } else if (keys_.erase(suffix) != 0) {
                 changes_.push_back({Change::Kind::kDelete, event.kv, false});

@@ -1,5 +1,7 @@
 #include "sources/etcd/watch_stream.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/asio/post.hpp>
 #include <exception>
@@ -28,6 +30,8 @@ bool is_permission(std::string_view text) {
 }
 }  // namespace
 
+WatchStream::WatchStream(Client::Impl& client) : client_(client), create_timer_(client.loop_) {}
+
 std::shared_ptr<WatchState> WatchStream::add(WatchOptions options, WatchEvents events) {
     auto watch = std::make_shared<WatchState>();
     watch->from_now = options.start_revision <= 0;
@@ -35,6 +39,9 @@ std::shared_ptr<WatchState> WatchStream::add(WatchOptions options, WatchEvents e
     watch->cluster_id = options.cluster_id;
     watch->proof_key = options.known_key;
     watch->proof_revision = options.known_revision;
+    watch->connection = client_.usable() ? connection_ : 0;
+    if (!watch->from_now && watch->cluster_id != 0)
+        client_.guard_.reached(watch->cluster_id, watch->revision);
     watch->options = std::move(options);
     watch->events = std::move(events);
     watches_.push_back(watch);
@@ -72,6 +79,13 @@ void WatchStream::request_progress() {
 }
 
 void WatchStream::connected() {
+    ++connection_;
+    const Header first = client_.pinned_cluster_ != 0 ? client_.newest_ : Header{};
+    if (!client_.guard_.admits(first, client_.clock_.now())) {
+        // Closed at once, so that nobody reads from it either.
+        client_.channel_->close();
+        return client_.drop(client_.guard_.why());
+    }
     if (watches_.empty()) return;
     open();
     const auto all = watches_;
@@ -84,7 +98,10 @@ void WatchStream::disconnected(const Error& why) {
     by_id_.clear();
     to_create_.clear();
     creating_.reset();
+    create_timer_.cancel();
     busy_ = false;
+    // Of the connection before this one they were told.
+    if (client_.guard_.refused()) return;
     const auto all = watches_;
     for (const WatchPtr& watch : all) {
         watch->server_id = -1;
@@ -134,8 +151,8 @@ void WatchStream::create_next() {
         const WatchPtr watch = to_create_.front();
         to_create_.pop_front();
         if (watch->cancelled) continue;
-        // The connection's first read was a linearizable one: a server of the same history has all
-        // that it had, and shows no lower revision.
+        // A server that is only behind was not let through (connected()), so a lower revision is
+        // that of another history.
         const Header& now = client_.newest_;
         const bool other = watch->cluster_id != 0 && client_.pinned_cluster_ != 0 &&
                            watch->cluster_id != client_.pinned_cluster_;
@@ -150,7 +167,7 @@ void WatchStream::create_next() {
             continue;
         }
         busy_ = true;
-        if (watch->created_once && !watch->proof_key.empty()) {
+        if (watch->connection != connection_ && !watch->proof_key.empty()) {
             verify(watch);
         } else {
             send_create(watch);
@@ -210,9 +227,23 @@ void WatchStream::send_create(const WatchPtr& watch) {
     create->set_progress_notify(watch->options.progress_notify);
     create->set_fragment(true);
     creating_ = watch;
+    expect_created();
     // The queue is small and the stream new; a full one means that the server reads nothing.
     if (stream_->write(rpc::encode_frame(request)) == rpc::Write::kFull)
         fail_stream("etcd does not read watch requests");
+}
+
+void WatchStream::expect_created() {
+    const Duration limit = client_.options_.watch_create_timeout;
+    create_timer_.expires_after(std::chrono::ceil<std::chrono::microseconds>(limit));
+    create_timer_.async_wait([this, limit, weak = client_.weak_from_this(),
+                              generation = generation_,
+                              watch = creating_](const boost::system::error_code& ec) {
+        const auto alive = weak.lock();
+        if (ec || !alive || generation != generation_ || creating_ != watch) return;
+        fail_stream(fmt::format("etcd did not create a watch within {} ms",
+                                limit / std::chrono::milliseconds(1)));
+    });
 }
 
 void WatchStream::cancel_on_server(std::int64_t id) {
@@ -253,6 +284,7 @@ void WatchStream::on_message(std::string_view bytes) {
 
 void WatchStream::on_created(const WatchView& view) {
     const WatchPtr watch = std::exchange(creating_, nullptr);
+    create_timer_.cancel();
     busy_ = false;
     if (!watch) return fail_stream("etcd created a watch that was not asked for");
     const std::uint64_t generation = generation_;
@@ -265,7 +297,11 @@ void WatchStream::on_created(const WatchView& view) {
         by_id_[view.watch_id] = watch;
         if (watch->cluster_id == 0) watch->cluster_id = view.header.cluster_id;
         // A watch from "now" began at this revision, which is where it resumes should nothing come.
-        if (std::exchange(watch->from_now, false)) watch->revision = view.header.revision;
+        if (std::exchange(watch->from_now, false)) {
+            watch->revision = view.header.revision;
+            client_.guard_.reached(watch->cluster_id, watch->revision);
+        }
+        watch->connection = connection_;
         watch->created_once = true;
         if (watch->events.on_created) call(watch->events.on_created, view.header);
     }
@@ -297,6 +333,7 @@ void WatchStream::on_answer(const WatchPtr& watch, const WatchView& view) {
 void WatchStream::deliver(const WatchPtr& watch, const WatchView& view) {
     if (view.events.empty()) {
         if (view.header.revision > watch->revision) watch->revision = view.header.revision;
+        client_.guard_.reached(view.header.cluster_id, watch->revision);
         if (watch->events.on_progress) call(watch->events.on_progress, view.header);
         return;
     }
@@ -307,6 +344,7 @@ void WatchStream::deliver(const WatchPtr& watch, const WatchView& view) {
     if (fresh == view.events.end()) return;
     const WatchEvent& last = view.events.back();
     watch->revision = last.kv.mod_revision;
+    client_.guard_.reached(view.header.cluster_id, watch->revision);
     watch->proof_key = last.kv.key;
     watch->proof_revision = last.kv.mod_revision;
     watch->proof_is_delete = last.kind == WatchEvent::Kind::kDelete;
@@ -358,6 +396,7 @@ void WatchStream::on_stream_end(const rpc::Status& status) {
     by_id_.clear();
     to_create_.clear();
     creating_.reset();
+    create_timer_.cancel();
     busy_ = false;
     const auto all = watches_;
     for (const WatchPtr& watch : all) {

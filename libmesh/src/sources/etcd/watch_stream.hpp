@@ -21,6 +21,7 @@ struct WatchState {
     WatchEvents events;
     std::int64_t revision = 0;           // all up to here was delivered
     std::uint64_t cluster_id = 0;        // that revision's; 0 before
+    std::uint64_t connection = 0;        // on which that was learnt; 0 = none
     std::int64_t server_id = -1;         // on the stream that is open
     std::vector<std::string> fragments;  // of an answer that is not complete
     std::size_t fragment_bytes = 0;
@@ -36,7 +37,7 @@ struct WatchState {
 
 class WatchStream {
   public:
-    explicit WatchStream(Client::Impl& client) : client_(client) {}
+    explicit WatchStream(Client::Impl& client);
 
     std::shared_ptr<WatchState> add(WatchOptions options, WatchEvents events);
     void remove(const std::shared_ptr<WatchState>& watch);
@@ -59,6 +60,7 @@ class WatchStream {
     void create_next();
     void send_create(const WatchPtr& watch);
     void verify(const WatchPtr& watch);
+    void expect_created();
     void cancel_on_server(std::int64_t id);
     void on_message(std::string_view bytes);
     void on_created(const WatchView& view);
@@ -72,6 +74,8 @@ class WatchStream {
     Client::Impl& client_;
     rpc::ClientCallPtr stream_;
     std::uint64_t generation_ = 0;  // of the stream; answers of older ones are dropped
+    std::uint64_t connection_ = 0;  // counts them
+    boost::asio::steady_timer create_timer_;
     std::vector<WatchPtr> watches_;
     std::map<std::int64_t, WatchPtr> by_id_;
     std::deque<WatchPtr> to_create_;

@@ -259,6 +259,7 @@ asio::awaitable<void> RemoteCluster::Impl::stop() {
 
 void RemoteCluster::Impl::start_client(Connect&& connect) {
     auto options = sources::config::client_options(connect.etcd);
+    options.reached = connect.reached;
     if (connect.answer_bytes) {
         options.max_message_bytes = *connect.answer_bytes;
         options.max_fragmented_bytes = *connect.answer_bytes;

@@ -40,6 +40,7 @@ void Session::Impl::remove(TimePoint) {
     drain(kAllSlots);
     ids_.release(options_.cluster);
     ids_.claim(options_.cluster, std::nullopt);
+    reached_ = {};
     retry_at_.reset();
     config_.reset();
     ever_ready_ = false;
@@ -66,12 +67,16 @@ void Session::Impl::begin_epoch(TimePoint now) {
     check_errors_ = 0;
     retry_at_.reset();
     connect_by_ = now + options_.times.connect_limit;
-    Connect connect{epoch_, config_->etcd};
+    if (!holds_old_) reached_ = {};
+    Connect connect{epoch_, config_->etcd, reached_};
     if (!options_.own) connect.answer_bytes = config_->policy.limits.answer_bytes;
     actions_.emplace_back(std::move(connect));
 }
 
 void Session::Impl::end_epoch() {
+    const bool further =
+        pinned_.cluster_id != reached_.cluster_id || pinned_.revision > reached_.revision;
+    if (pinned_.revision != 0 && further) reached_ = pinned_;
     if (running_) actions_.emplace_back(Close{epoch_});
     running_ = connected_ = config_ok_ = false;
     for (auto* timer : {&connect_by_, &config_at_, &config_by_, &check_at_, &probe_at_})
@@ -121,11 +126,15 @@ void Session::Impl::lost(TimePoint now, const Error& reason) {
 
 void Session::Impl::connected(TimePoint now, const etcd::Header& header) {
     const bool again = pinned_.cluster_id != 0;
-    if (again && (header.cluster_id != pinned_.cluster_id || header.revision < newest_revision_)) {
+    // Compared with what was applied: a server that has all of that is good enough.
+    if (again && (header.cluster_id != pinned_.cluster_id || header.revision < pinned_.revision)) {
         return history_changed(now, header.cluster_id != pinned_.cluster_id
                                         ? "another etcd cluster id"
                                         : "the etcd's revision went back");
     }
+    // The client waited long enough, and the etcd is still there: it is of another history.
+    if (header.cluster_id == reached_.cluster_id && header.revision < reached_.revision)
+        reached_ = {};
     const bool other_member = again && header.member_id != pinned_.member_id;
     pinned_.cluster_id = header.cluster_id;
     pinned_.member_id = header.member_id;
@@ -161,6 +170,7 @@ void Session::Impl::history_changed(TimePoint now, std::string_view what) {
     log_.info("remote cluster {}: {}, listing all again", options_.cluster, what);
     const bool quick = now - epoch_began_ < options_.times.retry_step;
     end_epoch();
+    reached_ = {};
     if (quick) {
         // Two etcds behind one name, each answering in turn, must not make us spin.
         retry_at_ = now + options_.times.retry_step;

@@ -91,6 +91,9 @@ struct ConfigAnswer {
 struct Connect {
     std::uint64_t epoch = 0;
     sources::config::EtcdClientConfig etcd;
+    /// Where what is held comes from: the client shall not use a server of that cluster that is
+    /// only behind it. cluster_id 0 = nothing is held, or not of that history.
+    etcd::Header reached{};
     std::optional<std::uint64_t> answer_bytes =
         {};  ///< most of one answer; nullopt = no bound told
 };
@@ -193,8 +196,10 @@ class Session {
 
     /// The client could not even be made (a bad file); retried.
     void client_refused(TimePoint now, std::uint64_t epoch, const Error& reason);
+    /// To a server that is not merely behind (Connect::reached, and all that was applied since):
+    /// the client has seen to it, so that a lower revision means that the etcd lost its data.
     void connected(TimePoint now, std::uint64_t epoch, const etcd::Header& header);
-    /// An attempt failed; the client itself tries on.
+    /// An attempt failed, or its server is behind; the client itself tries on.
     void connect_failed(TimePoint now, std::uint64_t epoch, const Error& reason);
     /// The connection is lost; the client itself tries on.
     void lost(TimePoint now, std::uint64_t epoch, const Error& reason);

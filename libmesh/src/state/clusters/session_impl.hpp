@@ -138,6 +138,7 @@ class Session::Impl {
     int check_errors_ = 0;
 
     // What outlives it.
+    etcd::Header reached_;  ///< the newest position of what is held; cluster_id 0 = of no use
     std::optional<model::ClusterConfig> remote_;
     bool config_retrieved_ = false, config_required_ = false;
     bool canaries_ = false;

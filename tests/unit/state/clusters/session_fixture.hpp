@@ -155,8 +155,9 @@ class SessionTest : public testing::Test {
                 did_.push_back("unwatch " + std::string(to_string(unwatch->slot)));
             } else if (auto* relist = std::get_if<Relist>(&action)) {
                 did_.push_back("relist " + std::string(to_string(relist->slot)));
-            } else if (std::holds_alternative<Connect>(action)) {
+            } else if (auto* connect = std::get_if<Connect>(&action)) {
                 did_.emplace_back("connect");
+                reached_ = connect->reached;
             } else if (std::holds_alternative<Close>(action)) {
                 did_.emplace_back("close");
             } else if (auto* get = std::get_if<GetConfig>(&action)) {
@@ -255,6 +256,7 @@ class SessionTest : public testing::Test {
     std::unique_ptr<Session> session_;
     std::uint64_t etcd_id_ = 100, member_id_ = 1;
     std::int64_t revision_ = 10;
+    etcd::Header reached_;  ///< of the last Connect
     Strings did_, told_, log_;
     std::map<Slot, KeyBounds> bounds_;
 };

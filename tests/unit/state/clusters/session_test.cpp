@@ -549,6 +549,54 @@ TEST_F(SessionTest, ARevisionThatGoesBackIsAnotherEtcd) {
     EXPECT_TRUE(told().empty());
 }
 
+TEST_F(SessionTest, ANewClientIsToldWhatWasReachedSoThatNoServerBehindItIsUsed) {
+    make();
+    configure();
+    pump();
+    EXPECT_EQ(reached_.cluster_id, 0U) << "nothing is held yet";
+    begin();
+    list_all(one_of_each());
+    put(Slot::kNodes, {{nodes_key("n2"), node_value("n2")}});
+    const std::int64_t last = revision_;
+    // What was only told of, and not delivered, a server need not have.
+    session_->probe_answer(now(), epoch(), header());
+    configure("# other bytes\n");
+    pump();
+    EXPECT_EQ(reached_.cluster_id, etcd_id_);
+    EXPECT_EQ(reached_.revision, last);
+    // A connection that broke before it showed anything changes nothing.
+    configure("# again\n");
+    pump();
+    EXPECT_EQ(reached_.revision, last);
+    // The client waited in vain for a server that is not behind: the etcd lost its data.
+    revision_ = 2;
+    begin();
+    list_all(one_of_each());
+    configure("# and again\n");
+    pump();
+    EXPECT_EQ(reached_.cluster_id, etcd_id_);
+    EXPECT_LE(reached_.revision, revision_);
+    EXPECT_GT(reached_.revision, 2);
+    begin();
+    clock_.advance(seconds(10));
+    session_->history_changed(now(), epoch(), "the last change seen is not there");
+    pump();
+    EXPECT_EQ(reached_.cluster_id, 0U) << "no position of that history is of use";
+}
+
+TEST_F(SessionTest, AServerThatHasAllThatWasAppliedIsNotAnotherHistory) {
+    make();
+    ready(one_of_each());
+    const std::int64_t applied = revision_;
+    revision_ += 5;
+    session_->probe_answer(now(), epoch(), header());
+    session_->lost(now(), epoch(), unavailable("cut"));
+    revision_ = applied;
+    connect();
+    EXPECT_EQ(did(), Strings{"get cilium/cluster-config/c1"});
+    EXPECT_GE(status().lag_revisions, 5) << "it has not all that was told of";
+}
+
 TEST_F(SessionTest, AnotherMemberIsListedAgain) {
     make();
     ready(one_of_each());
