@@ -25,6 +25,7 @@ class CountingBackend final : public store::Backend {
   public:
     struct Disk {
         int commits = 0;
+        int refused = 0;
         bool full = false;
         bool only_compaction = false;
     };
@@ -35,8 +36,10 @@ class CountingBackend final : public store::Backend {
     }
     store::Outcome<void> initialise(const store::Identity&) override { return {}; }
     store::Outcome<void> commit(const store::WriteBatch& batch) override {
-        if (disk_.full || (disk_.only_compaction && !batch.compacts()))
+        if (disk_.full || (disk_.only_compaction && !batch.compacts())) {
+            ++disk_.refused;
             return store::StoreError(store::Fault::kNoSpace, "disk full");
+        }
         ++disk_.commits;
         return {};
     }
@@ -558,6 +561,39 @@ TEST_F(EtcdServiceTest, LeasesEndByTheClockUnlessKeptAlive) {
     run_until([&] { return store->stats().keys == 0; });
     EXPECT_EQ(keep_alive(9), 0);
     keep->cancel();
+}
+
+TEST_F(EtcdServiceTest, GrantsDoNotPutOffTheEndOfALease) {
+    start();
+    etcdpb::LeaseGrantRequest grant;
+    grant.set_id(9);
+    grant.set_ttl(60);
+    call<etcdpb::LeaseGrantResponse>(etcdpb::kLeaseGrant, grant);
+    ASSERT_TRUE(store->put({.key = "a", .value = "v", .lease = store::LeaseId{9}}));
+    clock.advance(61s);
+    grant.set_id(0);
+    run_until([&] {
+        call<etcdpb::LeaseGrantResponse>(etcdpb::kLeaseGrant, grant);
+        return store->stats().keys == 0;
+    });
+}
+
+TEST_F(EtcdServiceTest, LeasesThatCannotEndAreTriedRarelyAndToldOnce) {
+    CountingBackend::Disk disk;
+    start(std::make_unique<CountingBackend>(disk));
+    ASSERT_TRUE(store->lease_grant(store::LeaseId{9}, 60s, clock.now()));
+    ASSERT_TRUE(store->put({.key = "a", .value = "v", .lease = store::LeaseId{9}}));
+    disk.full = true;
+    clock.advance(61s);
+    run_until([&] { return disk.refused != 0; });
+    // Within less than the second that is waited: at the pace of leases these would be ten.
+    const auto until = std::chrono::steady_clock::now() + 500ms;
+    while (std::chrono::steady_clock::now() < until) loop.run_one_for(10ms);
+    EXPECT_LE(disk.refused, 2);
+    EXPECT_EQ(logged.size(), 1U);
+    disk.full = false;
+    run_until([&] { return store->stats().keys == 0; });
+    EXPECT_EQ(logged.size(), 2U);
 }
 
 TEST_F(EtcdServiceTest, HistoryIsTrimmedByItself) {
