@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <string_view>
 
@@ -12,6 +13,9 @@ namespace mesh::rpc {
 
 /// Bytes of framing before each message: a flag (compressed or not) and a big-endian length.
 inline constexpr std::size_t kFramePrefix = 5;
+
+/// The longest message that is framed: Protobuf takes no longer ones.
+inline constexpr std::size_t kLongestMessage = std::numeric_limits<std::int32_t>::max();
 
 /// A framed message. A default-made Frame is empty and must not be written.
 /// @thread any thread (immutable)
@@ -27,9 +31,11 @@ class Frame {
     [[nodiscard]] std::size_t size() const noexcept { return size_; }
     [[nodiscard]] explicit operator bool() const noexcept { return size_ != 0; }
 
-    /// Room for a message of `length` bytes (< 4 GiB), which fill(char*) writes.
+    /// Room for a message of `length` bytes, which fill(char*) writes.
+    /// @return an empty frame, with fill not called, if length is over kLongestMessage
     template <class Fill>
     [[nodiscard]] static Frame make(std::size_t length, Fill&& fill) {
+        if (length > kLongestMessage) return {};
         auto buffer = std::make_shared_for_overwrite<char[]>(kFramePrefix + length);
         const auto n = static_cast<std::uint32_t>(length);
         buffer[0] = 0;
@@ -49,14 +55,15 @@ class Frame {
     std::size_t size_ = 0;
 };
 
-/// Frames a copy of `message`. @param message less than 4 GiB
+/// Frames a copy of `message`. @return an empty frame if it is longer than kLongestMessage
 [[nodiscard]] inline Frame make_frame(std::string_view message) {
     return Frame::make(message.size(), [message](char* to) {
         if (!message.empty()) std::memcpy(to, message.data(), message.size());
     });
 }
 
-/// Frames a Protobuf message, serialised in place. @param message less than 2 GiB
+/// Frames a Protobuf message, serialised in place.
+/// @return an empty frame if it is longer than kLongestMessage
 template <class Protobuf>
 [[nodiscard]] Frame encode_frame(const Protobuf& message) {
     const std::size_t length = message.ByteSizeLong();

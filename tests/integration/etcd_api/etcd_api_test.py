@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs one etcdctl script against a real etcd and against the embedded server, and compares what they
+"""Runs one script of etcdctl and of hand-made requests against a real etcd and against the embedded server, and compares what they
 print and how they exit. Both start empty on ports that the kernel chose, and are ended by this test.
 
 What differs by nature is replaced by a word before comparing: ids of cluster and member, raft numbers,
@@ -192,11 +192,55 @@ def clean_status(text, _server):
 
 # --- The script ---------------------------------------------------------------------------------------
 
+class RawCalls:
+    """Requests that etcdctl does not send, as Protobuf texts, through the program etcd_raw_call."""
+    PROTO = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                         "../../../libmesh/src/model/etcdpb")
+    program = None
+    SERVICES = {"Range": "KV", "Put": "KV", "DeleteRange": "KV", "Txn": "KV", "Compact": "KV",
+                "LeaseGrant": "Lease", "LeaseRevoke": "Lease", "LeaseLeases": "Lease",
+                "Watch": "Watch"}
+    MESSAGES = {"Compact": "Compaction"}
+
+    @classmethod
+    def protoc(cls, how, message, data):
+        return subprocess.run(["protoc", "-I", cls.PROTO, f"--{how}=mesh.etcdpb.{message}",
+                               "etcd.proto"], input=data, capture_output=True, check=True).stdout
+
+    @classmethod
+    def call(cls, server, method, requests, answers):
+        message = cls.MESSAGES.get(method, method)
+        lines = [cls.protoc("encode", message + "Request", r.encode()).hex() for r in requests]
+        done = subprocess.run(
+            [cls.program, server.endpoint.split(":")[1],
+             f"/etcdserverpb.{cls.SERVICES[method]}/{method}", str(answers)],
+            input="".join(line + "\n" for line in lines), capture_output=True, text=True,
+            timeout=30, check=True)
+        texts = []
+        for line in done.stdout.splitlines():
+            if line.startswith("status "):
+                texts.append(line)
+                continue
+            text = cls.protoc("decode", message + "Response", bytes.fromhex(line)).decode()
+            text = re.sub(r"\s+", " ", text)
+            text = re.sub(r"(cluster_id|member_id|raft_term): \d+ ?", "", text)
+            if "compact_revision" in text:  # etcd fills no header there
+                text = re.sub(r"header \{[^}]*\} ", "", text)
+            texts.append(text)
+        return "\n".join(texts)
+
+
 class Script:
     """Steps are run on each server in turn; each yields a title and a comparable text."""
 
     def __init__(self):
         self.steps = []
+
+    def raw(self, method, *requests, answers=0):
+        """A call with hand-made requests; answers as of etcd_raw_call."""
+        def step(server):
+            return RawCalls.call(server, method, requests, answers)
+        self.steps.append((f"{method} {' | '.join(requests)}", step))
 
     def ctl(self, *arguments, stdin=None, cleaner=clean, sort=False):
         def step(server):
@@ -427,6 +471,57 @@ def live(s):
     s.seen("live", "DELETE")
 
 
+def raw_first(s):
+    """Before anything is written or compacted; takes no revision."""
+    s.raw("Txn", 'success { request_range { key: "a" revision: -1 } }')
+    s.raw("Txn", 'success { request_range { key: "a" revision: -2 } }')
+    s.raw("Watch", 'create_request { key: "a" start_revision: -4 }', answers=2)
+    s.raw("Watch", 'create_request { key: "b" range_end: "a" }', 'create_request { key: "a" }',
+          'create_request { key: "a" watch_id: -7 }', 'create_request { key: "a" watch_id: -7 }',
+          'create_request { key: "a" start_revision: -1 }', 'create_request { key: "a" }',
+          'create_request { key: "a" watch_id: -1 }', answers=7)
+    for revision in (-1, 0, 0):
+        s.raw("Compact", f"revision: {revision}")
+    s.raw("Txn", 'success { request_range { key: "a" revision: -1 } }')
+    s.raw("Range", 'key: "a" revision: -5')
+    for lease, ttl in ((5, 300), (3, 500), (9, 100), (7, 400)):
+        s.raw("LeaseGrant", f"ID: {lease} TTL: {ttl}")
+    s.raw("LeaseLeases", "")
+    for lease in (5, 3, 9, 7):
+        s.raw("LeaseRevoke", f"ID: {lease}")
+    s.raw("Put", 'key: "zz" ignore_value: true lease: 99')
+    s.raw("Put", 'key: "zz" ignore_lease: true')
+    s.raw("Txn", 'success { request_put { key: "zz" ignore_value: true lease: 99 } }')
+
+
+def raw_last(s):
+    put, delete = 'request_put { key: "z" value: "1" }', 'request_delete_range { key: "z" }'
+    absent = 'compare { key: "z" target: VERSION result: EQUAL version: 0 }'
+    present = 'compare { key: "z" target: VERSION result: GREATER version: 0 }'
+    siblings = (f"success {{ request_txn {{ {absent} success {{ {put} }} }} }} "
+                f"success {{ request_txn {{ {present} success {{ {delete} }} }} }}")
+    for _ in range(3):
+        s.raw("Txn", siblings)
+        s.raw("Range", 'key: "z"')
+
+    def nested(*ops):
+        return "request_txn { " + " ".join(f"success {{ {op} }}" for op in ops) + " }"
+
+    for ops in ((nested(delete), nested(put)), (put, nested(delete)), (delete, nested(put)),
+                (nested(put), nested(put)), (nested(put, delete),), (put, put), (delete, put),
+                ('request_delete_range { key: "a" range_end: "zz" }', put),
+                ('request_delete_range { key: "zz" range_end: "a" }', put),
+                ('request_delete_range { key: "zzz" range_end: "\\000" }', put),
+                (delete, 'request_delete_range { key: "y" range_end: "zz" }')):
+        s.raw("Txn", " ".join(f"success {{ {op} }}" for op in ops))
+    s.raw("Txn", f"success {{ request_txn {{ success {{ {put} }} failure {{ {delete} }} }} }}")
+    s.raw("Txn", 'success { request_range { key: "a" revision: -3 } }')
+    s.raw("Txn", 'success { request_range { key: "a" revision: 3 } }')
+    s.raw("Compact", "revision: 0")
+    s.raw("Watch", 'create_request { key: "a" start_revision: -4 }', answers=2)
+    s.raw("Watch", 'create_request { key: "a" start_revision: 2 }', answers=2)
+
+
 # --- Beyond what etcdctl compares -----------------------------------------------------------------------
 
 def check_read_only(program):
@@ -493,16 +588,19 @@ def check_reopen(program, directory):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--server", required=True)
+    parser.add_argument("--raw-call", required=True)
     parser.add_argument("--backend", choices=("memory", "lmdb"), default="memory")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
-    for tool in ("etcd", "etcdctl"):
+    RawCalls.program = options.raw_call
+    for tool in ("etcd", "etcdctl", "protoc"):
         if shutil.which(tool) is None:
             print(f"SKIPPED: {tool} is not installed")
             return 77
 
     script = Script()
-    for part in (ranges, writes, transactions, watches, leases, compaction, cluster, live):
+    for part in (raw_first, ranges, writes, transactions, watches, leases, compaction, cluster,
+                 raw_last, live):
         part(script)
     failed = 0
     with tempfile.TemporaryDirectory(prefix="etcd_api.") as directory, contextlib.ExitStack() as stack:

@@ -25,7 +25,9 @@ class CountingBackend final : public store::Backend {
   public:
     struct Disk {
         int commits = 0;
+        int refused = 0;
         bool full = false;
+        bool only_compaction = false;
     };
     explicit CountingBackend(Disk& disk) : disk_(disk) {}
     store::Outcome<store::BackendState> load(
@@ -33,8 +35,11 @@ class CountingBackend final : public store::Backend {
         return store::BackendState{};
     }
     store::Outcome<void> initialise(const store::Identity&) override { return {}; }
-    store::Outcome<void> commit(const store::WriteBatch&) override {
-        if (disk_.full) return store::StoreError(store::Fault::kNoSpace, "disk full");
+    store::Outcome<void> commit(const store::WriteBatch& batch) override {
+        if (disk_.full || (disk_.only_compaction && !batch.compacts())) {
+            ++disk_.refused;
+            return store::StoreError(store::Fault::kNoSpace, "disk full");
+        }
         ++disk_.commits;
         return {};
     }
@@ -54,8 +59,11 @@ class EtcdServiceTest : public ::testing::Test {
                                     {.identity = {.cluster_id = 7, .member_id = 8}}, clock.now());
         server =
             std::make_unique<rpc::Server>(loop.get_executor(), server_options, system, Logger());
-        service =
-            std::make_unique<EtcdService>(loop.get_executor(), *store, clock, options, Logger());
+        service = std::make_unique<EtcdService>(
+            loop.get_executor(), *store, clock, options,
+            Logger("etcd", [this](LogLevel, std::string_view, std::string_view text) {
+                logged.emplace_back(text);
+            }));
         service->attach(*server, "test", std::make_shared<AllowAll>());
         port = *server->listen("127.0.0.1", 0);
         channel = connect();
@@ -176,6 +184,7 @@ class EtcdServiceTest : public ::testing::Test {
     }
 
     std::chrono::steady_clock::time_point limit = std::chrono::steady_clock::now() + 500ms;
+    std::vector<std::string> logged;
     boost::asio::io_context loop{1};
     SystemClock system;
     ManualClock clock;
@@ -383,9 +392,104 @@ TEST_F(EtcdServiceTest, WritesOfATurnShareACommit) {
     EXPECT_EQ(store->revision(), 101);
     EXPECT_TRUE(stream->responses.empty()) << "nobody hears of what was not committed";
     EXPECT_GT(service->stats().commit_failures, 0U);
+    put_many(rpc::StatusCode::kResourceExhausted);
+    EXPECT_EQ(logged.size(), 1U) << "that it begins";
     disk.full = false;
     EXPECT_EQ(put("k", "after"), 102);
     EXPECT_EQ(next(*stream).header().revision(), 102);
+    EXPECT_EQ(logged.size(), 2U) << "and that it ends";
+}
+
+TEST_F(EtcdServiceTest, ACompactionIsDoneBesidePutsThatFindNoRoom) {
+    CountingBackend::Disk disk;
+    start(std::make_unique<CountingBackend>(disk));
+    for (int i = 0; i < 5; ++i) put("a", "v");
+    disk.only_compaction = true;
+    // All three arrive in one turn.
+    std::vector<rpc::StatusCode> codes;
+    const auto note = [&codes](const auto& result) { codes.push_back(result.status.code); };
+    etcdpb::PutRequest request;
+    request.set_key("b");
+    etcdpb::CompactionRequest compaction;
+    compaction.set_revision(5);
+    channel->unary(etcdpb::kPut, rpc::encode_frame(request), {}, note);
+    channel->unary(etcdpb::kCompact, rpc::encode_frame(compaction), {}, note);
+    channel->unary(etcdpb::kPut, rpc::encode_frame(request), {}, note);
+    run_until([&] { return codes.size() == 3; });
+    EXPECT_EQ(codes, (std::vector{rpc::StatusCode::kResourceExhausted, rpc::StatusCode::kOk,
+                                  rpc::StatusCode::kResourceExhausted}));
+    EXPECT_EQ(store->compact_revision(), 5);
+}
+
+TEST_F(EtcdServiceTest, ATxnThatAsksForEverythingManyTimesIsRefused) {
+    start();
+    for (int i = 0; i < 3; ++i) put(fmt::format("k{}", i), std::string(1'000'000, 'v'));
+    const std::string zero(1, '\0');
+    etcdpb::TxnRequest txn;
+    txn.add_success()->mutable_request_put()->set_key("written");
+    for (int i = 0; i < 64; ++i) {
+        auto& range = *txn.add_success()->mutable_request_range();
+        range.set_key(zero);
+        range.set_range_end(zero);
+    }
+    rpc::Status status;
+    call<etcdpb::TxnResponse>(etcdpb::kTxn, txn, &status);
+    EXPECT_EQ(status.code, rpc::StatusCode::kResourceExhausted) << status.message;
+    EXPECT_NE(status.message.find("answer is too large"), std::string::npos) << status.message;
+    EXPECT_EQ(store->stats().keys, 3U) << "nothing of it was done";
+    EXPECT_EQ(put("a", "1"), 5);
+}
+
+TEST_F(EtcdServiceTest, ARefusedWatchTakesNoIdAndNegativeOnesAreTaken) {
+    start();
+    auto stream = open_watch();
+    const auto refused = [&](const etcdpb::WatchRequest& request) {
+        send(*stream, request);
+        const auto response = next(*stream);
+        EXPECT_TRUE(response.created() && response.canceled());
+        EXPECT_EQ(response.watch_id(), -1);
+        return response.cancel_reason();
+    };
+    EXPECT_EQ(refused(create("b", "a")), "mvcc: watcher range is empty");
+    EXPECT_NE(refused(create(std::string(70'000, 'k'))).find("too long"), std::string::npos);
+    EXPECT_EQ(created(*stream, create("a")), 0);
+    EXPECT_EQ(created(*stream, create("a", "", 0, -7)), -7);
+    EXPECT_EQ(refused(create("a", "", 0, -7)),
+              "mvcc: duplicate watch ID provided on the WatchStream");
+    EXPECT_EQ(created(*stream, create("a")), 1);
+    EXPECT_EQ(created(*stream, create("a", "", -4)), 2) << "a cancelled one has its id";
+    const auto gone = next(*stream);
+    EXPECT_TRUE(gone.canceled());
+    EXPECT_EQ(gone.compact_revision(), -1);
+    EXPECT_EQ(created(*stream, create("a")), 3);
+}
+
+TEST_F(EtcdServiceTest, ProgressIsToldWhenTheWatchItWaitsForIsCancelled) {
+    rpc::ServerOptions options;
+    options.max_send_queue_bytes = 64 << 10;
+    start(std::make_unique<store::MemoryBackend>(), options);
+    auto stream = open_watch();
+    created(*stream, create("a", "z", 0, 1));
+    created(*stream, create("other", "", 0, 2));
+    stream->call->pause();
+    for (int i = 0; i < 400; ++i)
+        ASSERT_TRUE(store->put({.key = "a", .value = std::string(5000, 'v')}));
+    run_until([&] { return store->stats().behind == 1; });
+    etcdpb::WatchRequest request;
+    request.mutable_progress_request();
+    send(*stream, request);
+    request.mutable_cancel_request()->set_watch_id(1);
+    send(*stream, request);
+    run_until([&] { return store->stats().watchers == 1; });
+    stream->call->resume();
+    bool cancelled = false;
+    for (;;) {
+        const auto response = next(*stream);
+        ASSERT_FALSE(stream->ended);
+        cancelled = cancelled || response.canceled();
+        if (response.watch_id() == -1) break;
+    }
+    EXPECT_TRUE(cancelled);
 }
 
 TEST_F(EtcdServiceTest, NotReadyIsUnavailable) {
@@ -457,6 +561,39 @@ TEST_F(EtcdServiceTest, LeasesEndByTheClockUnlessKeptAlive) {
     run_until([&] { return store->stats().keys == 0; });
     EXPECT_EQ(keep_alive(9), 0);
     keep->cancel();
+}
+
+TEST_F(EtcdServiceTest, GrantsDoNotPutOffTheEndOfALease) {
+    start();
+    etcdpb::LeaseGrantRequest grant;
+    grant.set_id(9);
+    grant.set_ttl(60);
+    call<etcdpb::LeaseGrantResponse>(etcdpb::kLeaseGrant, grant);
+    ASSERT_TRUE(store->put({.key = "a", .value = "v", .lease = store::LeaseId{9}}));
+    clock.advance(61s);
+    grant.set_id(0);
+    run_until([&] {
+        call<etcdpb::LeaseGrantResponse>(etcdpb::kLeaseGrant, grant);
+        return store->stats().keys == 0;
+    });
+}
+
+TEST_F(EtcdServiceTest, LeasesThatCannotEndAreTriedRarelyAndToldOnce) {
+    CountingBackend::Disk disk;
+    start(std::make_unique<CountingBackend>(disk));
+    ASSERT_TRUE(store->lease_grant(store::LeaseId{9}, 60s, clock.now()));
+    ASSERT_TRUE(store->put({.key = "a", .value = "v", .lease = store::LeaseId{9}}));
+    disk.full = true;
+    clock.advance(61s);
+    run_until([&] { return disk.refused != 0; });
+    // Within less than the second that is waited: at the pace of leases these would be ten.
+    const auto until = std::chrono::steady_clock::now() + 500ms;
+    while (std::chrono::steady_clock::now() < until) loop.run_one_for(10ms);
+    EXPECT_LE(disk.refused, 2);
+    EXPECT_EQ(logged.size(), 1U);
+    disk.full = false;
+    run_until([&] { return store->stats().keys == 0; });
+    EXPECT_EQ(logged.size(), 2U);
 }
 
 TEST_F(EtcdServiceTest, HistoryIsTrimmedByItself) {

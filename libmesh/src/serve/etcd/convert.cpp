@@ -93,6 +93,8 @@ struct ToResponseOp {
     }
     void operator()(const store::TxnAnswer& a) const {
         serve::to_pb(a, header, *out.mutable_response_txn());
+        // A nested txn is told not even that.
+        out.mutable_response_txn()->mutable_header()->clear_revision();
     }
 };
 

@@ -158,7 +158,9 @@ void EtcdService::Impl::txn(const Call& call, const Listener& listener,
 void EtcdService::Impl::compact(const Call& call, const Listener& listener,
                                 const etcdpb::CompactionRequest& request) {
     if (refused(call, core->check(*call, listener, EtcdAction::kCompact))) return;
-    core->begin_write();
+    // Not within a group: it has commits of its own, and must not fail with the puts of a full
+    // disk.
+    core->flush();
     const auto outcome = core->store.compact(request.revision());
     if (!outcome) return core->fail(call, to_status(outcome.error()));
     etcdpb::CompactionResponse response;

@@ -18,12 +18,14 @@ Status to_status(const store::StoreError& error) {
         case Fault::kTooManyOps:
         case Fault::kDuplicateKey:
         case Fault::kEmptyWatchRange:
+        case Fault::kWatchRangeTooLong:
             return {StatusCode::kInvalidArgument, text};
         case Fault::kCompacted:
         case Fault::kFutureRevision:
         case Fault::kLeaseTtlTooLarge:
             return {StatusCode::kOutOfRange, text};
         case Fault::kNoSpace:
+        case Fault::kAnswerTooLarge:
             return {StatusCode::kResourceExhausted, text};
         case Fault::kLeaseNotFound:
             return {StatusCode::kNotFound, text};

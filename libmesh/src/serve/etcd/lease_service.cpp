@@ -1,6 +1,5 @@
 #include "serve/etcd/lease_service.hpp"
 
-#include <algorithm>
 #include <deque>
 
 #include "model/etcdpb/etcd.pb.h"
@@ -152,16 +151,15 @@ void LeaseService::list(const rpc::ServerCallPtr& call) {
 // ----------------------------------------------------------------------------------------
 
 void LeaseService::arm() {
-    // Not more often than this: leases are counted in seconds.
-    constexpr Duration kShortest = std::chrono::milliseconds(50);
-    constexpr Duration kLongest = std::chrono::seconds(1);
-    const auto next = core_->store.next_tick();
-    const Duration wait =
-        next ? std::clamp(*next - core_->clock.now(), kShortest, kLongest) : kLongest;
-    timer_.expires_after(wait);
+    const Duration wait = pace_.wait(core_->store.next_tick(), core_->clock.now());
+    const auto due = boost::asio::steady_timer::clock_type::now() + wait;
+    if (waiting_ && timer_.expiry() <= due) return;
+    waiting_ = true;
+    timer_.expires_at(due);
     timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
         auto self = weak.lock();
         if (error || !self || self->core_->stopped) return;
+        self->waiting_ = false;
         self->tick();
         self->arm();
     });
@@ -169,8 +167,15 @@ void LeaseService::arm() {
 
 void LeaseService::tick() {
     core_->flush();
-    if (auto expired = core_->store.tick(core_->clock.now()); !expired)
-        core_->log.error("leases cannot expire: {}", expired.error().to_error().message());
+    const auto expired = core_->store.tick(core_->clock.now());
+    const std::uint64_t failures = pace_.failures();
+    if (pace_.on_tick(expired.has_value())) {
+        if (expired)
+            core_->log.info("leases expire again, after {} failed attempts", failures);
+        else
+            core_->log.error("leases cannot expire (this is tried on): {}",
+                             expired.error().to_error().message());
+    }
     core_->trim_history();
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "serve/etcd/service_core.hpp"
+#include "serve/etcd/tick_pace.hpp"
 
 namespace mesh::serve {
 
@@ -23,11 +24,14 @@ class LeaseService : public std::enable_shared_from_this<LeaseService> {
     void revoke(const rpc::ServerCallPtr& call, std::string_view bytes);
     void time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes);
     void list(const rpc::ServerCallPtr& call);
+    /// Sees to it that a tick comes when something is due; a wait under way is only shortened.
     void arm();
     void tick();
 
     std::shared_ptr<ServiceCore> core_;
     boost::asio::steady_timer timer_;
+    bool waiting_ = false;
+    TickPace pace_;
 };
 
 }  // namespace mesh::serve

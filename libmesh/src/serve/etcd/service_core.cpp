@@ -1,6 +1,7 @@
 #include "serve/etcd/service_core.hpp"
 
 #include <boost/asio/post.hpp>
+#include <utility>
 
 #include "serve/etcd/etcd_status.hpp"
 
@@ -39,9 +40,12 @@ void ServiceCore::flush() {
     rpc::Status status;
     if (auto done = store.flush(); !done) {
         ++stats.commit_failures;
-        log.error("{} answers of one commit failed: {}", waiting_.size(),
-                  done.error().to_error().message());
+        if (!std::exchange(commits_fail_, true))
+            log.error("{} answers of one commit failed (further ones are not told): {}",
+                      waiting_.size(), done.error().to_error().message());
         status = to_status(done.error());
+    } else if (std::exchange(commits_fail_, false)) {
+        log.info("commits succeed again");
     }
     for (const auto& answer : std::exchange(waiting_, {})) answer(status);
 }
@@ -59,14 +63,18 @@ void ServiceCore::trim_history() {
     const store::Revision at = store.revision_keeping(keep);
     if (at <= store.compact_revision()) return;
     flush();
-    if (auto done = store.compact(at); !done)
-        log.error("history cannot be compacted at revision {}: {}", at,
-                  done.error().to_error().message());
-    else
-        ++stats.compactions;
+    if (auto done = store.compact(at); !done) {
+        if (!std::exchange(trimming_fails_, true))
+            log.error("history cannot be compacted at revision {}: {}", at,
+                      done.error().to_error().message());
+        return;
+    }
+    trimming_fails_ = false;
+    ++stats.compactions;
 }
 
 void ServiceCore::reply(const rpc::ServerCallPtr& call, rpc::Frame frame) {
+    if (!frame) return fail(call, to_status(store::Fault::kAnswerTooLarge));
     if (!group_open_) return call->reply(std::move(frame));
     waiting_.push_back([call, frame = std::move(frame)](const rpc::Status& commit) {
         if (commit.ok())

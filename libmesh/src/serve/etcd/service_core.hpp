@@ -41,6 +41,7 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     /// Compacts when history is a quarter longer than it should be.
     void trim_history();
 
+    /// @param frame empty (longer than a message may be) is answered with kAnswerTooLarge
     void reply(const rpc::ServerCallPtr& call, rpc::Frame frame);
     void fail(const rpc::ServerCallPtr& call, rpc::Status status);
 
@@ -60,6 +61,9 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
 
   private:
     bool group_open_ = false;
+    // A full disk fails every commit: what is said is that it begins and that it ends.
+    bool commits_fail_ = false;
+    bool trimming_fails_ = false;
     std::vector<std::function<void(const rpc::Status&)>> waiting_;
 };
 

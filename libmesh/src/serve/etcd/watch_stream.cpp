@@ -1,5 +1,7 @@
 #include "serve/etcd/watch_stream.hpp"
 
+#include <algorithm>
+
 #include "serve/etcd/etcd_status.hpp"
 
 namespace mesh::serve {
@@ -29,6 +31,11 @@ class WatchStream::Watch final : public store::WatchSink {
         ServiceCore& core = stream_.core();
         const WatchFrames frames = watch_frames(delivery, key_, core.header(),
                                                 core.options.max_watch_response_bytes, core.stats);
+        if (std::any_of(frames->begin(), frames->end(), [](const rpc::Frame& f) { return !f; })) {
+            // A revision of gigabytes for a client that takes no fragments.
+            stream_.call_->finish(to_status(store::Fault::kAnswerTooLarge));
+            return true;
+        }
         switch (stream_.call_->write(frames->front())) {
             case rpc::Write::kFull:
                 return refuse();
@@ -55,6 +62,7 @@ class WatchStream::Watch final : public store::WatchSink {
         response.set_canceled(true);
         response.set_compact_revision(floor);
         stream_.send(response, key_.watch_id);
+        stream_.service_->schedule_catch_up();  // a progress request may have waited for this one
         const auto self = stream_.watches_.extract(key_.watch_id);  // dies at the end of this call
     }
 
@@ -163,9 +171,9 @@ void WatchStream::refuse(std::int64_t id, std::string reason) {
     send(response, id);
 }
 
-std::int64_t WatchStream::choose_id() {
+std::int64_t WatchStream::next_free_id() {
     while (watches_.count(next_id_) != 0) ++next_id_;
-    return next_id_++;
+    return next_id_;
 }
 
 void WatchStream::create(const etcdpb::WatchCreateRequest& request) {
@@ -184,24 +192,27 @@ void WatchStream::create(const etcdpb::WatchCreateRequest& request) {
         return refuse(request.watch_id(), as_go_error("PermissionDenied", allowed));
     if (!allowed.ok()) return call_->finish(allowed);
     const std::int64_t wished = request.watch_id();  // 0 = none
-    if (wished < 0 || (wished != 0 && watches_.count(wished) != 0))
+    if (wished != 0 && watches_.count(wished) != 0)
         return refuse(kNoWatch, "mvcc: duplicate watch ID provided on the WatchStream");
     if (watches_.size() >= core().options.max_watches_per_stream ||
         core().store.stats().watchers >= core().options.max_watches)
         return refuse(kNoWatch, "etcdserver: too many watches");
 
-    const std::int64_t id = wished != 0 ? wished : choose_id();
+    const std::int64_t id = wished != 0 ? wished : next_free_id();
     auto watch = std::make_unique<Watch>(*this, request, id);
     const auto added = core().store.watch(wanted, *watch);
     if (!added && added.error().fault() != store::Fault::kCompacted)
         return refuse(kNoWatch, std::string(to_string(added.error().fault())));
+    if (wished == 0) ++next_id_;  // a refused watch takes none, a cancelled one does
     etcdpb::WatchResponse created;
     created.set_created(true);
     send(created, id);
     if (!added) {
         etcdpb::WatchResponse response;
         response.set_canceled(true);
-        response.set_compact_revision(core().store.watch_floor());
+        // -1 is etcd's for a store that was never compacted: a negative start is below even that.
+        const store::Revision floor = core().store.watch_floor();
+        response.set_compact_revision(floor != 0 ? floor : -1);
         return send(response, id);
     }
     watch->store_id = *added;
@@ -214,6 +225,7 @@ void WatchStream::cancel(std::int64_t id) {
     if (found == watches_.end()) return;
     core().store.cancel_watch(found->second->store_id);
     watches_.erase(found);
+    service_->schedule_catch_up();  // a progress request may have waited for this one
     etcdpb::WatchResponse response;
     response.set_canceled(true);
     send(response, id);

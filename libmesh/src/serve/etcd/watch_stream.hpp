@@ -35,7 +35,7 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     void cancel(std::int64_t id);
     void close();
     void refuse(std::int64_t id, std::string reason);
-    [[nodiscard]] std::int64_t choose_id();
+    [[nodiscard]] std::int64_t next_free_id();
 
     /// Takes the frame in any case: what the call's queue has no room for waits here.
     void send(rpc::Frame frame);

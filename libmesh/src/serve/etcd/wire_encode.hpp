@@ -19,7 +19,7 @@ struct WireHeader {
     std::uint64_t raft_term = 0;
 };
 
-/// A framed RangeResponse.
+/// A framed RangeResponse; empty if it is longer than a message may be.
 [[nodiscard]] rpc::Frame encode_range(const WireHeader& header, const store::RangeAnswer& answer);
 
 /// Appends the event as an element of WatchResponse.events.

@@ -1,10 +1,23 @@
 #include "state/store/backend.hpp"
 
+#include <algorithm>
+
 namespace mesh::store {
 
 bool WriteBatch::empty() const noexcept {
     return records.empty() && erased.empty() && leases.empty() && erased_leases.empty() &&
            !revision && !compact_revision;
+}
+
+bool WriteBatch::grows() const noexcept {
+    return std::any_of(records.begin(), records.end(),
+                       [](const KeyValue& kv) { return !kv.tombstone(); }) ||
+           std::any_of(leases.begin(), leases.end(),
+                       [](const LeaseRecord& lease) { return lease.granted; });
+}
+
+bool WriteBatch::compacts() const noexcept {
+    return records.empty() && leases.empty() && erased_leases.empty();
 }
 
 void WriteBatch::clear() noexcept {

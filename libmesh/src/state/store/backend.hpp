@@ -27,6 +27,7 @@ struct LeaseRecord {
     LeaseId id{};
     std::int64_t ttl_seconds = 0;
     std::int64_t remaining_seconds = 0;
+    bool granted = false;  ///< new with this batch; not kept
 };
 
 struct RecordPosition {
@@ -44,6 +45,10 @@ struct WriteBatch {
     std::optional<Revision> revision;
     std::optional<Revision> compact_revision;
     [[nodiscard]] bool empty() const noexcept;
+    /// Whether it adds keys or leases: what a backend that is nearly full refuses first.
+    [[nodiscard]] bool grows() const noexcept;
+    /// Whether all it does is compaction, which makes room: refused last.
+    [[nodiscard]] bool compacts() const noexcept;
     void clear() noexcept;
 };
 
@@ -65,7 +70,9 @@ class Backend {
     virtual Outcome<BackendState> load(const std::function<Outcome<void>(KeyValue)>& on_record) = 0;
     /// Makes a new backend that store's. Called once, after a load() without identity.
     virtual Outcome<void> initialise(const Identity& identity) = 0;
-    /// Makes the batch durable, or changes nothing.
+    /// Makes the batch durable, or changes nothing. A backend with a bound keeps some room below it
+    /// for batches that do not grow() (deletes, the ends of leases), and some of that for those
+    /// that compacts(): a store that is full must be able to make room.
     /// @errors kNoSpace (disk or the configured bound), kBackend
     virtual Outcome<void> commit(const WriteBatch& batch) = 0;
     /// Whether commit() keeps anything; if not, the store does not fill batches.

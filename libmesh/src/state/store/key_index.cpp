@@ -42,6 +42,20 @@ KeyValue KeyIndex::Slot::newest() const noexcept {
     return copy;
 }
 
+std::vector<KeyValue>::const_iterator KeyIndex::Slot::after(const std::vector<KeyValue>& versions,
+                                                            Revision revision) noexcept {
+    return std::upper_bound(
+        versions.begin(), versions.end(), revision,
+        [](Revision wanted, const KeyValue& kv) { return wanted < kv.mod_revision(); });
+}
+
+bool KeyIndex::Slot::last_is(Revision mod, Revision revision) const noexcept {
+    const History* many = history();
+    if (many == nullptr) return single()->mod_revision == mod;
+    const auto next = after(many->versions, revision);
+    return next != many->versions.begin() && std::prev(next)->mod_revision() == mod;
+}
+
 KeyValue KeyIndex::Slot::at(Revision revision) const noexcept {
     const History* many = history();
     if (many == nullptr) {
@@ -50,11 +64,9 @@ KeyValue KeyIndex::Slot::at(Revision revision) const noexcept {
         return visible ? newest() : KeyValue();
     }
     const auto& versions = many->versions;
-    auto after = std::upper_bound(
-        versions.begin(), versions.end(), revision,
-        [](Revision wanted, const KeyValue& kv) { return wanted < kv.mod_revision(); });
-    if (after == versions.begin() || std::prev(after)->tombstone()) return {};
-    return *std::prev(after);
+    const auto next = after(versions, revision);
+    if (next == versions.begin() || std::prev(next)->tombstone()) return {};
+    return *std::prev(next);
 }
 
 void KeyIndex::Slot::append(KeyValue kv) {
@@ -98,12 +110,10 @@ std::size_t KeyIndex::Slot::trimmable(Revision revision) const noexcept {
         return gone(single()->mod_revision, (single()->sub_revision_and_tombstone & 1) != 0) ? 1
                                                                                              : 0;
     const auto& versions = many->versions;
-    const auto after = std::upper_bound(
-        versions.begin(), versions.end(), revision,
-        [](Revision wanted, const KeyValue& kv) { return wanted < kv.mod_revision(); });
-    if (after == versions.begin()) return 0;
-    const KeyValue& seen = *std::prev(after);
-    const auto up_to_seen = static_cast<std::size_t>(after - versions.begin());
+    const auto next = after(versions, revision);
+    if (next == versions.begin()) return 0;
+    const KeyValue& seen = *std::prev(next);
+    const auto up_to_seen = static_cast<std::size_t>(next - versions.begin());
     return gone(seen.mod_revision(), seen.tombstone()) ? up_to_seen : up_to_seen - 1;
 }
 
@@ -232,10 +242,11 @@ void KeyIndex::trim(std::string_view key, Revision revision) {
     if (!slot.drop_oldest(slot.trimmable(revision))) erase(at);
 }
 
-std::vector<KeyValue> KeyIndex::trimmable(std::string_view key, Revision revision) const {
-    const Position at = lower_bound(key);
-    if (!holds(at, key)) return {};
+std::vector<KeyValue> KeyIndex::superseded(const KeyValue& change, Revision revision) const {
+    const Position at = lower_bound(change.key());
+    if (!holds(at, change.key())) return {};
     const Slot& slot = chunks_[at.chunk].slots[at.slot];
+    if (!slot.last_is(change.mod_revision(), revision)) return {};
     return slot.oldest(slot.trimmable(revision));
 }
 

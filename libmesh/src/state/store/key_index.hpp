@@ -41,8 +41,9 @@ class KeyIndex {
     /// Drops what nobody at or after revision can see: versions superseded at it, and a tombstone
     /// older than it.
     void trim(std::string_view key, Revision revision);
-    /// The versions that trim() would drop.
-    [[nodiscard]] std::vector<KeyValue> trimmable(std::string_view key, Revision revision) const;
+    /// If change is the last one of its key up to revision: the versions that trim() would drop.
+    /// Otherwise none, so that going through all changes gives each version once.
+    [[nodiscard]] std::vector<KeyValue> superseded(const KeyValue& change, Revision revision) const;
     /// Calls visitor(const KeyValue&) for what a reader at revision sees, ascending by key, until
     /// it returns false.
     template <class Visitor>
@@ -76,6 +77,8 @@ class KeyIndex {
         void append(KeyValue kv);
         /// @return whether anything is left
         bool pop();
+        /// Whether the newest version up to revision is that of mod.
+        [[nodiscard]] bool last_is(Revision mod, Revision revision) const noexcept;
         /// How many versions, from the oldest, nobody at or after revision can see.
         [[nodiscard]] std::size_t trimmable(Revision revision) const noexcept;
         [[nodiscard]] std::vector<KeyValue> oldest(std::size_t count) const;
@@ -86,6 +89,9 @@ class KeyIndex {
             return (bits_ & 1) != 0 ? reinterpret_cast<History*>(bits_ & ~std::uintptr_t{1})
                                     : nullptr;
         }
+        /// The first of the versions that is newer than revision.
+        [[nodiscard]] static std::vector<KeyValue>::const_iterator after(
+            const std::vector<KeyValue>& versions, Revision revision) noexcept;
         [[nodiscard]] KeyRecord* single() const noexcept {
             return reinterpret_cast<KeyRecord*>(bits_);
         }

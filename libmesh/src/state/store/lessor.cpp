@@ -11,8 +11,8 @@ const Lease* Lessor::find(LeaseId id) const {
 
 std::vector<LeaseId> Lessor::ids() const {
     std::vector<LeaseId> ids;
-    ids.reserve(leases_.size());
-    for (const auto& [id, lease] : leases_) ids.push_back(id);
+    ids.reserve(by_expiry_.size());
+    for (const auto& [expiry, id] : by_expiry_) ids.push_back(id);
     return ids;
 }
 

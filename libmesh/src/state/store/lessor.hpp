@@ -36,6 +36,7 @@ class Lessor {
     [[nodiscard]] bool has(LeaseId id) const { return leases_.count(id) != 0; }
     [[nodiscard]] const Lease* find(LeaseId id) const;
     [[nodiscard]] std::size_t size() const noexcept { return leases_.size(); }
+    /// By expiry, the soonest first.
     [[nodiscard]] std::vector<LeaseId> ids() const;
 
     void add(Lease lease);

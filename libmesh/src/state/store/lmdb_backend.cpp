@@ -12,8 +12,10 @@
 #include <cerrno>
 #include <csetjmp>
 #include <cstring>
+#include <limits>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 // Layout (format "1"). All integers big-endian, so that LMDB's bytewise order is theirs.
 //   db "meta":   "format" → text; "cluster_id", "member_id", "revision", "compact_revision" → u64
@@ -26,6 +28,11 @@ namespace {
 
 constexpr std::string_view kFormat = "libmesh store 1";
 constexpr std::size_t kHeader = 8 + 8 + 8 + 1 + 4;
+// Kept free below the bound, for what makes room: an eighth of it, at most this. Half of that is
+// for compaction alone.
+constexpr std::uint64_t kMostReserved = std::uint64_t{64} << 20;
+// Beside LMDB's codes: what a change would leave in use is over its limit.
+constexpr int kOverLimit = 1'000'000;
 
 template <class Int>
 void append_int(std::string& out, Int value) {
@@ -135,10 +142,16 @@ class LmdbBackend final : public Backend {
     [[nodiscard]] StoreError corrupt(std::string_view what) const;
     Outcome<void> lock();
     Outcome<void> open_env();
+    Outcome<void> prepare(MDB_env* env);
     Outcome<void> open_databases();
-    /// Runs change in a write transaction; grows the map and runs it again if it is full.
+    /// Runs change in a write transaction, after opening anew if the last one failed.
     Outcome<void> write(const std::function<int(MDB_txn*)>& change);
+    /// Grows the map and runs change again if it is full.
+    Outcome<void> write_growing(const std::function<int(MDB_txn*)>& change);
     int write_once(const std::function<int(MDB_txn*)>& change);
+    /// The most that may be in use after a batch that adds to it.
+    [[nodiscard]] std::uint64_t limit_of(const WriteBatch& batch) const;
+    [[nodiscard]] std::uint64_t bytes_in_use(MDB_txn* txn) const;
     int apply(MDB_txn* txn, const WriteBatch& batch) const;
     int put(MDB_txn* txn, MDB_dbi db, std::string_view key, std::string_view value) const;
     int erase(MDB_txn* txn, MDB_dbi db, std::string_view key) const;
@@ -161,17 +174,21 @@ class LmdbBackend final : public Backend {
     Env env_;
     MDB_dbi meta_ = 0, rev_ = 0, lease_ = 0;
     std::uint64_t map_bytes_ = 0;
-    bool broken_ = false;  // LMDB may want to be opened anew after a failed write
+    bool fresh_room_ = false;  // a commit erased versions, and none since made sure of their pages
+    bool broken_ = false;      // LMDB may want to be opened anew after a failed write
 };
 
 StoreError LmdbBackend::failure(int code, std::string_view what) const {
-    const bool space = code == MDB_MAP_FULL || code == ENOSPC || code == EDQUOT || code == EFBIG ||
-                       code == MDB_TXN_FULL;
+    const bool space = code == kOverLimit || code == MDB_MAP_FULL || code == ENOSPC ||
+                       code == EDQUOT || code == EFBIG || code == MDB_TXN_FULL;
     const bool damaged = code == MDB_CORRUPTED || code == MDB_INVALID ||
                          code == MDB_VERSION_MISMATCH || code == MDB_PAGE_NOTFOUND ||
                          code == MDB_INCOMPATIBLE;
-    std::string detail = fmt::format("{}: {}: {}", data_file(), what, mdb_strerror(code));
-    if (code == MDB_MAP_FULL)
+    std::string detail =
+        fmt::format("{}: {}: {}", data_file(), what,
+                    code == kOverLimit ? "what is left is for deletes, leases and compaction"
+                                       : mdb_strerror(code));
+    if (code == MDB_MAP_FULL || code == kOverLimit)
         detail += fmt::format(" (the bound is {} bytes)", options_.max_map_bytes);
     const Fault fault = space ? Fault::kNoSpace : (damaged ? Fault::kCorrupt : Fault::kBackend);
     return {fault, std::move(detail)};
@@ -199,9 +216,16 @@ Outcome<void> LmdbBackend::lock() {
 }
 
 Outcome<void> LmdbBackend::open_env() {
-    MDB_env* env = nullptr;
-    if (const int code = mdb_env_create(&env); code != 0) return failure(code, "create");
-    env_.reset(env);
+    // Until all of it is done, whatever was opened before stays, for those that only ask for sizes.
+    MDB_env* raw = nullptr;
+    if (const int code = mdb_env_create(&raw); code != 0) return failure(code, "create");
+    Env env(raw);
+    MESH_CHECK(prepare(raw));
+    env_ = std::move(env);
+    return {};
+}
+
+Outcome<void> LmdbBackend::prepare(MDB_env* env) {
     mdb_env_set_maxdbs(env, 3);
     mdb_env_set_userctx(env, this);
     mdb_env_set_assert(env, &LmdbBackend::on_assert);
@@ -228,12 +252,11 @@ Outcome<void> LmdbBackend::open_env() {
     if (exists && on_disk < needed &&
         ::truncate(data_file().c_str(), static_cast<off_t>(needed)) != 0)
         return failure(errno, fmt::format("extend to {} bytes", needed));
-    broken_ = false;
     return {};
 }
 
 Outcome<void> LmdbBackend::open_databases() {
-    return write([this](MDB_txn* txn) {
+    return write_growing([this](MDB_txn* txn) {
         int code = mdb_dbi_open(txn, "meta", MDB_CREATE, &meta_);
         if (code == 0) code = mdb_dbi_open(txn, "rev", MDB_CREATE, &rev_);
         if (code == 0) code = mdb_dbi_open(txn, "lease", MDB_CREATE, &lease_);
@@ -260,10 +283,14 @@ int LmdbBackend::write_once(const std::function<int(MDB_txn*)>& change) {
 
 Outcome<void> LmdbBackend::write(const std::function<int(MDB_txn*)>& change) {
     if (broken_) {
-        env_.reset();
         MESH_CHECK(open_env());
         MESH_CHECK(open_databases());
+        broken_ = false;
     }
+    return write_growing(change);
+}
+
+Outcome<void> LmdbBackend::write_growing(const std::function<int(MDB_txn*)>& change) {
     for (;;) {
         const int code = write_once(change);
         if (code == 0) return {};
@@ -274,7 +301,11 @@ Outcome<void> LmdbBackend::write(const std::function<int(MDB_txn*)>& change) {
             map_bytes_ = grown;
             continue;
         }
-        broken_ = code != MDB_MAP_FULL;
+        // What the last commit freed can be used from the next but one on.
+        if (code == MDB_MAP_FULL && std::exchange(fresh_room_, false) &&
+            write_once([this](MDB_txn* txn) { return put(txn, meta_, "format", kFormat); }) == 0)
+            continue;
+        broken_ = code != MDB_MAP_FULL && code != kOverLimit;
         return failure(code, "write");
     }
 }
@@ -335,8 +366,34 @@ int LmdbBackend::apply(MDB_txn* txn, const WriteBatch& batch) const {
     return code;
 }
 
+std::uint64_t LmdbBackend::limit_of(const WriteBatch& batch) const {
+    const std::uint64_t reserve = std::min(options_.max_map_bytes / 8, kMostReserved);
+    if (batch.grows()) return options_.max_map_bytes - reserve;
+    if (!batch.compacts()) return options_.max_map_bytes - reserve / 2;
+    return std::numeric_limits<std::uint64_t>::max();
+}
+
+std::uint64_t LmdbBackend::bytes_in_use(MDB_txn* txn) const {
+    std::uint64_t bytes = 0;
+    for (const MDB_dbi db : {meta_, rev_, lease_}) {
+        MDB_stat stat{};
+        if (mdb_stat(txn, db, &stat) == 0)
+            bytes += (stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages) *
+                     std::uint64_t{stat.ms_psize};
+    }
+    return bytes;
+}
+
 Outcome<void> LmdbBackend::commit(const WriteBatch& batch) {
-    return write([&](MDB_txn* txn) { return apply(txn, batch); });
+    const std::uint64_t limit = limit_of(batch);
+    MESH_CHECK(write([&](MDB_txn* txn) {
+        const std::uint64_t before = bytes_in_use(txn);
+        if (const int code = apply(txn, batch); code != 0) return code;
+        const std::uint64_t after = bytes_in_use(txn);
+        return after > limit && after > before ? kOverLimit : 0;
+    }));
+    fresh_room_ = fresh_room_ || !batch.erased.empty();
+    return {};
 }
 
 Outcome<void> LmdbBackend::initialise(const Identity& identity) {
@@ -472,16 +529,10 @@ std::uint64_t LmdbBackend::size_bytes() const noexcept {
 }
 
 std::uint64_t LmdbBackend::size_in_use_bytes() const noexcept {
-    MDB_stat stat{};
-    if (!env_ || mdb_env_stat(env_.get(), &stat) != 0) return 0;
-    std::uint64_t pages = 0;
     MDB_txn* raw = nullptr;
-    if (mdb_txn_begin(env_.get(), nullptr, MDB_RDONLY, &raw) != 0) return 0;
+    if (!env_ || mdb_txn_begin(env_.get(), nullptr, MDB_RDONLY, &raw) != 0) return 0;
     const Txn txn(raw);
-    for (const MDB_dbi db : {meta_, rev_, lease_})
-        if (mdb_stat(raw, db, &stat) == 0)
-            pages += stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages;
-    return pages * stat.ms_psize;
+    return bytes_in_use(raw);
 }
 
 }  // namespace

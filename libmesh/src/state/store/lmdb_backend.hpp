@@ -15,7 +15,8 @@ struct LmdbOptions {
     /// Wait for the disk at each commit. Without it, kill -9 still loses nothing; power loss may.
     bool sync = true;
     std::uint64_t initial_map_bytes = std::uint64_t{16} << 20;
-    /// The map grows up to this; beyond it commits fail with kNoSpace.
+    /// The map grows up to this; beyond it commits fail with kNoSpace. Those that add keys or
+    /// leases do so an eighth (at most 64 MiB) before it, so that deletes and compaction have room.
     std::uint64_t max_map_bytes = std::uint64_t{8} << 30;
 };
 

@@ -32,6 +32,10 @@ std::string_view to_string(Fault fault) noexcept {
             return "too large lease TTL";
         case Fault::kEmptyWatchRange:
             return "mvcc: watcher range is empty";
+        case Fault::kWatchRangeTooLong:
+            return "key and range_end of the watch are too long, expected at most 65536 bytes";
+        case Fault::kAnswerTooLarge:
+            return "the answer is too large, ask for fewer keys at a time";
         case Fault::kMirror:
             return "the store mirrors another etcd";
         case Fault::kCorrupt:
@@ -54,6 +58,7 @@ Error StoreError::to_error() const {
         case Fault::kFutureRevision:
         case Fault::kLeaseTtlTooLarge:
         case Fault::kEmptyWatchRange:
+        case Fault::kWatchRangeTooLong:
             return {Errc::kInvalidArgument, std::move(text)};
         case Fault::kKeyNotFound:
         case Fault::kLeaseNotFound:
@@ -64,6 +69,7 @@ Error StoreError::to_error() const {
         case Fault::kCompacted:
             return {Errc::kCompacted, std::move(text)};
         case Fault::kNoSpace:
+        case Fault::kAnswerTooLarge:
             return {Errc::kCapacity, std::move(text)};
         case Fault::kCorrupt:
             return {Errc::kCorrupt, std::move(text)};

@@ -23,8 +23,10 @@ enum class Fault : std::uint8_t {
     kNoSpace,         ///< "mvcc: database space exceeded": the backend's bound or the disk is full
     kLeaseNotFound,   ///< "requested lease not found"
     kLeaseExists,     ///< "lease already exists"
-    kLeaseTtlTooLarge,  ///< "too large lease TTL"
-    kEmptyWatchRange,   ///< "mvcc: watcher range is empty"
+    kLeaseTtlTooLarge,   ///< "too large lease TTL"
+    kEmptyWatchRange,    ///< "mvcc: watcher range is empty"
+    kWatchRangeTooLong,  ///< key and range_end of a watch are beyond kMaxWatchRangeBytes; ours
+    kAnswerTooLarge,     ///< beyond StoreOptions::max_answer_bytes; nothing was changed; ours
     kMirror,   ///< a write on a store that mirrors another etcd, or out-of-order upstream data
     kCorrupt,  ///< stored bytes make no sense; detail names the file
     kBackend,  ///< the backend failed; nothing was changed

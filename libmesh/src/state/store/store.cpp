@@ -33,6 +33,8 @@ Outcome<void> Store::Impl::load_record(KeyValue kv) {
     if (before && before.mod_revision() >= kv.mod_revision())
         return StoreError(Fault::kCorrupt, fmt::format("revision {}: key {} changes twice",
                                                        kv.mod_revision(), kv.key()));
+    if (before) first_superseding = std::min(first_superseding, kv.mod_revision());
+    if (kv.tombstone()) first_superseding = std::min(first_superseding, kv.mod_revision() + 1);
     index.append(kv);
     log.append(std::move(kv));
     return {};
@@ -58,7 +60,14 @@ Outcome<void> Store::Impl::load(TimePoint now) {
         return StoreError(Fault::kCorrupt, fmt::format("revision {} is beyond the last one, {}",
                                                        log.back().mod_revision(), state.revision));
     revision = published = revision_before = state.revision;
-    compacted = floor = log_start = state.compact_revision;
+    compacted = state.compact_revision > 0 ? state.compact_revision : -1;
+    floor = log_start = state.compact_revision;
+    if (first_superseding <= compacted) {
+        // A compaction was not finished.
+        const std::vector<RecordPosition> positions = superseded(compacted);
+        garbage.assign(positions.begin(), positions.end());
+        forget(compacted);
+    }
     while (log.size() != 0 && log[0].mod_revision() < compacted) log.pop_front();
     for (const LeaseRecord& lease : state.leases) load_lease(lease, now);
     static constexpr std::string_view kZero("\0", 1);
@@ -86,7 +95,7 @@ Revision Store::revision() const noexcept {
     return impl_->revision;
 }
 Revision Store::compact_revision() const noexcept {
-    return impl_->compacted;
+    return std::max<Revision>(impl_->compacted, 0);
 }
 Revision Store::watch_floor() const noexcept {
     return impl_->floor;
@@ -101,7 +110,9 @@ StoreStats Store::stats() const noexcept {
             .leases = impl_->lessor.size(),
             .watchers = impl_->hub.size(),
             .behind = impl_->hub.behind(),
-            .watch_ranges = impl_->hub.ranges()};
+            .watch_ranges = impl_->hub.ranges(),
+            .to_erase = impl_->garbage.size(),
+            .compaction_steps = impl_->compaction_steps};
 }
 
 // --- Reading
@@ -111,6 +122,11 @@ Outcome<void> Store::Impl::check_revision(Revision wanted) const {
     if (wanted > revision) return StoreError(Fault::kFutureRevision);
     if (wanted > 0 && wanted < compacted) return StoreError(Fault::kCompacted);
     return {};
+}
+
+Outcome<void> Store::Impl::check_txn_revision(Revision wanted) const {
+    if (wanted != 0 && wanted < compacted) return StoreError(Fault::kCompacted);
+    return check_revision(wanted);
 }
 
 namespace {
@@ -211,8 +227,21 @@ std::uint32_t Store::Impl::Writer::next_position() {
     return changes_++;
 }
 
-PutAnswer Store::Impl::Writer::put(const PutRequest& request) {
-    const KeyValue before = impl_.index.find(request.key, kNewest);
+Outcome<void> Store::Impl::Writer::count_answer(std::span<const KeyValue> kvs) {
+    // What handles and the objects of a message cost beyond the bytes.
+    constexpr std::size_t kOverhead = 64;
+    answer_bytes_ += kOverhead;
+    for (const KeyValue& kv : kvs) answer_bytes_ += kOverhead + kv.memory();
+    if (answer_bytes_ > impl_.options.max_answer_bytes) return StoreError(Fault::kAnswerTooLarge);
+    return {};
+}
+
+Outcome<PutAnswer> Store::Impl::Writer::put(const PutRequest& request) {
+    KeyValue before = impl_.index.newest(request.key);
+    if (changed(before)) return StoreError(Fault::kDuplicateKey);
+    if (before && before.tombstone()) before = {};
+    const bool tell_before = request.prev_kv && before;
+    MESH_CHECK(count_answer({&before, tell_before ? std::size_t{1} : std::size_t{0}}));
     const VersionInfo info{.create_revision = before ? before.create_revision() : revision_,
                            .mod_revision = revision_,
                            .version = before ? before.version() + 1 : 1,
@@ -221,19 +250,24 @@ PutAnswer Store::Impl::Writer::put(const PutRequest& request) {
                            .tombstone = false};
     impl_.add_version(KeyValue::make(
         request.key, request.ignore_value && before ? before.value() : request.value, info));
-    return {.revision = impl_.revision, .prev_kv = request.prev_kv ? before : KeyValue()};
+    return PutAnswer{.revision = impl_.revision, .prev_kv = tell_before ? before : KeyValue()};
 }
 
 void Store::Impl::Writer::delete_key(std::string_view key) {
     impl_.add_version(KeyValue::make_tombstone(key, revision_, next_position()));
 }
 
-DeleteRangeAnswer Store::Impl::Writer::delete_range(const DeleteRangeRequest& request) {
+Outcome<DeleteRangeAnswer> Store::Impl::Writer::delete_range(const DeleteRangeRequest& request) {
     std::vector<KeyValue> gone;
-    impl_.index.visit(request.range, kNewest, [&gone](const KeyValue& kv) {
+    bool twice = false;
+    impl_.index.visit(request.range, kNewest, [&](const KeyValue& kv) {
+        twice = changed(kv);
         gone.push_back(kv);
-        return true;
+        return !twice;
     });
+    if (twice) return StoreError(Fault::kDuplicateKey);
+    MESH_CHECK(count_answer(request.prev_kv ? std::span<const KeyValue>(gone)
+                                            : std::span<const KeyValue>()));
     for (const KeyValue& kv : gone) delete_key(kv.key());
     DeleteRangeAnswer answer{.revision = impl_.revision,
                              .deleted = static_cast<std::int64_t>(gone.size()),
@@ -242,19 +276,22 @@ DeleteRangeAnswer Store::Impl::Writer::delete_range(const DeleteRangeRequest& re
     return answer;
 }
 
-RangeAnswer Store::Impl::Writer::range(const RangeRequest& request) const {
+Outcome<RangeAnswer> Store::Impl::Writer::range(const RangeRequest& request) {
     RangeAnswer answer = impl_.read(request);
+    MESH_CHECK(count_answer(answer.kvs));
     answer.revision = impl_.revision;
     return answer;
 }
 
 namespace {
 
-/// What etcd looks up before it writes anything.
-Outcome<void> check_put_state(const PutRequest& request, const KeyIndex& index,
-                              const Lessor& lessor) {
+Outcome<void> check_put_key(const PutRequest& request, const KeyIndex& index) {
     if ((request.ignore_value || request.ignore_lease) && !index.find(request.key, kNewest))
         return StoreError(Fault::kKeyNotFound);
+    return {};
+}
+
+Outcome<void> check_put_lease(const PutRequest& request, const Lessor& lessor) {
     if (request.lease != LeaseId{} && !lessor.has(request.lease))
         return StoreError(Fault::kLeaseNotFound);
     return {};
@@ -265,8 +302,10 @@ Outcome<void> check_put_state(const PutRequest& request, const KeyIndex& index,
 Outcome<PutAnswer> Store::put(const PutRequest& request) {
     MESH_CHECK(check_put(request));
     MESH_CHECK(impl_->writable());
-    MESH_CHECK(check_put_state(request, impl_->index, impl_->lessor));
-    PutAnswer answer = Impl::Writer(*impl_).put(request);
+    // In this order as etcd does, and in the other one within a txn.
+    MESH_CHECK(check_put_lease(request, impl_->lessor));
+    MESH_CHECK(check_put_key(request, impl_->index));
+    MESH_TRY(PutAnswer answer, Impl::Writer(*impl_).put(request));
     MESH_CHECK(impl_->settle());
     return answer;
 }
@@ -274,7 +313,7 @@ Outcome<PutAnswer> Store::put(const PutRequest& request) {
 Outcome<DeleteRangeAnswer> Store::delete_range(const DeleteRangeRequest& request) {
     MESH_CHECK(check_delete(request));
     MESH_CHECK(impl_->writable());
-    DeleteRangeAnswer answer = Impl::Writer(*impl_).delete_range(request);
+    MESH_TRY(DeleteRangeAnswer answer, Impl::Writer(*impl_).delete_range(request));
     MESH_CHECK(impl_->settle());
     return answer;
 }
@@ -358,28 +397,33 @@ class TxnRun {
             if (const auto* inner = std::get_if<TxnRequest>(&op.request)) {
                 MESH_CHECK(check(*inner, path.nested[nested++], puts));
             } else if (const auto* put = std::get_if<PutRequest>(&op.request); put && puts) {
-                MESH_CHECK(check_put_state(*put, impl_.index, impl_.lessor));
+                MESH_CHECK(check_put_key(*put, impl_.index));
+                MESH_CHECK(check_put_lease(*put, impl_.lessor));
             } else if (const auto* range = std::get_if<RangeRequest>(&op.request); range && !puts) {
-                MESH_CHECK(impl_.check_revision(range->revision));
+                MESH_CHECK(impl_.check_txn_revision(range->revision));
             }
         }
         return {};
     }
 
-    TxnAnswer run(const TxnRequest& txn, const Path& path, Store::Impl::Writer& writer) const {
+    /// @errors kAnswerTooLarge, kDuplicateKey; what was written until then is to be taken back
+    Outcome<TxnAnswer> run(const TxnRequest& txn, const Path& path,
+                           Store::Impl::Writer& writer) const {
         TxnAnswer answer;
         answer.succeeded = path.succeeded;
+        MESH_CHECK(writer.count_answer({}));
         std::size_t nested = 0;
         for (const TxnOp& op : branch(txn, path)) {
             auto& next = answer.answers.emplace_back().answer;
-            if (const auto* range = std::get_if<RangeRequest>(&op.request))
-                next.emplace<RangeAnswer>(writer.range(*range));
-            else if (const auto* put = std::get_if<PutRequest>(&op.request))
-                next.emplace<PutAnswer>(writer.put(*put));
-            else if (const auto* gone = std::get_if<DeleteRangeRequest>(&op.request))
-                next.emplace<DeleteRangeAnswer>(writer.delete_range(*gone));
-            else if (const auto* inner = std::get_if<TxnRequest>(&op.request))
-                next.emplace<TxnAnswer>(run(*inner, path.nested[nested++], writer));
+            if (const auto* range = std::get_if<RangeRequest>(&op.request)) {
+                MESH_TRY(next, writer.range(*range));
+            } else if (const auto* put = std::get_if<PutRequest>(&op.request)) {
+                MESH_TRY(next, writer.put(*put));
+            } else if (const auto* gone = std::get_if<DeleteRangeRequest>(&op.request)) {
+                MESH_TRY(next, writer.delete_range(*gone));
+            } else if (const auto* inner = std::get_if<TxnRequest>(&op.request)) {
+                MESH_TRY(next, run(*inner, path.nested[nested++], writer));
+            }
         }
         answer.revision = writer.revision();
         return answer;
@@ -402,7 +446,11 @@ Outcome<TxnAnswer> Store::txn(const TxnRequest& request) {
     MESH_CHECK(run.check(request, path, true));
     MESH_CHECK(run.check(request, path, false));
     Impl::Writer writer(*impl_);
-    TxnAnswer answer = run.run(request, path, writer);
+    Outcome<TxnAnswer> answer = run.run(request, path, writer);
+    if (!answer) {
+        writer.take_back();
+        return answer;
+    }
     MESH_CHECK(impl_->settle());
     return answer;
 }
@@ -431,15 +479,27 @@ Outcome<void> Store::Impl::commit() {
     return {};
 }
 
+void Store::Impl::undo_append() {
+    const KeyValue kv = log.back();
+    log.pop_back();
+    index.undo(kv.key());
+    lessor.move_key(kv, index.newest(kv.key()));
+}
+
+void Store::Impl::take_back(std::size_t log_size, Revision revision_then) {
+    while (log.size() > log_size) {
+        undo_append();
+        if (!backend->durable()) continue;
+        pending.records.pop_back();
+        undo.pop_back();
+    }
+    revision = revision_then;
+}
+
 void Store::Impl::undo_all() {
     struct TakeBack {
         Impl& impl;
-        void operator()(const Appended&) const {
-            const KeyValue kv = impl.log.back();
-            impl.log.pop_back();
-            impl.index.undo(kv.key());
-            impl.lessor.move_key(kv, impl.index.newest(kv.key()));
-        }
+        void operator()(const Appended&) const { impl.undo_append(); }
         void operator()(const LeaseAdded& added) const { impl.lessor.remove(added.id); }
         void operator()(LeaseRemoved& removed) const { impl.lessor.add(std::move(removed.lease)); }
     };
@@ -512,9 +572,10 @@ std::shared_ptr<const EventBatch> Store::Impl::read_history(const KeyRange& rang
 }
 
 Outcome<WatchId> Store::watch(const WatchRequest& request, WatchSink& sink) {
-    const Revision next =
-        request.start_revision > 0 ? request.start_revision : impl_->published + 1;
-    if (next < impl_->floor) return StoreError(Fault::kCompacted);
+    const Revision start = request.start_revision;
+    const Revision next = start == 0 ? impl_->published + 1 : std::max<Revision>(start, 1);
+    const bool negative = start < 0 && start < impl_->compacted;
+    if (negative || next < impl_->floor) return StoreError(Fault::kCompacted);
     return impl_->hub.add(request, next, sink);
 }
 

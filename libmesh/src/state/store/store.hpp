@@ -38,6 +38,9 @@ struct StoreOptions {
     /// Bounds of one catch-up delivery; a single revision may exceed them.
     std::size_t catch_up_events = 1000;
     std::size_t catch_up_bytes = std::size_t{1} << 20;
+    /// Most bytes of key-values (with what they cost in memory) in the answer to a txn or a delete:
+    /// a txn of a few bytes may ask for everything many times over.
+    std::size_t max_answer_bytes = std::size_t{64} << 20;
     /// For lease ids that the store chooses.
     std::uint64_t seed = 0;
 };
@@ -47,8 +50,10 @@ struct StoreStats {
     std::size_t log_entries = 0;  ///< changes that history holds
     std::size_t leases = 0;
     std::size_t watchers = 0;
-    std::size_t behind = 0;        ///< watchers that history still has to catch up
-    std::size_t watch_ranges = 0;  ///< distinct watched ranges
+    std::size_t behind = 0;              ///< watchers that history still has to catch up
+    std::size_t watch_ranges = 0;        ///< distinct watched ranges
+    std::size_t to_erase = 0;            ///< compacted versions that the backend still holds
+    std::uint64_t compaction_steps = 0;  ///< changes and versions that compactions looked at
 };
 
 /// @thread control thread (the owner's loop) only; the KeyValues and EventBatches it hands out may
@@ -87,12 +92,16 @@ class Store {
     /// @errors kEmptyKey, kValueProvided, kLeaseProvided, kKeyNotFound, kLeaseNotFound, kNoSpace,
     /// kBackend, kMirror
     Outcome<PutAnswer> put(const PutRequest& request);
-    /// @errors kEmptyKey, kNoSpace, kBackend, kMirror
+    /// @errors kEmptyKey, kAnswerTooLarge (with prev_kv), kNoSpace, kBackend, kMirror
     Outcome<DeleteRangeAnswer> delete_range(const DeleteRangeRequest& request);
     /// All or nothing, in one revision. A txn without a change takes no revision.
-    /// @errors those of its operations, kTooManyOps, kDuplicateKey
+    /// @errors those of its operations, kTooManyOps, kAnswerTooLarge; kDuplicateKey, also where
+    /// etcd's own check lets a txn pass that would change a key twice
     Outcome<TxnAnswer> txn(const TxnRequest& request);
-    /// Forgets versions that are older than revision and superseded at it.
+    /// Forgets versions that are older than revision and superseded at it. Once the backend has
+    /// noted the revision it is done; the versions are erased there in several commits, and what a
+    /// full disk still refuses in later ticks.
+    /// @param revision 0 is good once, in a store that was never compacted (as in etcd)
     /// @return the store's revision. @errors kCompacted (already), kFutureRevision, kNoSpace,
     /// kBackend
     /// @complexity O(changes between the old and the new compact revision)
@@ -123,7 +132,7 @@ class Store {
     Outcome<std::chrono::seconds> lease_keep_alive(LeaseId id, TimePoint now);
     /// A missing lease is an answer too: remaining = -1, granted = 0.
     [[nodiscard]] LeaseInfo lease_time_to_live(LeaseId id, bool with_keys, TimePoint now) const;
-    /// Ascending by id.
+    /// By expiry, the soonest first.
     [[nodiscard]] std::vector<LeaseId> leases() const;
     /// Revokes what has expired, and makes remaining times durable now and then.
     /// @return how many leases expired. @errors kNoSpace, kBackend (leases then stay; call again)
@@ -136,7 +145,7 @@ class Store {
 
     /// Adds a watcher. Past events come with the next catch_up(), later ones as they are committed.
     /// @param sink lives until cancel_watch(id) returned or on_cancelled was called
-    /// @errors kEmptyWatchRange; kCompacted if start_revision < watch_floor()
+    /// @errors kEmptyWatchRange, kWatchRangeTooLong; kCompacted if start_revision < watch_floor()
     Outcome<WatchId> watch(const WatchRequest& request, WatchSink& sink);
     /// Ends a watch silently; unknown ids are ignored. Allowed within sink callbacks.
     void cancel_watch(WatchId id);

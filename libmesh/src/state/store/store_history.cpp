@@ -10,16 +10,41 @@ namespace mesh::store {
 // ---------------------------------------------------------------------------------------
 
 // A version is superseded by a change that the log has, so the keys of the log's entries up to the
-// revision are all that need a look.
+// revision are all that need a look: each once, at its last change.
 
-std::vector<RecordPosition> Store::Impl::superseded(Revision at) const {
+std::vector<RecordPosition> Store::Impl::superseded(Revision at) {
     std::vector<RecordPosition> positions;
-    for (std::size_t i = 0; i < log.size() && log[i].mod_revision() <= at; ++i)
-        for (const KeyValue& kv : index.trimmable(log[i].key(), at))
+    for (std::size_t i = 0; i < log.size() && log[i].mod_revision() <= at; ++i) {
+        const std::vector<KeyValue> versions = index.superseded(log[i], at);
+        for (const KeyValue& kv : versions)
             positions.push_back({kv.mod_revision(), kv.sub_revision()});
+        compaction_steps += 1 + versions.size();
+    }
     std::sort(positions.begin(), positions.end());
-    positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
     return positions;
+}
+
+Outcome<void> Store::Impl::erase_superseded(std::optional<Revision> mark) {
+    if (!mark && garbage.empty()) return {};
+    std::size_t count = std::min(erase_at_once, garbage.size());
+    for (;;) {
+        const auto end = garbage.begin() + static_cast<std::ptrdiff_t>(count);
+        WriteBatch batch;
+        batch.erased.assign(garbage.begin(), end);
+        batch.compact_revision = mark;
+        if (Outcome<void> done = backend->commit(batch); done) {
+            garbage.erase(garbage.begin(), end);
+            mark.reset();
+            erase_at_once = std::min(erase_at_once * 2, kMostErasedAtOnce);
+            if (garbage.empty()) return {};
+            count = std::min(erase_at_once, garbage.size());
+        } else if (done.error().fault() == Fault::kNoSpace && count > (mark ? 0U : 1U)) {
+            count /= 2;
+            erase_at_once = std::max<std::size_t>(count, 1);
+        } else {
+            return mark ? done : Outcome<void>();  // the rest stays in garbage
+        }
+    }
 }
 
 void Store::Impl::forget(Revision at) {
@@ -42,10 +67,14 @@ Outcome<Revision> Store::compact(Revision at) {
         return done.error();
     }
     if (impl.backend->durable()) {
-        WriteBatch batch;
-        batch.erased = impl.superseded(at);
-        batch.compact_revision = at;
-        MESH_CHECK(impl.backend->commit(batch));
+        const std::size_t left_over = impl.garbage.size();
+        const std::vector<RecordPosition> positions = impl.superseded(at);
+        impl.garbage.insert(impl.garbage.end(), positions.begin(), positions.end());
+        if (Outcome<void> done = impl.erase_superseded(at); !done) {
+            // Nothing was erased: it begins with the mark.
+            impl.garbage.resize(left_over);
+            return done.error();
+        }
     }
     impl.forget(at);
     impl.compacted = impl.floor = impl.log_start = at;

@@ -1,8 +1,10 @@
 // The parts of a Store and what works on several of them. Internal to the store.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -39,7 +41,10 @@ class Store::Impl final : public HistoryReader {
     /// After each write operation: a commit of its own, unless hold() gathers.
     Outcome<void> settle();
     Outcome<void> commit();
+    void undo_append();
     void undo_all();
+    /// Takes back the newest changes, none of them committed, down to a log of that size.
+    void take_back(std::size_t log_size, Revision revision_then);
     void publish();
 
     Outcome<void> load(TimePoint now);
@@ -48,6 +53,8 @@ class Store::Impl final : public HistoryReader {
 
     // --- Reading ---------------------------------------------------------------------------------
     Outcome<void> check_revision(Revision wanted) const;
+    /// The same by the rule for a txn's ranges: etcd takes 0 alone for "newest" there.
+    Outcome<void> check_txn_revision(Revision wanted) const;
     /// A range at the request's revision, or the newest; revision in the answer is left to the
     /// caller.
     RangeAnswer read(const RangeRequest& request) const;
@@ -61,12 +68,16 @@ class Store::Impl final : public HistoryReader {
 
     // --- Leases ----------------------------------------------------------------------------------
     void remove_lease(LeaseId id);
-    void note_lease(LeaseId id, std::chrono::seconds remaining);
+    void note_lease(LeaseId id, std::chrono::seconds remaining, bool granted = false);
     void checkpoint_leases(TimePoint now);
 
     // --- Compaction and mirror
     // ----------------------------------------------------------------------
-    [[nodiscard]] std::vector<RecordPosition> superseded(Revision at) const;
+    [[nodiscard]] std::vector<RecordPosition> superseded(Revision at);
+    /// Erases what is in garbage, in as many commits as it takes; what the backend has no room for
+    /// stays there. @param mark compact revision to note with the first commit
+    /// @errors only if mark could not be noted; then nothing was erased
+    Outcome<void> erase_superseded(std::optional<Revision> mark);
     void forget(Revision at);
     Outcome<void> become_mirror();
     void replace_all(Revision at, std::vector<KeyValue> kvs);
@@ -90,11 +101,11 @@ class Store::Impl final : public HistoryReader {
 
     KeyIndex index;
     RevisionLog log;
-    Revision revision = 1;   // newest, durable or not
-    Revision published = 1;  // newest that is durable and told to watchers
-    Revision compacted = 0;
-    Revision floor = 0;      // oldest start of a new watch
-    Revision log_start = 0;  // the log is complete from here on
+    Revision revision = 1;    // newest, durable or not
+    Revision published = 1;   // newest that is durable and told to watchers
+    Revision compacted = -1;  // -1 = never
+    Revision floor = 0;       // oldest start of a new watch
+    Revision log_start = 0;   // the log is complete from here on
     Lessor lessor;
     std::optional<TimePoint> next_checkpoint;
     WatchHub hub;
@@ -107,25 +118,47 @@ class Store::Impl final : public HistoryReader {
 
     bool mirror = false;
     std::optional<Snapshot> snapshot;
+
+    // A commit copies every page it touches before the old ones are free: a backend that is full
+    // takes small ones only, and larger ones as they make room.
+    static constexpr std::size_t kMostErasedAtOnce = 1000;
+    std::deque<RecordPosition> garbage;  // forgotten, but still in the backend
+    std::size_t erase_at_once = kMostErasedAtOnce;
+    std::uint64_t compaction_steps = 0;
+    Revision first_superseding = kNewest;  // of what load() met: compacted here means garbage
 };
 
 /// Collects one revision's changes; revision() moves when the first one is made.
 class Store::Impl::Writer {
   public:
-    explicit Writer(Impl& impl) : impl_(impl), revision_(impl.revision + 1) {}
+    explicit Writer(Impl& impl)
+        : impl_(impl),
+          revision_before_(impl.revision),
+          revision_(impl.revision + 1),
+          log_before_(impl.log.size()) {}
 
     /// The revision that answers carry at this point of the txn.
     [[nodiscard]] Revision revision() const noexcept { return impl_.revision; }
-    PutAnswer put(const PutRequest& request);
-    DeleteRangeAnswer delete_range(const DeleteRangeRequest& request);
-    RangeAnswer range(const RangeRequest& request) const;
+    // An operation that fails has changed nothing itself; those before it stay until take_back().
+    Outcome<PutAnswer> put(const PutRequest& request);
+    Outcome<DeleteRangeAnswer> delete_range(const DeleteRangeRequest& request);
+    Outcome<RangeAnswer> range(const RangeRequest& request);
     void delete_key(std::string_view key);
+    /// Notes that the answer grows by so many key-values of a size. @errors kAnswerTooLarge
+    Outcome<void> count_answer(std::span<const KeyValue> kvs);
+    void take_back() { impl_.take_back(log_before_, revision_before_); }
 
   private:
     std::uint32_t next_position();
+    [[nodiscard]] bool changed(const KeyValue& kv) const {
+        return kv && kv.mod_revision() == revision_;
+    }
     Impl& impl_;
+    Revision revision_before_;
     Revision revision_;
+    std::size_t log_before_;
     std::uint32_t changes_ = 0;
+    std::size_t answer_bytes_ = 0;
 };
 
 }  // namespace mesh::store

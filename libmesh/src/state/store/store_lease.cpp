@@ -12,12 +12,14 @@ constexpr std::chrono::seconds kMaxTtl{9'000'000'000};
 
 }  // namespace
 
-void Store::Impl::note_lease(LeaseId id, std::chrono::seconds remaining) {
+void Store::Impl::note_lease(LeaseId id, std::chrono::seconds remaining, bool granted) {
     const Lease* lease = lessor.find(id);
     if (lease == nullptr) return;
     if (backend->durable())
-        pending.leases.push_back(
-            {.id = id, .ttl_seconds = lease->ttl.count(), .remaining_seconds = remaining.count()});
+        pending.leases.push_back({.id = id,
+                                  .ttl_seconds = lease->ttl.count(),
+                                  .remaining_seconds = remaining.count(),
+                                  .granted = granted});
     lessor.set_durable_remaining(id, remaining);
 }
 
@@ -30,7 +32,7 @@ Outcome<LeaseGrant> Store::lease_grant(LeaseId id, std::chrono::seconds ttl, Tim
     ttl = std::max(ttl, impl_->options.min_lease_ttl);
     impl_->lessor.add(
         {.id = id, .ttl = ttl, .expiry = now + ttl, .durable_remaining = ttl, .keys = {}});
-    impl_->note_lease(id, ttl);
+    impl_->note_lease(id, ttl, true);
     impl_->undo.emplace_back(Impl::LeaseAdded{id});
     if (!impl_->next_checkpoint)
         impl_->next_checkpoint = now + impl_->options.lease_checkpoint_interval;
@@ -101,6 +103,7 @@ Outcome<std::size_t> Store::tick(TimePoint now) {
     if (impl_->backend->durable() && impl_->next_checkpoint && now >= *impl_->next_checkpoint)
         impl_->checkpoint_leases(now);
     MESH_CHECK(impl_->settle());
+    MESH_CHECK(impl_->erase_superseded(std::nullopt));
     return expired.size();
 }
 

@@ -15,8 +15,9 @@ namespace mesh::store {
 [[nodiscard]] Outcome<void> check_put(const PutRequest& request);
 /// @errors kEmptyKey
 [[nodiscard]] Outcome<void> check_delete(const DeleteRangeRequest& request);
-/// Also that no key may be written twice on any path through the txn.
+/// Also, as far as etcd sees it, that no key may be written twice on any path through the txn.
 /// @errors those above, kTooManyOps, kKeyNotFound (an operation without a request), kDuplicateKey
+/// @complexity O(n log^2 n) in the operations of all levels
 /// @source etcd v3.4 server/etcdserver/api/v3rpc/key.go: checkTxnRequest, checkIntervals
 [[nodiscard]] Outcome<void> check_txn(const TxnRequest& request, std::size_t max_ops);
 /// Whether any path writes.

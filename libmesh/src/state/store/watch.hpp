@@ -4,6 +4,7 @@
 // costs O(log ranges + matching watchers).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -58,10 +59,14 @@ class WatchSink {
     virtual void on_cancelled(WatchId id, CancelReason reason, Revision floor) = 0;
 };
 
+/// Most bytes of a watched key and range_end together: they stay in memory as long as the watch.
+inline constexpr std::size_t kMaxWatchRangeBytes = 65536;
+
 struct WatchRequest {
     KeyRange range{};  ///< copied; an empty key means the first possible one
-    Revision start_revision =
-        0;                   ///< first revision to see; <= 0 = from now on; may lie in the future
+    /// First revision to see; 0 = from now on; may lie in the future. A negative one is compacted,
+    /// but for -1 in a store that never was, which means from the first revision on (as in etcd).
+    Revision start_revision = 0;
     bool no_put = false;     ///< leave out puts
     bool no_delete = false;  ///< leave out deletes
 };

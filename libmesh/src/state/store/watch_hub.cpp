@@ -51,6 +51,8 @@ WatchHub::Group* WatchHub::group_of(const KeyRange& range) {
 Outcome<WatchId> WatchHub::add(const WatchRequest& request, Revision next, WatchSink& sink) {
     static constexpr std::string_view kFirstKey("\0", 1);
     KeyRange range = request.range;
+    if (range.key.size() + range.range_end.size() > kMaxWatchRangeBytes)
+        return StoreError(Fault::kWatchRangeTooLong);
     if (range.key.empty()) range.key = kFirstKey;
     if (!range.range_end.empty() && !open_ended(range.range_end) && range.range_end <= range.key)
         return StoreError(Fault::kEmptyWatchRange);

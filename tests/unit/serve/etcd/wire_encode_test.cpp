@@ -50,6 +50,31 @@ void expect_header(const etcdpb::ResponseHeader& header, store::Revision revisio
     EXPECT_EQ(header.raft_term(), kHeader.raft_term);
 }
 
+TEST(WireEncode, ARangeLongerThanAMessageMayBeIsNoFrame) {
+    store::RangeAnswer answer;
+    answer.kvs.resize(2200, kv("a", std::string(1'000'000, 'v'), 127));  // handles on one record
+    EXPECT_FALSE(encode_range(kHeader, answer));
+    answer.kvs.resize(2);
+    EXPECT_TRUE(encode_range(kHeader, answer));
+}
+
+/// Says that it is as long as it is told to be.
+struct Message {
+    std::size_t length;
+    bool* written;
+    [[nodiscard]] std::size_t ByteSizeLong() const { return length; }
+    void SerializeWithCachedSizesToArray(std::uint8_t*) const { *written = true; }
+};
+
+TEST(WireEncode, AMessageLongerThanProtobufTakesIsNoFrame) {
+    bool written = false;
+    EXPECT_FALSE(rpc::encode_frame(Message{rpc::kLongestMessage + 1, &written}));
+    EXPECT_FALSE(rpc::encode_frame(Message{std::size_t{5} << 30, &written}));
+    EXPECT_FALSE(written);
+    EXPECT_TRUE(rpc::encode_frame(Message{0, &written}));
+    EXPECT_TRUE(written);
+}
+
 TEST(WireEncode, Range) {
     store::RangeAnswer answer;
     answer.kvs = {kv("a", "1", 127), kv("b", "", 128),

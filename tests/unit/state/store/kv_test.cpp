@@ -1,6 +1,7 @@
 // Range, put, delete, txn, compaction: the rules of etcd, one by one.
 #include <algorithm>
 
+#include "state/store/txn_check.hpp"
 #include "store_fixture.hpp"
 
 namespace mesh::store::testing {
@@ -162,6 +163,15 @@ TEST(StoreKv, PutOptions) {
     EXPECT_EQ(kv.lease(), LeaseId{}) << "a put without a lease detaches the key";
 }
 
+TEST(StoreKv, APutAsksForItsLeaseBeforeItsKeyAsEtcdDoes) {
+    auto store = memory_store();
+    const PutRequest put{.key = "a", .lease = LeaseId{6}, .ignore_value = true};
+    EXPECT_EQ(store->put(put).error().fault(), Fault::kLeaseNotFound);
+    TxnRequest txn;
+    txn.success = {{put}};
+    EXPECT_EQ(store->txn(txn).error().fault(), Fault::kKeyNotFound) << "and in a txn after it";
+}
+
 TEST(StoreKv, DeleteRangeIsOneRevision) {
     auto store = memory_store();
     for (const char* key : {"a", "b", "c"}) put(*store, key, key);
@@ -268,12 +278,191 @@ TEST(StoreTxn, NoKeyIsWrittenTwice) {
     EXPECT_EQ(fault({}, {put_a, put_a}), Fault::kDuplicateKey) << "also on the path not taken";
     EXPECT_EQ(fault({put_a, nested({put_a})}), Fault::kDuplicateKey);
     EXPECT_EQ(fault({nested({put_a}), nested({put_a})}), Fault::kDuplicateKey);
-    EXPECT_EQ(fault({nested({put_a}), nested({delete_a})}), Fault::kDuplicateKey);
+    EXPECT_EQ(fault({nested({put_a}), nested({delete_a})}), Fault::kDuplicateKey)
+        << "which etcd lets pass";
     EXPECT_EQ(fault({nested({delete_a}), nested({put_a})}), Fault::kDuplicateKey);
     EXPECT_EQ(fault({delete_a, nested({put_a})}), Fault::kDuplicateKey);
+    EXPECT_EQ(fault({nested({delete_a}), put_a}), Fault::kDuplicateKey);
+    EXPECT_EQ(fault({nested({nested({put_a})}), nested({nested({put_a})})}), Fault::kDuplicateKey);
     EXPECT_EQ(store->revision(), 1);
     EXPECT_EQ(fault({nested({put_a}, {put_a})}), Fault{}) << "only one of the two can run";
     EXPECT_EQ(fault({delete_a, delete_a}), Fault{});
+}
+
+TEST(StoreTxn, SiblingsThatExcludeEachOtherMayWriteTheSameKey) {
+    auto store = memory_store();
+    const auto run = [&store] {
+        TxnRequest create;
+        create.compare = {compare(Compare::Target::kVersion, Compare::Result::kEqual, "z", 0)};
+        create.success = {{PutRequest{.key = "z", .value = "1"}}};
+        TxnRequest remove;
+        remove.compare = {compare(Compare::Target::kVersion, Compare::Result::kGreater, "z", 0)};
+        remove.success = {{DeleteRangeRequest{.range = {"z", ""}}}};
+        TxnRequest txn;
+        txn.success = {{create}, {remove}};
+        return store->txn(txn);
+    };
+    ASSERT_TRUE(run());
+    EXPECT_EQ(dump_all(*store), "z=1@2");
+    ASSERT_TRUE(run());
+    EXPECT_EQ(dump_all(*store), "");
+    EXPECT_EQ(store->revision(), 3);
+}
+
+TEST(StoreTxn, ADeleteWithoutAnEndAndAPutOfAnotherKey) {
+    auto store = memory_store();
+    put(*store, "b", "1");
+    TxnRequest txn;
+    txn.success = {{DeleteRangeRequest{.range = {"a", kFromZero}}},
+                   {PutRequest{.key = "c", .value = "1"}}};
+    ASSERT_TRUE(store->txn(txn)) << "as etcd; nothing changes twice";
+    EXPECT_EQ(dump_all(*store), "c=1@3");
+    EXPECT_EQ(store->txn(txn).error().fault(), Fault::kDuplicateKey) << "now c would";
+    EXPECT_EQ(dump_all(*store), "c=1@3");
+    EXPECT_EQ(store->revision(), 3);
+}
+
+// etcd's check written down as its rule says: every put against every other put and delete.
+struct NaiveCheck {
+    std::vector<std::string_view> puts;
+    std::vector<KeyRange> deletes;
+    bool duplicate = false;
+
+    void put(std::string_view key) { puts.push_back(key); }
+    [[nodiscard]] bool meets(std::string_view key) const {
+        const auto within = [key](const KeyRange& r) {
+            return r.range_end.empty() ? key == r.key : key >= r.key && key < r.range_end;
+        };
+        return std::find(puts.begin(), puts.end(), key) != puts.end() ||
+               std::any_of(deletes.begin(), deletes.end(), within);
+    }
+    static NaiveCheck of(const std::vector<TxnOp>& ops) {
+        NaiveCheck all;
+        for (const TxnOp& op : ops)
+            if (const auto* gone = std::get_if<DeleteRangeRequest>(&op.request))
+                all.deletes.push_back(gone->range);
+        for (const TxnOp& op : ops) {
+            const auto* txn = std::get_if<TxnRequest>(&op.request);
+            if (txn == nullptr) continue;
+            const NaiveCheck branches[] = {of(txn->success), of(txn->failure)};
+            for (const NaiveCheck& branch : branches)
+                all.duplicate =
+                    all.duplicate || branch.duplicate ||
+                    std::any_of(branch.puts.begin(), branch.puts.end(),
+                                [&all](std::string_view key) { return all.meets(key); });
+            for (const NaiveCheck& branch : branches) {
+                all.puts.insert(all.puts.end(), branch.puts.begin(), branch.puts.end());
+                all.deletes.insert(all.deletes.end(), branch.deletes.begin(), branch.deletes.end());
+            }
+        }
+        for (const TxnOp& op : ops)
+            if (const auto* put = std::get_if<PutRequest>(&op.request)) {
+                all.duplicate = all.duplicate || all.meets(put->key);
+                all.put(put->key);
+            }
+        return all;
+    }
+};
+
+TEST(StoreTxn, TheCheckForDuplicatesIsEtcds) {
+    static const std::vector<std::string> kKeys = [] {
+        std::vector<std::string> keys{std::string(1, '\0')};
+        for (const char* key : {"a", "b", "c", "d", "e", "f"})
+            keys.insert(keys.end(), {key, std::string(key) + '\0', std::string(key) + "x"});
+        return keys;
+    }();
+    Rng rng(1);
+    const auto key = [&rng]() -> std::string_view { return kKeys[rng.below(kKeys.size())]; };
+    const auto ops = [&](const auto& self, int depth) -> std::vector<TxnOp> {
+        std::vector<TxnOp> made;
+        for (std::uint64_t i = rng.below(4); i > 0; --i) {
+            const std::uint64_t dice = rng.below(depth == 0 ? 6 : 10);
+            if (dice < 3) {
+                made.push_back({PutRequest{.key = key()}});
+            } else if (dice < 6) {
+                made.push_back({DeleteRangeRequest{
+                    .range = {key(), rng.below(2) == 0 ? std::string_view() : key()}}});
+            } else {
+                TxnRequest txn;
+                txn.success = self(self, depth - 1);
+                txn.failure = self(self, depth - 1);
+                made.push_back({std::move(txn)});
+            }
+        }
+        return made;
+    };
+    int refused = 0;
+    for (int i = 0; i < 20'000; ++i) {
+        TxnRequest txn;
+        txn.success = ops(ops, 3);
+        const bool expected = NaiveCheck::of(txn.success).duplicate;
+        ASSERT_EQ(check_txn(txn, 128).has_value(), !expected) << i;
+        refused += expected ? 1 : 0;
+    }
+    EXPECT_GT(refused, 2000);
+    EXPECT_LT(refused, 18'000);
+}
+
+// 200,000 puts and as many deletes, each in a nested txn of its own: 4 * 10^10 pairs. Checked pair
+// by pair, this would outlast the time that ctest gives.
+TEST(StoreTxn, TheCheckForDuplicatesDoesNotCompareAllWithAll) {
+    constexpr std::size_t kEach = 200'000;
+    std::vector<std::string> keys;
+    for (std::size_t i = 0; i < 2 * kEach; ++i) keys.push_back(fmt::format("{:06}", i));
+    TxnRequest txn;
+    for (std::size_t i = 0; i < kEach; ++i) {
+        TxnRequest put, gone;
+        put.success = {{PutRequest{.key = keys[2 * i]}}};
+        gone.success = {{DeleteRangeRequest{.range = {keys[2 * i + 1], ""}}}};
+        txn.success.push_back({std::move(put)});
+        txn.failure.push_back({std::move(gone)});
+        txn.success.push_back(txn.failure.back());
+    }
+    txn.failure.clear();
+    TxnRequest chain = std::move(txn);
+    for (int depth = 0; depth < 50; ++depth) {
+        TxnRequest outer;
+        outer.success.push_back({std::move(chain)});
+        chain = std::move(outer);
+    }
+    EXPECT_TRUE(check_txn(chain, 1'000'000));
+}
+
+TEST(StoreTxn, AnAnswerThatIsTooLargeIsRefusedAndChangesNothing) {
+    auto store = memory_store({.max_answer_bytes = 100'000});
+    RecordingSink sink;
+    for (int i = 0; i < 10; ++i) put(*store, fmt::format("k{}", i), std::string(1000, 'v'));
+    ASSERT_TRUE(store->watch({.range = {kFromZero, kFromZero}}, sink));
+    const RangeRequest all{.range = {kFromZero, kFromZero}};
+    TxnRequest txn;
+    txn.success = {{PutRequest{.key = "a", .value = "1"}},
+                   {DeleteRangeRequest{.range = {"k0", ""}}}};
+    txn.success.resize(7, {all});
+    ASSERT_TRUE(store->txn(txn));
+    EXPECT_EQ(store->revision(), 12);
+    sink.take();
+    const std::string before = dump_all(*store);
+    txn.success[1] = {DeleteRangeRequest{.range = {"k1", "k5"}}};
+    TxnRequest inner;
+    inner.success.resize(64, {all});
+    txn.success.push_back({inner});
+    EXPECT_EQ(store->txn(txn).error().fault(), Fault::kAnswerTooLarge);
+    EXPECT_EQ(store->txn(txn).error().to_error().code(), Errc::kCapacity);
+    EXPECT_EQ(dump_all(*store), before);
+    EXPECT_EQ(store->revision(), 12);
+    EXPECT_EQ(store->stats().log_entries, 12U);
+    EXPECT_EQ(sink.take(), "");
+    EXPECT_EQ(put(*store, "a", "2"), 13);
+    EXPECT_EQ(sink.take(), "+a=2@13<1@12");
+}
+
+TEST(StoreKv, ADeleteThatWouldTellTooMuchIsRefusedAndDeletesNothing) {
+    auto store = memory_store({.max_answer_bytes = 10'000});
+    for (int i = 0; i < 20; ++i) put(*store, fmt::format("k{}", i), std::string(1000, 'v'));
+    EXPECT_EQ(store->delete_range({.range = {"k", "l"}, .prev_kv = true}).error().fault(),
+              Fault::kAnswerTooLarge);
+    EXPECT_EQ(store->stats().keys, 20U);
+    EXPECT_EQ(store->delete_range({.range = {"k", "l"}})->deleted, 20);
 }
 
 TEST(StoreTxn, RefusesWhatEtcdRefuses) {
@@ -320,6 +509,29 @@ TEST(StoreCompact, KeepsWhatIsVisibleAtTheRevision) {
     ASSERT_TRUE(store->compact(6));
     EXPECT_EQ(dump_all(*store, 6), "a=3@6");
     EXPECT_EQ(store->stats().log_entries, 1U);
+}
+
+TEST(StoreCompact, ZeroAndNegativeRevisionsAreTakenAsEtcdTakesThem) {
+    auto store = memory_store();
+    put(*store, "a", "1");
+    const auto in_txn = [&store](Revision at) {
+        TxnRequest txn;
+        txn.success = {{RangeRequest{.range = {"a", ""}, .revision = at}}};
+        auto done = store->txn(txn);
+        return done ? Fault{} : done.error().fault();
+    };
+    EXPECT_EQ(store->compact(-1).error().fault(), Fault::kCompacted);
+    EXPECT_EQ(in_txn(-1), Fault{});
+    EXPECT_EQ(in_txn(-2), Fault::kCompacted);
+    EXPECT_TRUE(store->compact(0)) << "once";
+    EXPECT_EQ(store->compact(0).error().fault(), Fault::kCompacted);
+    EXPECT_EQ(store->compact_revision(), 0);
+    EXPECT_EQ(in_txn(-1), Fault::kCompacted);
+    EXPECT_TRUE(store->range({.range = {"a", ""}, .revision = -5})) << "outside of a txn: newest";
+    EXPECT_EQ(dump_all(*store, 1), "");
+    EXPECT_TRUE(store->compact(2));
+    EXPECT_EQ(in_txn(0), Fault{});
+    EXPECT_EQ(in_txn(1), Fault::kCompacted);
 }
 
 TEST(StoreCompact, ADeletedKeyLeavesNothingBehind) {

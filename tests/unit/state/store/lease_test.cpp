@@ -21,6 +21,18 @@ TEST(StoreLease, GrantChecksIdAndTtl) {
     EXPECT_EQ(store->revision(), 1) << "leases take no revision";
 }
 
+TEST(StoreLease, AreListedByExpiryAsEtcdDoes) {
+    ManualClock clock;
+    auto store = memory_store();
+    for (const auto& [id, ttl] : std::vector<std::pair<int, int>>{{5, 300}, {3, 500}, {9, 100}})
+        ASSERT_TRUE(store->lease_grant(LeaseId{id}, seconds(ttl), clock.now()));
+    EXPECT_EQ(store->leases(), (std::vector<LeaseId>{LeaseId{9}, LeaseId{5}, LeaseId{3}}));
+    clock.advance(seconds(250));
+    ASSERT_TRUE(store->lease_keep_alive(LeaseId{5}, clock.now()));
+    EXPECT_EQ(store->leases(), (std::vector<LeaseId>{LeaseId{9}, LeaseId{3}, LeaseId{5}}))
+        << "a renewal moves it";
+}
+
 TEST(StoreLease, ExpiryDeletesItsKeysInOneRevision) {
     ManualClock clock;
     auto store = memory_store();

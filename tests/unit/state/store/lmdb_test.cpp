@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 
 #include "state/store/lmdb_backend.hpp"
@@ -129,6 +130,138 @@ TEST_F(StoreLmdb, CompactionShrinksWhatIsStored) {
     EXPECT_EQ(records, 2U);
 }
 
+// What a kill between the commits of a compaction leaves: the revision is noted, the versions are
+// still there.
+TEST_F(StoreLmdb, ACompactionThatWasCutOffIsFinishedLater) {
+    {
+        auto store = open();
+        for (int i = 0; i < 5; ++i) put(*store, "a", fmt::format("{}", i));  // 2 to 6
+        put(*store, "gone", "1");                                            // 7
+        del(*store, "gone");                                                 // 8
+        put(*store, "a", "newest");                                          // 9
+        put(*store, "b", "1");                                               // 10
+    }
+    const auto records = [this] {
+        std::string text;
+        auto backend = *open_lmdb(options);
+        EXPECT_TRUE(backend->load([&text](KeyValue kv) -> Outcome<void> {
+            text += fmt::format("{} ", kv.mod_revision());
+            return {};
+        }));
+        return text;
+    };
+    {
+        auto backend = *open_lmdb(options);
+        WriteBatch first;
+        first.compact_revision = 9;
+        first.erased = {{2, 0}, {3, 0}};
+        ASSERT_TRUE(backend->commit(first));
+    }
+    {
+        auto store = open();
+        EXPECT_EQ(store->compact_revision(), 9);
+        EXPECT_EQ(dump_all(*store), "a=newest@9 b=1@10");
+        EXPECT_EQ(dump_all(*store, 9), "a=newest@9");
+        EXPECT_EQ(store->stats().log_entries, 2U);
+        EXPECT_EQ(store->stats().to_erase, 5U);
+    }
+    EXPECT_EQ(records(), "4 5 6 7 8 9 10 ");
+    {
+        auto store = open();
+        ASSERT_TRUE(store->tick(TimePoint{}));
+        EXPECT_EQ(store->stats().to_erase, 0U);
+    }
+    EXPECT_EQ(records(), "9 10 ");
+    EXPECT_EQ(open()->stats().to_erase, 0U) << "a store that was compacted well has nothing to do";
+}
+
+struct FullCase {
+    std::size_t value;  // bytes
+    int keys;           // distinct ones
+    int group;          // puts a commit
+};
+
+/// Fills a small map by overwriting keys, in several shapes.
+class StoreLmdbFull : public StoreLmdb, public ::testing::WithParamInterface<FullCase> {
+  protected:
+    void SetUp() override {
+        StoreLmdb::SetUp();
+        options.initial_map_bytes = 1 << 20;
+        options.max_map_bytes = 4 << 20;
+    }
+    std::string key(int i) const { return fmt::format("k{}", i * 7919 % GetParam().keys); }
+    /// @return the refusal
+    StoreError fill(Store& store) {
+        const std::string value(GetParam().value, 'v');
+        for (int i = 0; i < 100'000;) {
+            store.hold();
+            for (int n = 0; n < GetParam().group; ++n, ++i)
+                EXPECT_TRUE(store.put({.key = key(i), .value = value}));
+            if (Outcome<void> done = store.flush(); !done) return done.error();
+        }
+        ADD_FAILURE() << "it never fills";
+        return {};
+    }
+};
+
+TEST_P(StoreLmdbFull, CompactionMakesRoom) {
+    auto store = open();
+    for (int round = 0; round < 3; ++round) {
+        ASSERT_EQ(fill(*store).fault(), Fault::kNoSpace);
+        const std::string before = dump_all(*store);
+        auto compacted = store->compact(store->revision());
+        ASSERT_TRUE(compacted) << round << ": " << compacted.error().to_error().message();
+        EXPECT_EQ(dump_all(*store), before);
+        EXPECT_EQ(store->stats().to_erase, 0U);
+        auto done = store->put({.key = "k1", .value = std::string(GetParam().value, 'w')});
+        ASSERT_TRUE(done) << round << ": " << done.error().to_error().message();
+    }
+    const std::string before = dump_all(*store);
+    store.reset();
+    EXPECT_EQ(dump_all(*open()), before);
+}
+
+TEST_P(StoreLmdbFull, DeletesAndTheEndsOfLeasesHaveRoom) {
+    ManualClock clock;
+    auto store = open(clock.now());
+    ASSERT_TRUE(store->lease_grant(LeaseId{5}, seconds(30), clock.now()));
+    ASSERT_TRUE(store->lease_grant(LeaseId{6}, seconds(3000), clock.now()));
+    for (int i = 0; i < 40; ++i) put(*store, fmt::format("leased{}", i), "v", LeaseId{5});
+    ASSERT_EQ(fill(*store).fault(), Fault::kNoSpace);
+    ASSERT_EQ(fill(*store).fault(), Fault::kNoSpace);
+    clock.advance(seconds(20));
+    ASSERT_TRUE(store->lease_keep_alive(LeaseId{6}, clock.now()));
+    ASSERT_TRUE(store->tick(clock.now()));
+    clock.advance(seconds(20));
+    const auto expired = store->tick(clock.now());
+    ASSERT_TRUE(expired) << expired.error().to_error().message();
+    EXPECT_EQ(*expired, 1U);
+    EXPECT_EQ(store->range({.range = {"leased", "leasee"}})->count, 0);
+    const auto deleted = store->delete_range({.range = {"k1", ""}});
+    ASSERT_TRUE(deleted) << deleted.error().to_error().message();
+    EXPECT_EQ(deleted->deleted, 1);
+    ASSERT_TRUE(store->lease_revoke(LeaseId{6}));
+    // Deletes end somewhere too, but before compaction does.
+    bool room = true;
+    for (int i = 0; i < GetParam().keys && room; ++i) {
+        const std::string name = key(i);
+        room = store->delete_range({.range = {name, ""}}).has_value();
+    }
+    ASSERT_TRUE(store->compact(store->revision()));
+    EXPECT_TRUE(store->delete_range({.range = {"k", "l"}}));
+    EXPECT_TRUE(store->put({.key = "k1", .value = "w"}));
+    ASSERT_TRUE(store->compact(store->revision()));
+    EXPECT_TRUE(store->put({.key = "k1", .value = std::string(GetParam().value, 'w')}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, StoreLmdbFull,
+                         ::testing::Values(FullCase{.value = 10, .keys = 200, .group = 50},
+                                           FullCase{.value = 100, .keys = 5003, .group = 20},
+                                           FullCase{.value = 1000, .keys = 5, .group = 1},
+                                           FullCase{.value = 3000, .keys = 20, .group = 7},
+                                           FullCase{.value = 50'000, .keys = 10, .group = 1},
+                                           FullCase{.value = 300'000, .keys = 3, .group = 4}));
+
 TEST_F(StoreLmdb, TheMapGrowsUpToItsBound) {
     options.initial_map_bytes = 1 << 20;
     options.max_map_bytes = 4 << 20;
@@ -148,7 +281,7 @@ TEST_F(StoreLmdb, TheMapGrowsUpToItsBound) {
     const Revision reached = store->revision();
     EXPECT_EQ(reached, written) << "the refused put took no revision";
     EXPECT_EQ(store->stats().keys, static_cast<std::size_t>(written - 1));
-    ASSERT_TRUE(store->compact(reached)) << "there is room to make room";
+    EXPECT_TRUE(store->compact(reached));
     store.reset();
     store = open();
     EXPECT_EQ(store->revision(), reached);
@@ -186,6 +319,46 @@ TEST_F(StoreLmdb, AFullDiskIsAnErrorAndTheStoreStaysGood) {
     ASSERT_EQ(WEXITSTATUS(status), 0);
     auto store = open();
     EXPECT_EQ(dump_all(*store), "after=1@3 before=1@2");
+}
+
+// After a failed write the file is opened anew; that may fail too, and sizes are asked all the
+// same.
+TEST_F(StoreLmdb, SizesCanBeAskedWhileTheFileCannotBeOpenedAnew) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        ::signal(SIGXFSZ, SIG_IGN);
+        auto store = try_open();
+        if (!store || !(*store)->put({.key = "a", .value = "1"})) ::_exit(10);
+        const std::uint64_t in_use = (*store)->backend().size_in_use_bytes();
+        if (in_use == 0) ::_exit(11);
+        const auto size = static_cast<rlim_t>((*store)->backend().size_bytes());
+        rlimit file{.rlim_cur = size, .rlim_max = RLIM_INFINITY};
+        ::setrlimit(RLIMIT_FSIZE, &file);
+        if ((*store)->put({.key = "big", .value = std::string(1'000'000, 'v')})) ::_exit(12);
+        file.rlim_cur = RLIM_INFINITY;
+        ::setrlimit(RLIMIT_FSIZE, &file);
+        rlimit descriptors{};
+        ::getrlimit(RLIMIT_NOFILE, &descriptors);
+        rlimit none = descriptors;
+        none.rlim_cur = 1;
+        ::setrlimit(RLIMIT_NOFILE, &none);
+        for (int i = 0; i < 2; ++i) {
+            auto failed = (*store)->put({.key = "b", .value = "2"});
+            if (failed || failed.error().fault() != Fault::kBackend) ::_exit(13);
+            if ((*store)->backend().size_bytes() == 0) ::_exit(14);
+            (void)(*store)->backend().size_in_use_bytes();
+        }
+        ::setrlimit(RLIMIT_NOFILE, &descriptors);
+        if (!(*store)->put({.key = "b", .value = "3"})) ::_exit(15);
+        if ((*store)->backend().size_in_use_bytes() < in_use) ::_exit(16);
+        ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+    ASSERT_EQ(WEXITSTATUS(status), 0);
+    EXPECT_EQ(dump_all(*open()), "a=1@2 b=3@3");
 }
 
 TEST_F(StoreLmdb, ForeignFilesAreRefusedByName) {
@@ -406,6 +579,8 @@ class FlakyBackend final : public Backend {
     struct Disk {
         int commits = 0;
         int fail_in = -1;  // commits until one fails
+        bool full = false;
+        std::size_t most_erased = std::numeric_limits<std::size_t>::max();  // in one commit
         std::vector<WriteBatch> written;
     };
     explicit FlakyBackend(Disk& disk) : disk_(disk) {}
@@ -414,7 +589,7 @@ class FlakyBackend final : public Backend {
     }
     Outcome<void> initialise(const Identity&) override { return {}; }
     Outcome<void> commit(const WriteBatch& batch) override {
-        if (disk_.fail_in == 0) {
+        if (disk_.fail_in == 0 || disk_.full || batch.erased.size() > disk_.most_erased) {
             disk_.fail_in = -1;
             return StoreError(Fault::kNoSpace, "disk full");
         }
@@ -493,11 +668,87 @@ TEST(StoreCommit, ACompactionThatFailsFailsTheGroupItEnds) {
         << "the put before it must not be acknowledged";
     EXPECT_EQ(dump_all(*s.store, 2), "a=1@2");
     EXPECT_EQ(s.store->revision(), 3);
-    s.disk.fail_in = 1;
     put(*s.store, "a", "3");
+    s.disk.full = true;
     EXPECT_EQ(s.store->compact(3).error().fault(), Fault::kNoSpace);
     EXPECT_EQ(s.store->compact_revision(), 0);
+    EXPECT_EQ(s.store->stats().to_erase, 0U);
     EXPECT_EQ(dump_all(*s.store, 2), "a=1@2") << "nothing was forgotten";
+}
+
+TEST(StoreCommit, CompactionLooksAtEachVersionOnce) {
+    FlakyStore s;
+    constexpr std::uint64_t kVersions = 50'000;
+    s.store->hold();
+    for (std::uint64_t i = 0; i < kVersions; ++i) put(*s.store, "hot", "v");
+    put(*s.store, "other", "v");
+    ASSERT_TRUE(s.store->flush());
+    s.disk.written.clear();
+    ASSERT_TRUE(s.store->compact(s.store->revision()));
+    EXPECT_LE(s.store->stats().compaction_steps, 3 * kVersions);
+    std::vector<RecordPosition> erased;
+    for (const WriteBatch& batch : s.disk.written) {
+        EXPECT_LE(batch.erased.size(), 1000U);
+        EXPECT_TRUE(batch.compacts());
+        erased.insert(erased.end(), batch.erased.begin(), batch.erased.end());
+    }
+    EXPECT_EQ(s.disk.written.front().compact_revision, s.store->revision())
+        << "nothing may go before it is noted that it may";
+    ASSERT_EQ(erased.size(), kVersions - 1);
+    // A deletion must not go before what it deleted: that would be back after a crash.
+    EXPECT_TRUE(std::is_sorted(erased.begin(), erased.end()));
+    EXPECT_EQ(std::adjacent_find(erased.begin(), erased.end()), erased.end());
+}
+
+TEST(StoreCommit, CompactionTakesTheStepsThatThereIsRoomFor) {
+    FlakyStore s;
+    for (int i = 0; i < 100; ++i) put(*s.store, "a", "v");
+    s.disk.most_erased = 10;
+    ASSERT_TRUE(s.store->compact(51));
+    EXPECT_EQ(s.store->stats().to_erase, 0U);
+    s.disk.most_erased = 0;
+    ASSERT_TRUE(s.store->compact(101)) << "it is noted, that is enough";
+    EXPECT_EQ(dump_all(*s.store), "a=v@101");
+    EXPECT_EQ(s.store->stats().to_erase, 50U);
+    const int commits = s.disk.commits;
+    ASSERT_TRUE(s.store->tick(TimePoint{}));
+    EXPECT_EQ(s.disk.commits, commits);
+    s.disk.most_erased = 50;
+    ASSERT_TRUE(s.store->tick(TimePoint{}));
+    EXPECT_EQ(s.store->stats().to_erase, 0U);
+    std::vector<RecordPosition> erased;
+    for (const WriteBatch& batch : s.disk.written)
+        erased.insert(erased.end(), batch.erased.begin(), batch.erased.end());
+    EXPECT_EQ(erased.size(), 99U);
+    EXPECT_TRUE(std::is_sorted(erased.begin(), erased.end()));
+}
+
+TEST(StoreCommit, ATxnThatFailsMidwayLeavesTheGroupAsItWas) {
+    FlakyStore s;
+    RecordingSink sink;
+    ASSERT_TRUE(s.store->lease_grant(LeaseId{1}, seconds(60), TimePoint{}));
+    put(*s.store, "a", "1", LeaseId{1});
+    ASSERT_TRUE(s.store->watch({.range = {"a", "z"}}, sink));
+    s.disk.written.clear();
+    s.store->hold();
+    put(*s.store, "b", "1");
+    TxnRequest inner;
+    inner.success = {{PutRequest{.key = "c", .value = "1", .lease = LeaseId{1}}}};
+    TxnRequest other;
+    other.success = {{DeleteRangeRequest{.range = {"c", ""}}}};
+    TxnRequest txn;
+    txn.success = {{DeleteRangeRequest{.range = {"a", ""}}}, {inner}, {other}};
+    EXPECT_EQ(s.store->txn(txn).error().fault(), Fault::kDuplicateKey)
+        << "etcd lets it pass; here no key changes twice in a revision";
+    EXPECT_EQ(s.store->revision(), 3);
+    EXPECT_EQ(put(*s.store, "d", "1"), 4);
+    ASSERT_TRUE(s.store->flush());
+    EXPECT_EQ(dump_all(*s.store), "a=1@2 b=1@3 d=1@4");
+    EXPECT_EQ(s.store->lease_time_to_live(LeaseId{1}, true, TimePoint{}).keys,
+              std::vector<std::string>{"a"});
+    ASSERT_EQ(s.disk.written.size(), 1U);
+    EXPECT_EQ(s.disk.written[0].records.size(), 2U);
+    EXPECT_EQ(sink.take(), "+b=1@3; +d=1@4");
 }
 
 TEST(StoreCommit, LeasesThatCannotExpireYetStay) {

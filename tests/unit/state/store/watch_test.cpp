@@ -206,6 +206,39 @@ TEST(StoreWatch, RefusesAnEmptyRange) {
     EXPECT_EQ(store->watch({.range = {"b", "b"}}, sink).error().fault(), Fault::kEmptyWatchRange);
 }
 
+TEST(StoreWatch, RefusesARangeTooLongToKeep) {
+    auto store = memory_store();
+    RecordingSink sink;
+    const std::string half(kMaxWatchRangeBytes / 2, 'k');
+    std::string end = half;
+    end.back() = 'l';
+    EXPECT_TRUE(store->watch({.range = {half, end}}, sink));
+    end.push_back('x');
+    EXPECT_EQ(store->watch({.range = {half, end}}, sink).error().fault(),
+              Fault::kWatchRangeTooLong);
+    const std::string single(kMaxWatchRangeBytes + 1, 'k');
+    EXPECT_EQ(store->watch({.range = {single, ""}}, sink).error().fault(),
+              Fault::kWatchRangeTooLong);
+    EXPECT_EQ(store->stats().watch_ranges, 1U);
+}
+
+TEST(StoreWatch, NegativeStartsAreBelowWhatWasCompacted) {
+    auto store = memory_store();
+    put(*store, "a", "1");
+    RecordingSink sink;
+    const auto fault = [&](Revision start) {
+        auto added = store->watch({.range = {"a", ""}, .start_revision = start}, sink);
+        return added ? Fault{} : added.error().fault();
+    };
+    EXPECT_EQ(fault(-4), Fault::kCompacted);
+    EXPECT_EQ(fault(-1), Fault{});
+    while (store->catch_up()) {
+    }
+    EXPECT_EQ(sink.take(), "+a=1@2") << "all of it";
+    ASSERT_TRUE(store->compact(0));
+    EXPECT_EQ(fault(-1), Fault::kCompacted);
+}
+
 TEST(StoreWatch, FindsWatchersAmongManyRanges) {
     auto store = memory_store();
     std::vector<std::unique_ptr<RecordingSink>> sinks;
