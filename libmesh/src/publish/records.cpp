@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "model/annotations.hpp"
+#include "model/traffic_annotations.hpp"
 
 namespace mesh::publish {
 
@@ -202,13 +203,17 @@ model::LocalService make_local_service(const k8s::Service& service, const Slices
     out.labels = null_if_empty(service.meta.labels);
     out.annotations = null_if_empty(service.meta.annotations);
     if (service.selector) out.selector = null_if_empty(*service.selector);
-    auto flags = model::parse_service_annotations(out.annotations, service.headless);
+    const auto flags = model::parse_service_annotations(out.annotations, service.headless);
     out.global = flags.global;
     out.shared = flags.shared;
     out.affinity = flags.affinity;
-    for (std::string& text : flags.warnings) {
-        warnings.push_back(
-            fmt::format("Service {}/{}: {}", service.meta.namespace_, service.meta.name, text));
+    // What steers traffic is read by the agents, from the annotations as they stand.
+    const auto traffic = model::parse_traffic_annotations(out.annotations);
+    for (const auto* texts : {&flags.warnings, &traffic.warnings}) {
+        for (const std::string& text : *texts) {
+            warnings.push_back(
+                fmt::format("Service {}/{}: {}", service.meta.namespace_, service.meta.name, text));
+        }
     }
     out.client_ip_affinity_seconds = service.client_ip_affinity_seconds;
     out.internal_traffic_local = service.internal_traffic_local;
