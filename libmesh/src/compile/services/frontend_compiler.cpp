@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compile/services/selection.hpp"
+#include "compile/services/traffic.hpp"
 
 namespace mesh::compile {
 namespace {
@@ -110,13 +111,18 @@ std::vector<FrontendKey> frontend_keys(const LocalService& local) {
 
 std::vector<FrontendRow> compile_frontends(const LocalService& local,
                                            const std::vector<RemoteService>& remotes,
-                                           const MergerOptions& options, MergerWork& work) {
+                                           const MergerOptions& options,
+                                           const ServiceTraffic* traffic, MergerWork& work) {
     ++work.services_compiled;
-    const SelectionPolicy policy{
+    SelectionPolicy policy{
         .affinity = local.global ? local.affinity : model::Affinity::kNone,
         .this_node_only = local.internal_traffic_local,
         .node = options.node,
         .zone = options.zone_hints ? std::string_view(options.zone) : std::string_view()};
+    if (traffic != nullptr) {
+        policy.clusters = traffic->clusters;
+        policy.min_local = traffic->min_local();
+    }
     std::vector<FrontendRow> rows;
     for (const auto& [key, port] : frontends(local)) {
         const Wanted wanted{port->name, key.protocol, key.address.is_v4()};
