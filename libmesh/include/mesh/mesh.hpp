@@ -83,10 +83,10 @@ struct BackendView {
     std::string address;  ///< IP text
     std::uint16_t port = 0;
     std::string cluster;
-    std::string state;  ///< "active", "terminating", "quarantined", "maintenance"
-    std::uint32_t weight = 0;
-    bool selected = false;  ///< whether new connections may go there
-    std::string reason;     ///< why, or why not
+    std::string state;         ///< "active", "terminating", "quarantined", "maintenance"
+    std::uint32_t weight = 0;  ///< among the selected ones of the frontend; relative
+    bool selected = false;     ///< whether new connections may go there
+    std::string reason;        ///< why, or why not
 };
 
 struct FrontendView {

@@ -29,6 +29,9 @@ namespace {
 
 constexpr std::chrono::seconds kShortestSyncTimeout{1};
 constexpr std::chrono::seconds kLongestSyncTimeout{3600};
+/// A remote that is stale for some service is looked at this often: its session tells of a
+/// connection, but not of an answer after a silence.
+constexpr std::chrono::seconds kStaleRecheck{1};
 
 Result<void> check(const MeshOptions& options) {
     if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
@@ -114,6 +117,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
          Datapaths datapaths, sources::config::EtcdClientConfig own)
         : executor_(executor),
           options_(std::move(options)),
+          clock_(clock),
           log_(std::move(log)),
           datapath_(std::move(datapaths.services)),
           bpf_(datapaths.bpf),
@@ -124,7 +128,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                  .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
                  .service_topology = options_.enable_service_topology}),
           retry_(executor),
-          sync_timeout_(executor) {
+          sync_timeout_(executor),
+          traffic_due_(executor) {
         if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));
         if (pods_ && datapaths.devices) {
             network_.emplace(options_.datapath, own_, options_.node_name,
@@ -199,6 +204,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
+        traffic_due_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
     }
@@ -261,7 +267,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     void flush() {
+        const bool freshness_known = node_.merger().wants_freshness();
+        if (freshness_known) note_freshness();
+        node_.advance(clock_.now());
         const auto result = node_.flush();
+        // The first service that asks for freshness was compiled without it.
+        if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
+        wait_for_traffic();
         if (!result) {
             fail(result.error());
             return;
@@ -291,6 +303,32 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void take_endpoints() {
         const auto& scan = endpoints_->scan();
         network_->set_endpoints(scan.endpoints(), scan.errors().empty());
+    }
+
+    void note_freshness() {
+        const TimePoint now = clock_.now();
+        for (const auto& cluster : clusters_->status()) {
+            if (cluster.cluster == own_.name || !cluster.last_proof_of_life) continue;
+            node_.note_freshness({cluster.cluster, cluster.config.id}, cluster.connected,
+                                 now - *cluster.last_proof_of_life);
+        }
+    }
+
+    /// Flushes again when slow starts and stale remotes want it.
+    void wait_for_traffic() {
+        std::optional<TimePoint> due = node_.next_due();
+        const TimePoint now = clock_.now();
+        if (node_.merger().any_closed()) {
+            due = std::min(due.value_or(now + kStaleRecheck), now + kStaleRecheck);
+        }
+        if (!due) {
+            traffic_due_.cancel();
+            return;
+        }
+        traffic_due_.expires_after(std::max(*due - now, Duration::zero()));
+        traffic_due_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
+            if (auto self = weak.lock(); self && !ec) self->schedule_flush();
+        });
     }
 
     /// Tells the node which clusters are complete, so that it can let go of what a former run left.
@@ -417,6 +455,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     asio::any_io_executor executor_;
     MeshOptions options_;
+    const Clock& clock_;
     Logger log_;
     Rng rng_;
     std::unique_ptr<datapath::Datapath> datapath_;
@@ -432,6 +471,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<state::Clusters> clusters_;
     asio::steady_timer retry_;
     asio::steady_timer sync_timeout_;
+    asio::steady_timer traffic_due_;
     Backoff backoff_{std::chrono::milliseconds(100), std::chrono::seconds(5)};
     std::vector<std::string> route_failures_;
     std::string last_error_;

@@ -149,7 +149,19 @@ void NodeState::drain(std::string_view cluster, state::KindSet kinds) {
     const std::size_t count = tables_.drain(
         cluster, [this](const state::Effect& e) { note(e); }, kinds);
     std::erase_if(synced_, [&](const state::ClusterKey& key) { return key.name == cluster; });
+    if (kinds == state::KindSet::all()) merger_.forget_freshness(cluster);
     log_.info("cluster {}: drained, {} objects removed", cluster, count);
+}
+
+void NodeState::note_freshness(const state::ClusterKey& cluster, bool connected,
+                               TimePoint last_proof_of_life) {
+    merger_.note_freshness(cluster, connected, last_proof_of_life);
+    dirty_ = dirty_ || merger_.pending();
+}
+
+void NodeState::advance(TimePoint now) {
+    merger_.advance(now);
+    dirty_ = dirty_ || merger_.pending();
 }
 
 Result<datapath::ApplyStats> NodeState::write_pending() {
@@ -248,6 +260,7 @@ Result<void> NodeState::write_ipcache() {
 
 Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
     if (!synced_.insert(cluster).second) return {};
+    merger_.note_synced(cluster);
     if (!synced_.contains(own_)) return {};
     if (cluster == own_) {
         for (const auto& key : synced_) {
@@ -266,6 +279,7 @@ Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
 Result<void> NodeState::finish_adopt() {
     MESH_CHECK(datapath_.finish_adopt());
     if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt());
+    merger_.note_all_synced();
     return {};
 }
 

@@ -23,6 +23,7 @@
 #include "datapath/datapath.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "datapath/pods.hpp"
+#include "runtime/clock.hpp"
 #include "state/tables/cluster_tables.hpp"
 
 namespace mesh::engine {
@@ -52,6 +53,14 @@ class NodeState {
     void apply(const state::ClusterBatch& batch);
     /// Forgets a cluster, or the given kinds of it.
     void drain(std::string_view cluster, state::KindSet kinds = state::KindSet::all());
+
+    /// How fresh a remote is, for services with a stale-policy. @see ServiceMerger::note_freshness
+    void note_freshness(const state::ClusterKey& cluster, bool connected,
+                        TimePoint last_proof_of_life);
+    /// The time is `now`; call it before flush().
+    void advance(TimePoint now);
+    /// When advance() and flush() are wanted next, whatever else happens; nullopt = not.
+    [[nodiscard]] std::optional<TimePoint> next_due() const { return merger_.next_due(); }
 
     /// Compiles what changed and writes it. After an error the rows are kept and written by the
     /// next flush().

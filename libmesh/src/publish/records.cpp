@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "model/annotations.hpp"
+#include "model/traffic_annotations.hpp"
 
 namespace mesh::publish {
 
@@ -211,6 +212,9 @@ model::LocalService make_local_service(const k8s::Service& service, const Slices
     out.affinity = flags.affinity;
     auto exposure = model::parse_service_exposure(out.annotations);
     std::ranges::move(exposure.warnings, std::back_inserter(flags.warnings));
+    // What steers traffic is read by the agents, from the annotations as they stand.
+    auto traffic = model::parse_traffic_annotations(out.annotations);
+    std::ranges::move(traffic.warnings, std::back_inserter(flags.warnings));
     for (const std::string& text : flags.warnings) {
         warnings.push_back(
             fmt::format("Service {}/{}: {}", service.meta.namespace_, service.meta.name, text));

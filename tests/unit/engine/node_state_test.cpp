@@ -3,13 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 
 #include "datapath/memory_datapath.hpp"
+#include "runtime/clock.hpp"
 
 namespace {
 
 using namespace mesh;
+using namespace std::chrono_literals;
 
 const state::ClusterKey kOwn{"cluster1", model::ClusterId{1}};
 const state::ClusterKey kRemote{"cluster2", model::ClusterId{2}};
@@ -72,6 +75,22 @@ class NodeState : public testing::Test {
         std::ranges::sort(ids);
         return ids;
     }
+    /// Cluster id → sum of the weights of its backends that get new connections.
+    std::map<std::uint32_t, double> weights(const datapath::Datapath& datapath) {
+        std::map<std::uint32_t, double> sums;
+        if (const auto row = datapath.find(kFrontend)) {
+            for (const auto& backend : row->backends) {
+                if (backend.selectable) {
+                    sums[backend.backend.cluster_id] += backend.backend.weight;
+                }
+            }
+        }
+        return sums;
+    }
+    void flush_at(TimePoint now) {
+        node_.advance(now);
+        flush(node_);
+    }
     void flush(engine::NodeState& node) {
         const auto result = node.flush();
         ASSERT_TRUE(result) << result.error().message();
@@ -129,7 +148,9 @@ TEST_F(NodeState, ZoneHintsAreFollowedIfToldSoByTheOwnNodesLabel) {
     auto other = remote({model::IpAddress::v4(10, 20, 0, 1)});
     other.service.zones["10.20.0.1"] = {"z2", {"z2"}};
     datapath::MemoryDatapath with, without;
-    engine::NodeState follows{kOwn, "node1", 7, with, Logger(), true};
+    engine::NodeState follows{
+        kOwn, "node1",  7,
+        with, Logger(), {.pods = nullptr, .tunnel = false, .service_topology = true}};
     engine::NodeState does_not{kOwn, "node1", 7, without, Logger()};
     const auto take = [&](const state::ClusterBatch& batch) {
         for (engine::NodeState* each : {&follows, &does_not}) {
@@ -191,6 +212,88 @@ TEST_F(NodeState, ARowThatTheDatapathRefusesIsKeptAndTriedAgainWhenThereIsRoom) 
     EXPECT_TRUE(node.rejected().empty());
     ASSERT_EQ(small.dump().size(), 1U);
     EXPECT_EQ(small.dump().front().name, "shop/late");
+}
+
+TEST_F(NodeState, ClusterWeightsArriveInTheRows) {
+    auto service = local({model::IpAddress::v4(10, 10, 0, 1), model::IpAddress::v4(10, 10, 0, 2)});
+    service.service.annotations = {{"libmesh.io/cluster-weights", "cluster1=80,cluster2=20"}};
+    node_.apply({kOwn, {service}});
+    std::vector<model::IpAddress> many;
+    for (std::uint8_t i = 1; i <= 200; ++i) many.push_back(model::IpAddress::v4(10, 20, 0, i));
+    node_.apply({kRemote, {remote(many)}});
+    flush(node_);
+    const auto sums = weights(datapath_);
+    EXPECT_NEAR(sums.at(1) / (sums.at(1) + sums.at(2)), 0.8, 0.001);
+    const auto view = node_.service({"shop", "echo"});
+    ASSERT_TRUE(view);
+    ASSERT_EQ(view->notes.size(), 1U);
+    EXPECT_EQ(view->notes[0],
+              "10.11.0.10 port 80/TCP: new connections: cluster1 80.0%, cluster2 20.0%");
+    EXPECT_GT(view->frontends.at(0).backends.at(0).weight,
+              view->frontends.at(0).backends.at(2).weight);
+}
+
+TEST_F(NodeState, AReturningClusterStartsSlowlyButNotAtTheFirstSync) {
+    ManualClock clock;
+    auto service = local({model::IpAddress::v4(10, 10, 0, 1)});
+    service.service.annotations = {{"libmesh.io/slow-start", "9s"}};
+    node_.apply({kOwn, {service}});
+    flush_at(clock.now());
+    ASSERT_TRUE(node_.cluster_synced(kOwn));
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush_at(clock.now());
+    ASSERT_TRUE(node_.cluster_synced(kRemote));
+    EXPECT_EQ(weights(datapath_), (std::map<std::uint32_t, double>{{1, 1}, {2, 1}}));
+    EXPECT_EQ(node_.next_due(), std::nullopt);
+
+    node_.apply({kRemote, {remote({})}});
+    flush_at(clock.now());
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush_at(clock.now());
+    for (int percent = 10; percent < 100; percent += 10) {
+        const auto sums = weights(datapath_);
+        EXPECT_NEAR(sums.at(2) / sums.at(1), percent / 100.0, 0.001);
+        ASSERT_TRUE(node_.next_due());
+        clock.advance(*node_.next_due() - clock.now());
+        node_.advance(clock.now());
+        EXPECT_TRUE(node_.dirty());
+        flush(node_);
+    }
+    EXPECT_EQ(weights(datapath_), (std::map<std::uint32_t, double>{{1, 1}, {2, 1}}));
+    EXPECT_EQ(node_.next_due(), std::nullopt);
+    node_.advance(clock.now() + 1h);
+    EXPECT_FALSE(node_.dirty());
+}
+
+TEST_F(NodeState, AStaleRemoteClosesAndReopens) {
+    ManualClock clock;
+    auto service = local({model::IpAddress::v4(10, 10, 0, 1)});
+    service.service.annotations = {{"libmesh.io/stale-policy", "close:30s"}};
+    node_.apply({kOwn, {service}});
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush_at(clock.now());
+    EXPECT_TRUE(node_.merger().wants_freshness());
+    node_.note_freshness(kRemote, false, clock.now());
+    EXPECT_FALSE(node_.dirty());
+    ASSERT_EQ(node_.next_due(), clock.now() + 30s);
+    clock.advance(30s);
+    flush_at(clock.now());
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{1}));
+    // Its connections go on: it is in the table still.
+    EXPECT_EQ(datapath_.find(kFrontend)->backends.size(), 2U);
+    const auto view = node_.service({"shop", "echo"});
+    ASSERT_TRUE(view);
+    EXPECT_NE(view->frontends.at(0).backends.at(1).reason.find("stale remote"), std::string::npos);
+    EXPECT_TRUE(node_.merger().any_closed());
+
+    node_.note_freshness(kRemote, true, clock.now());
+    EXPECT_TRUE(node_.dirty());
+    flush_at(clock.now());
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{1, 2}));
+    // A cluster that is removed takes its freshness along.
+    node_.drain("cluster2");
+    flush_at(clock.now());
+    EXPECT_EQ(node_.next_due(), std::nullopt);
 }
 
 TEST_F(NodeState, ViewsTellWhyEachBackendIsUsedOrNot) {

@@ -175,6 +175,19 @@ TEST_F(ObjectCompilerTest, OnlyGlobalAndSharedServicesLeaveTheCluster) {
     EXPECT_THAT(warnings, ElementsAre(HasSubstr("Service shop/cart: annotation")));
 }
 
+TEST_F(ObjectCompilerTest, TrafficAnnotationsReachTheAgentsAndNoOtherCluster) {
+    apply("s", service("service.cilium.io/global: 'true', libmesh.io/cluster-weights: 'a=1,b=2', "
+                       "libmesh.io/slow-start: 'soon'",
+                       "{clusterIP: 10.0.0.1}"));
+    EXPECT_THAT(warnings, ElementsAre("Service shop/cart: annotation libmesh.io/slow-start: "
+                                      "\"soon\" is ignored, expected a time from 1s to 1h, such "
+                                      "as 30s or 1m30s"));
+    const auto annotations = local("cart").annotations;
+    ASSERT_TRUE(annotations);
+    EXPECT_EQ(annotations->get("libmesh.io/cluster-weights"), "a=1,b=2");
+    EXPECT_THAT(at(model::service_key("c1", "shop", "cart")), Not(HasSubstr("libmesh.io")));
+}
+
 TEST_F(ObjectCompilerTest, LocalServiceHasFlagsAffinityAndStates) {
     apply("s",
           service("service.cilium.io/global: 'true', service.cilium.io/affinity: local",

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "compile/services/traffic_notes.hpp"
 #include "model/annotations.hpp"
 
 namespace mesh::compile {
@@ -153,13 +154,26 @@ std::string_view to_string(Reason reason) noexcept {
             return "internalTrafficPolicy Local: not on this node";
         case Reason::kShadowed:
             return "the same address and port is listed by a cluster that goes first";
+        case Reason::kSpillover:
+            return "affinity local: remote, takes what spills over: too few local ones are active";
+        case Reason::kWeightZero:
+            return "cluster-weights: its cluster has weight 0, and others have active backends";
+        case Reason::kLaterInOrder:
+            return "cluster-order: a cluster that goes first has active backends";
+        case Reason::kNotInOrder:
+            return "cluster-order: its cluster is not named, and there is no *";
+        case Reason::kStaleRemote:
+            return "stale remote: no proof of life for longer than stale-policy allows";
+        case Reason::kShareTooSmall:
+            return "its cluster's share is too small for each of its backends to get a part";
     }
     return "unknown";
 }
 
 ServiceExplanation explain_service(const state::ObjectName& name, const model::LocalService* local,
                                    const std::vector<RemoteService>& remotes,
-                                   const MergerOptions& options) {
+                                   const MergerOptions& options,
+                                   const TrafficState& traffic_state) {
     ServiceExplanation explanation;
     explanation.service = name;
     if (local != nullptr) {
@@ -168,7 +182,12 @@ ServiceExplanation explain_service(const state::ObjectName& name, const model::L
         explanation.shared = local->global && local->shared;
         explanation.affinity = local->global ? local->affinity : model::Affinity::kNone;
         MergerWork work;
-        explanation.frontends = compile_frontends(*local, remotes, options, work);
+        auto traffic = traffic_state.traffic_of(*local, remotes);
+        explanation.frontends =
+            compile_frontends(*local, remotes, options, traffic ? &*traffic : nullptr, work);
+        if (traffic) traffic_state.preview(name, *traffic, explanation.frontends);
+        explanation.notes = traffic_notes(*local, traffic ? &*traffic : nullptr, traffic_state,
+                                          explanation.frontends);
         note_own(*local, options, explanation.notes);
         if (is_installed(*local, options)) {
             for (const model::LocalBackend& backend : local->backends) {

@@ -6,6 +6,7 @@
 
 #include "compile/services/frontend_compiler.hpp"
 #include "compile/services/service_merger.hpp"
+#include "compile/services/traffic_state.hpp"
 
 namespace mesh::compile {
 
@@ -13,7 +14,8 @@ namespace mesh::compile {
 [[nodiscard]] ServiceExplanation explain_service(const state::ObjectName& name,
                                                  const model::LocalService* local,
                                                  const std::vector<RemoteService>& remotes,
-                                                 const MergerOptions& options);
+                                                 const MergerOptions& options,
+                                                 const TrafficState& traffic_state);
 
 /// The note for a frontend that is served for another service.
 [[nodiscard]] std::string note_other_service(const FrontendKey& key,

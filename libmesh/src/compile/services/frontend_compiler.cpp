@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "compile/services/selection.hpp"
+#include "compile/services/traffic.hpp"
 #include "model/annotations.hpp"
 
 namespace mesh::compile {
@@ -137,12 +138,17 @@ std::vector<FrontendKey> frontend_keys(const LocalService& local, const MergerOp
 
 std::vector<FrontendRow> compile_frontends(const LocalService& local,
                                            const std::vector<RemoteService>& remotes,
-                                           const MergerOptions& options, MergerWork& work) {
+                                           const MergerOptions& options,
+                                           const ServiceTraffic* traffic, MergerWork& work) {
     ++work.services_compiled;
     SelectionPolicy policy{
         .affinity = local.global ? local.affinity : model::Affinity::kNone,
         .node = options.node,
         .zone = options.zone_hints ? std::string_view(options.zone) : std::string_view()};
+    if (traffic != nullptr) {
+        policy.clusters = traffic->clusters;
+        policy.min_local = traffic->min_local();
+    }
     std::vector<FrontendRow> rows;
     for (const auto& [key, frontend] : frontends(local, options)) {
         const Wanted wanted{frontend.port->name, key.protocol, key.address.is_v4()};

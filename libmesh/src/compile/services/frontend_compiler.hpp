@@ -16,6 +16,8 @@ namespace mesh::compile {
 /// "TCP", "UDP", "SCTP" in capitals, as the wire has them.
 [[nodiscard]] std::optional<Protocol> parse_protocol(std::string_view text) noexcept;
 
+struct ServiceTraffic;
+
 /// A remote's record of the service.
 struct RemoteService {
     state::ClusterKey cluster;
@@ -38,10 +40,13 @@ struct RemoteService {
 /// The rows of all frontends, in the order of keys.
 /// @param remotes of other clusters only, in the order of preference; those that do not offer
 ///        backends are passed over, as are all if the own service is not global
+/// @param traffic what the service's traffic annotations ask for now; null if nothing. Weights are
+///        those of the backends: spread_weights() is the next step.
 /// @param work is added to
 [[nodiscard]] std::vector<FrontendRow> compile_frontends(const model::LocalService& local,
                                                          const std::vector<RemoteService>& remotes,
                                                          const MergerOptions& options,
+                                                         const ServiceTraffic* traffic,
                                                          MergerWork& work);
 
 /// Whether some frontend of the own service takes one of these ports at this address.

@@ -8,6 +8,7 @@
 
 #include "compile/services/explanation.hpp"
 #include "compile/services/frontend_compiler.hpp"
+#include "compile/services/traffic_state.hpp"
 #include "model/annotations.hpp"
 
 namespace mesh::compile {
@@ -70,7 +71,10 @@ struct Frontend {
 
 struct ServiceMerger::State {
     State(const state::ClusterTables& its_tables, MergerOptions its_options)
-        : tables(its_tables), options(std::move(its_options)), zone_by_default(options.zone) {}
+        : tables(its_tables),
+          options(std::move(its_options)),
+          zone_by_default(options.zone),
+          traffic(options.own.name) {}
 
     const state::ClusterTables& tables;
     MergerOptions options;
@@ -80,6 +84,7 @@ struct ServiceMerger::State {
     std::map<FrontendKey, Frontend> frontends;
     std::set<ObjectName> dirty;       ///< changed since their claims were settled
     std::set<ObjectName> to_compile;  ///< claims are settled, rows are not compiled
+    TrafficState traffic;
     MergerWork work;
 
     [[nodiscard]] std::vector<RemoteService> remotes(const ObjectName& name) const;
@@ -163,8 +168,16 @@ void ServiceMerger::State::update_claims(const ObjectName& name, std::set<Object
 
 void ServiceMerger::State::compile(const ObjectName& name, FrontendChanges& changes) {
     const auto local = tables.find_local_service(name);
-    if (!local) return;
-    for (FrontendRow& row : compile_frontends(*local, remotes(name), options, work)) {
+    if (!local) return traffic.forget(name);
+    const std::vector<RemoteService> others = remotes(name);
+    auto steering = traffic.traffic_of(*local, others);
+    auto rows = compile_frontends(*local, others, options, steering ? &*steering : nullptr, work);
+    if (steering) {
+        traffic.settle(name, *steering, rows);
+    } else {
+        traffic.forget(name);
+    }
+    for (FrontendRow& row : rows) {
         Frontend& frontend = frontends.at(row.key);
         if (*frontend.claimants.front() != name) continue;
         std::string bytes = fingerprint(row);
@@ -206,6 +219,32 @@ void ServiceMerger::note(const state::Effect& effect) {
     }
 }
 
+void ServiceMerger::advance(TimePoint now) {
+    state_->traffic.advance(now, state_->dirty);
+}
+std::optional<TimePoint> ServiceMerger::next_due() const {
+    return state_->traffic.next_due();
+}
+void ServiceMerger::note_freshness(const state::ClusterKey& cluster, bool connected,
+                                   TimePoint last_proof_of_life) {
+    state_->traffic.note_freshness(cluster.name, connected, last_proof_of_life, state_->dirty);
+}
+void ServiceMerger::forget_freshness(std::string_view cluster) {
+    state_->traffic.forget_cluster(cluster, state_->dirty);
+}
+bool ServiceMerger::wants_freshness() const noexcept {
+    return state_->traffic.wants_freshness();
+}
+bool ServiceMerger::any_closed() const {
+    return state_->traffic.any_closed();
+}
+void ServiceMerger::note_synced(const state::ClusterKey& cluster) {
+    state_->traffic.note_synced(cluster.name);
+}
+void ServiceMerger::note_all_synced() noexcept {
+    state_->traffic.note_all_synced();
+}
+
 FrontendChanges ServiceMerger::flush(std::size_t most) {
     FrontendChanges changes;
     std::set<ObjectName> changed = std::exchange(state_->dirty, {});
@@ -235,8 +274,8 @@ bool ServiceMerger::pending() const noexcept {
 
 ServiceExplanation ServiceMerger::explain(const ObjectName& name) const {
     const auto local = state_->tables.find_local_service(name);
-    ServiceExplanation explanation =
-        explain_service(name, local ? &*local : nullptr, state_->remotes(name), state_->options);
+    ServiceExplanation explanation = explain_service(
+        name, local ? &*local : nullptr, state_->remotes(name), state_->options, state_->traffic);
     for (const FrontendRow& row : explanation.frontends) {
         // Unflushed changes may not have claimed yet.
         const auto held = state_->frontends.find(row.key);

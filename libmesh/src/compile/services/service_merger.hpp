@@ -1,7 +1,8 @@
 // Turns the services of all clusters into the frontends that the datapath serves: the merger of
 // global services (spec services.md §2-§5). Incremental: an effect on the tables marks its service;
 // flush() compiles the marked ones and returns the frontends that differ from what was returned
-// before. Its result is always that of a merger that sees the same tables for the first time.
+// before. Its result is always that of a merger that sees the same tables for the first time (but
+// for slow starts, which are about what was before).
 //
 // Rules where services.md leaves a choice:
 // - Two clusters that list the same backend (address, port, protocol) of a service: the own cluster
@@ -17,6 +18,10 @@
 // - Quarantined backends, those in maintenance and those of weight 0 never get new connections.
 //   Terminating ones get them only if no active one is programmed.
 //
+// Traffic annotations (README.md) may make a service follow the time and the freshness of remotes,
+// too. Both are arguments: advance() and note_freshness() mark services as effects do, next_due()
+// says when to call again. Services without such annotations are not concerned.
+//
 // Used by engine after each batch, and by whoever answers `meshctl service get`.
 #pragma once
 
@@ -25,12 +30,14 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "model/ip.hpp"
 #include "model/types.hpp"
+#include "runtime/clock.hpp"
 #include "state/tables/changes.hpp"
 #include "state/tables/cluster_tables.hpp"
 
@@ -62,6 +69,13 @@ enum class Reason : std::uint8_t {
     kOtherZone,        ///< zone hints name other zones
     kOtherNode,        ///< internalTrafficPolicy Local, and not on this node
     kShadowed,         ///< another cluster that goes first lists the same address and port
+    // By the traffic annotations, which README.md lists:
+    kSpillover,      ///< selected: affinity local, and fewer local ones are active than wanted
+    kWeightZero,     ///< programmed only: its cluster has weight 0, others have active backends
+    kLaterInOrder,   ///< programmed only: a cluster that goes first has active backends
+    kNotInOrder,     ///< programmed only: cluster-order does not name its cluster
+    kStaleRemote,    ///< programmed only: the remote is stale, and the service fails closed
+    kShareTooSmall,  ///< programmed only: nothing of its cluster's share is left for it
 };
 /// One sentence, e.g. "affinity local: there are active local backends".
 [[nodiscard]] std::string_view to_string(Reason reason) noexcept;
@@ -71,7 +85,7 @@ struct BackendRow {
     model::IpAddress address;
     std::uint16_t port = 0;
     state::ClusterKey cluster;
-    std::uint16_t weight = 1;
+    std::uint16_t weight = 1;  ///< among the selected ones of the frontend
     model::BackendState state = model::BackendState::kActive;
     /// Belongs in the datapath's table of the service: its connections go on.
     bool programmed = false;
@@ -146,6 +160,30 @@ class ServiceMerger {
     /// node change, the services that are bound to nodes; and if its zone does and zone hints are
     /// used, all services. Give it every effect of the tables; all others are ignored.
     void note(const state::Effect& effect);
+
+    /// The time is `now`; marks the services that change by it. Call it before flush(), with a time
+    /// that never goes back; without it slow starts do not move and nothing gets stale.
+    void advance(TimePoint now);
+    /// When advance() is wanted next, for slow starts and remotes that get stale; nullopt = not
+    /// before something else happens.
+    [[nodiscard]] std::optional<TimePoint> next_due() const;
+
+    /// How fresh a remote is. Marks the services whose stale-policy makes a difference of it.
+    /// @complexity O(services that are marked)
+    void note_freshness(const state::ClusterKey& cluster, bool connected,
+                        TimePoint last_proof_of_life);
+    /// The remote's freshness is not known any longer: it is not stale then.
+    void forget_freshness(std::string_view cluster);
+    /// Whether some service asks for note_freshness().
+    [[nodiscard]] bool wants_freshness() const noexcept;
+    /// Whether some remote is stale for some service: it comes back only by note_freshness().
+    [[nodiscard]] bool any_closed() const;
+
+    /// The cluster's first list was flushed: what comes from now on may start slowly. Before that
+    /// nothing does, as it was in use before this process began.
+    void note_synced(const state::ClusterKey& cluster);
+    /// No first list is waited for any longer.
+    void note_all_synced() noexcept;
 
     /// Compiles marked services, in the order of their names.
     /// @param most services to compile in this call, so that the rows of a first sync need not all
