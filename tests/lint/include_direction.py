@@ -23,6 +23,7 @@ ALLOWED = {
     "compile/identities": FOUNDATIONS + ["state/tables"],
     "compile/policy": FOUNDATIONS + ["state/tables"],
     "compile/routes": FOUNDATIONS + ["state/tables"],
+    "compile/encryption": FOUNDATIONS + ["state/tables"],
     "datapath": FOUNDATIONS,
     "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],
     "serve/status": FOUNDATIONS,
