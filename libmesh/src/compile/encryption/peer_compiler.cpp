@@ -114,8 +114,8 @@ Claimant read_node(const state::ClusterKey& cluster, const model::Node& node,
     read_addresses(node, result);
     read_cidrs(node, result);
     std::ranges::sort(result.prefixes);
-    const auto repeated = std::ranges::unique(result.prefixes);
-    result.prefixes.erase(repeated.begin(), repeated.end());
+    result.prefixes.erase(std::unique(result.prefixes.begin(), result.prefixes.end()),
+                          result.prefixes.end());
     if (node.wireguard_public_key.empty()) return result;
     if (const auto parsed = WireguardPublicKey::parse(node.wireguard_public_key)) {
         result.public_key = *parsed;

@@ -109,8 +109,8 @@ void WireguardTable::forget(const WireguardPublicKey& key, Keys& touched) {
 void WireguardTable::desire(WireguardPeer peer, Keys& touched) {
     forget(peer.public_key, touched);
     std::ranges::sort(peer.allowed_ips);
-    const auto repeated = std::ranges::unique(peer.allowed_ips);
-    peer.allowed_ips.erase(repeated.begin(), repeated.end());
+    peer.allowed_ips.erase(std::unique(peer.allowed_ips.begin(), peer.allowed_ips.end()),
+                           peer.allowed_ips.end());
     for (const IpPrefix& prefix : peer.allowed_ips) {
         const auto [owner, fresh] = owners_.try_emplace(prefix, peer.public_key);
         if (fresh) continue;

@@ -283,7 +283,9 @@ using Peers = std::map<WireguardPublicKey, EncryptionPeer>;
 // Promises that hold for any set of peers.
 void check(const Peers& peers, const ClusterTables& tables) {
     std::map<IpPrefix, WireguardPublicKey> owners;
-    for (const auto& [k, peer] : peers) {
+    for (const auto& entry : peers) {
+        const WireguardPublicKey& k = entry.first;
+        const EncryptionPeer& peer = entry.second;
         ASSERT_NE(peer.node, (EncryptionNode{kOwn, "n1"}));
         for (const IpPrefix& p : peer.allowed_ips)
             ASSERT_TRUE(owners.emplace(p, k).second) << text(peer);
