@@ -24,6 +24,7 @@ ALLOWED = {
     "compile/policy": FOUNDATIONS + ["state/tables"],
     "compile/routes": FOUNDATIONS + ["state/tables"],
     "compile/ipcache": FOUNDATIONS + ["state/tables", "compile/routes"],   # routes settle the CIDRs
+    "compile/encryption": FOUNDATIONS + ["state/tables"],
     "datapath": FOUNDATIONS,
     "attach": FOUNDATIONS + ["datapath"],
     "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],

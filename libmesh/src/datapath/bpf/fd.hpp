@@ -1,4 +1,4 @@
-// A file descriptor that closes itself. Internal to this folder.
+// A file descriptor that closes itself. Internal to datapath.
 #pragma once
 
 #include <unistd.h>

@@ -1,5 +1,5 @@
 // One netlink message under construction, and the walk over the attributes of a received one.
-// Internal to this folder.
+// Internal to datapath.
 #pragma once
 
 #include <linux/netlink.h>
