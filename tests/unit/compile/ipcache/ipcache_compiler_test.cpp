@@ -392,6 +392,27 @@ TEST_F(Ipcache, ADrainedClusterLeavesNothing) {
     EXPECT_EQ(ipcache_.bytes(), empty);
 }
 
+TEST_F(Ipcache, WhatCameAndWentBetweenFlushesLeavesNothing) {
+    put(kBee, pair("10.20.9.9", "192.0.2.11", 2));
+    const std::size_t before = ipcache_.bytes();
+    apply(kBee, {IpUpsert{pair("10.20.1.7", "192.0.2.11", 2)}, IpDelete{prefix("10.20.1.7")},
+                 NodeUpsert{node(kBee, "n1", "192.0.2.11", {"10.20.1.0/24"})}, NodeDelete{"n1"}});
+    EXPECT_THAT(flush(), IsEmpty());
+    EXPECT_EQ(ipcache_.bytes(), before);
+}
+
+TEST_F(Ipcache, ARowIsToldOnceForEachChange) {
+    put(kCat, pair("10.20.1.7", "192.0.2.31", 3));
+    put(kBee, pair("10.20.1.7", "192.0.2.11", 2));
+    put(kCat, pair("10.20.1.7", "192.0.2.31", 4));
+    EXPECT_THAT(erase_ip(kBee, "10.20.1.7"),
+                ElementsAre("+ 10.20.1.7/32 id 4 of 3 via 192.0.2.31"));
+    // A CIDR around it comes and goes between two flushes, and so nothing has changed.
+    apply(kBee, {NodeUpsert{node(kBee, "n1", "192.0.2.11", {"10.20.1.0/24"})}});
+    apply(kBee, {NodeDelete{"n1"}});
+    EXPECT_THAT(flush(), IsEmpty());
+}
+
 TEST_F(Ipcache, AClusterOfAnotherIdIsAnother) {
     put(kBee, node(kBee, "n1", "192.0.2.11", {"10.20.1.0/24"}));
     put(kBee, pair("10.20.1.7", "192.0.2.11", 2));
