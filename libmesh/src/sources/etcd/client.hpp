@@ -48,7 +48,8 @@ struct ClientOptions {
     bool require_leader = true;
     std::size_t page_keys = 10'000;     ///< most keys per page of a paged range
     std::size_t page_bytes = 4U << 20;  ///< about how many bytes a page may have; adapts page_keys
-    Duration watch_create_timeout = std::chrono::seconds(10);  ///< then the connection is given up
+    /// A watch that is not made after this much silence on the stream ends the connection.
+    Duration watch_create_timeout = std::chrono::seconds(10);
     /// Where the reader stands already, by an earlier client; cluster_id 0 = nowhere. A server of
     /// that cluster with a lower revision is only behind: it is not used, and the next endpoint is
     /// tried. The same goes for what the watches of this client have reached.

@@ -275,6 +275,8 @@ void WatchStream::on_message(std::string_view bytes) {
         }
         return;
     }
+    // Behind what the other watches have to catch up with, on a slow line.
+    if (creating_) expect_created();
     const auto it = by_id_.find(view.watch_id);
     if (it == by_id_.end()) return;  // cancelled meanwhile
     const WatchPtr watch = it->second;
