@@ -19,6 +19,9 @@ std::string joined(std::string_view namespace_name, std::string_view name) {
     return std::string(namespace_name).append("/").append(name);
 }
 
+/// As much of a long key as leaves room for the reason behind it.
+constexpr std::size_t kShownKeyBytes = 96;
+
 ObjectName split(const std::string& joined_name) {
     // A name holds no slash unless an old writer's value says so: the namespace never does.
     const auto slash = joined_name.find('/');
@@ -251,10 +254,11 @@ void Intake::refuse_keys(TimePoint now, Slot slot, const etcd::RefusedKeys& refu
                                              to_string(slot)),
                                  refused.count);
         case Reason::kTooLong:
-            return refusals_.add(now, refused.last, Refusal::kTooLarge,
-                                 fmt::format("{}: the key is longer than those of {} can be",
-                                             refused.last, to_string(slot)),
-                                 refused.count);
+            return refusals_.add(
+                now, refused.last, Refusal::kTooLarge,
+                fmt::format("{}...: the key is longer than those of {} can be",
+                            refused.last.substr(0, kShownKeyBytes), to_string(slot)),
+                refused.count);
         case Reason::kTooMany:
             waiting_[index(slot)] = true;
             return refusals_.add(
