@@ -168,8 +168,9 @@ class Cluster:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def who(self, frontend, count=40, pod="shop/client"):
-        """How many answers came from which cluster; "error" counts those that did not come."""
-        return collections.Counter(row.get("cluster", "error") for row in self.ask(frontend, count, pod))
+        """How many answers came from which cluster; those that did not come are counted by their error."""
+        return collections.Counter(row.get("cluster") or f"error: {row.get('error')}"
+                                   for row in self.ask(frontend, count, pod))
 
     def pods(self, prefix):
         return {row["name"]: row for row in self.json("sandbox", "pods") if row["name"].startswith(prefix)}
