@@ -4,6 +4,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -12,8 +13,11 @@
 #include <map>
 
 #include "etcd_process.hpp"
+#include "model/etcdpb/etcd.pb.h"
+#include "model/etcdpb/methods.hpp"
 #include "pki/certificates.hpp"
 #include "pki/files.hpp"
+#include "rpc/server.hpp"
 #include "sources/etcd/client.hpp"
 #include "sources/etcd/prefix_watcher.hpp"
 
@@ -561,6 +565,144 @@ TEST_F(EtcdClientTest, OneOfThreeMembersDies) {
             << "a revision came twice or out of order";
         EXPECT_NE(at, before);
         EXPECT_FALSE(reader.split);
+    });
+}
+
+/// Three members, one of which hangs without closing anything.
+class HungMemberTest : public EtcdClientTest {
+  protected:
+    void SetUp() override {
+        EtcdClientTest::SetUp();
+        if (IsSkipped()) return;
+        std::vector<EtcdOptions> options(3);
+        std::string all;
+        for (int i = 0; i < 3; ++i) {
+            auto& o = options[static_cast<std::size_t>(i)];
+            o.name = "m" + std::to_string(i);
+            o.client_port = test::free_port();
+            o.peer_port = test::free_port();
+            all +=
+                (i != 0 ? "," : "") + o.name + "=http://127.0.0.1:" + std::to_string(o.peer_port);
+        }
+        for (auto& o : options) {
+            o.initial_cluster = all;
+            members_.push_back(std::make_unique<EtcdProcess>(folder_, o));
+            options_.endpoints.push_back(members_.back()->endpoint());
+        }
+    }
+
+    /// A client that is connected, and the member that it is connected to.
+    asio::awaitable<Client*> connected(std::string& at) {
+        Client& c = client(options_);
+        c.on_connection([&](const ConnectionEvent& e) {
+            if (e.state == ConnectionEvent::State::kConnected) at = e.endpoint;
+        });
+        co_await put(c, "a", "before");
+        EXPECT_FALSE(at.empty());
+        co_return &c;
+    }
+    EtcdProcess& member(const std::string& endpoint) {
+        for (auto& m : members_)
+            if (m->endpoint() == endpoint) return *m;
+        throw std::runtime_error("no member at " + endpoint);
+    }
+
+    std::vector<std::unique_ptr<EtcdProcess>> members_;
+    ClientOptions options_;
+};
+
+TEST_F(HungMemberTest, ReadsGoOnAtAnotherWithinTheirDeadline) {
+    run([&]() -> asio::awaitable<void> {
+        std::string at;
+        Client* c = co_await connected(at);
+        const std::string hung = at;
+        member(hung).pause();
+        RangeRequest get;
+        get.range.key = "a";
+        auto got = co_await c->async_range(get);
+        EXPECT_TRUE(got) << got.error().message();
+        EXPECT_TRUE(got && got->kvs.size() == 1);
+        EXPECT_NE(at, hung);
+        member(hung).resume();
+    });
+}
+
+TEST_F(HungMemberTest, ReconnectKeepsReadsAndTellsWritesThatTheirOutcomeIsUnknown) {
+    run([&]() -> asio::awaitable<void> {
+        std::string at;
+        Client* c = co_await connected(at);
+        const std::string hung = at;
+        member(hung).pause();
+        std::optional<Result<RangeResult>> read;
+        std::optional<Result<PutResult>> write;
+        const auto reading = [&]() -> asio::awaitable<void> {
+            RangeRequest get;
+            get.range.key = "a";
+            read = co_await c->async_range(get);
+        };
+        const auto writing = [&]() -> asio::awaitable<void> {
+            std::string key = "b";
+            write = co_await c->async_put(key, "unknown");
+        };
+        asio::co_spawn(loop_, reading(), [](std::exception_ptr) {});
+        asio::co_spawn(loop_, writing(), [](std::exception_ptr) {});
+        // Both are on their way after a turn of the loop.
+        co_await asio::post(loop_, asio::use_awaitable);
+        co_await asio::post(loop_, asio::use_awaitable);
+        c->reconnect("a test wants it");
+        co_await until([&] { return read && write; });
+        EXPECT_TRUE(*read) << read->error().message();
+        EXPECT_TRUE(*read && (*read)->kvs.size() == 1);
+        EXPECT_FALSE(*write);
+        EXPECT_TRUE(!*write && write->error().code() == Errc::kUnavailable)
+            << write->error().message();
+        EXPECT_NE(at, hung);
+        member(hung).resume();
+    });
+}
+
+/// An etcd that answers reads and pings, and never says that a watch was created.
+TEST_F(EtcdClientTest, ServerThatDoesNotTakeAWatchIsLeft) {
+    rpc::Server server(loop_.get_executor(), {}, clock_, logger());
+    const auto answer = [](const rpc::ServerCallPtr& call, std::string_view) {
+        etcdpb::RangeResponse response;
+        response.mutable_header()->set_cluster_id(1);
+        response.mutable_header()->set_member_id(2);
+        response.mutable_header()->set_revision(3);
+        call->reply(rpc::encode_frame(response));
+    };
+    int streams = 0;
+    server.handle_unary(etcdpb::kRange, answer);
+    server.handle(etcdpb::kWatch, [&](const rpc::ServerCallPtr&) { ++streams; });
+    const auto port = server.listen("127.0.0.1", 0);
+    ASSERT_TRUE(port);
+    run([&]() -> asio::awaitable<void> {
+        ClientOptions options;
+        options.endpoints = {"127.0.0.1:" + std::to_string(*port)};
+        options.request_timeout = 200ms;
+        Client& c = client(options);
+        std::string why;
+        c.on_connection([&](const ConnectionEvent& e) {
+            if (e.state == ConnectionEvent::State::kLost) why = e.reason.detail();
+        });
+        WatchOptions o;
+        o.range.key = "a";
+        auto watch = c.watch(o, {});
+        co_await until([&] { return !why.empty(); });
+        EXPECT_NE(why.find("did not take a watch"), std::string::npos) << why;
+        co_await until([&] { return streams >= 2; });
+        // A client without a watch has nothing to wait for.
+        watch.reset();
+        co_await until([&] { return c.connected(); });
+        why.clear();
+        RangeRequest get;
+        get.range.key = "a";
+        for (int i = 0; i < 60; ++i) {
+            co_await sleep(10ms);
+            EXPECT_TRUE(co_await c.async_range(get));
+        }
+        EXPECT_EQ(why, "");
+        server.stop();
     });
 }
 

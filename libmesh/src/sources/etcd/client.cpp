@@ -296,9 +296,13 @@ asio::awaitable<Result<MemberList>> members(std::shared_ptr<Client::Impl> impl) 
 
 class WatchHandle final : public Watch {
   public:
-    WatchHandle(std::shared_ptr<Client::Impl> impl, std::shared_ptr<detail::WatchState> state)
-        : impl_(std::move(impl)), state_(std::move(state)) {}
-    ~WatchHandle() override { impl_->watches_->remove(state_); }
+    WatchHandle(std::shared_ptr<Client::Impl> impl, std::shared_ptr<detail::WatchState> state,
+                std::shared_ptr<bool> waits)
+        : impl_(std::move(impl)), state_(std::move(state)), waits_(std::move(waits)) {}
+    ~WatchHandle() override {
+        impl_->create_done(*waits_);
+        impl_->watches_->remove(state_);
+    }
     WatchHandle(const WatchHandle&) = delete;
     WatchHandle& operator=(const WatchHandle&) = delete;
     std::int64_t revision() const noexcept override { return state_->revision; }
@@ -306,7 +310,34 @@ class WatchHandle final : public Watch {
   private:
     std::shared_ptr<Client::Impl> impl_;
     std::shared_ptr<detail::WatchState> state_;
+    std::shared_ptr<bool> waits_;  // for the server to take it
 };
+
+/// The callback, which may destroy the watch and so itself, behind what we have to do first.
+template <class Argument>
+std::function<void(Argument)> behind(std::function<void()> first,
+                                     std::function<void(Argument)> callback) {
+    return [first = std::move(first), callback = std::move(callback)](Argument argument) {
+        const auto running = callback;
+        first();
+        if (running) running(argument);
+    };
+}
+
+/// The same events, with the client told when the watch waits for the server and when no more.
+WatchEvents observed(const std::shared_ptr<Client::Impl>& impl, const std::shared_ptr<bool>& waits,
+                     WatchEvents events) {
+    const auto done = [weak = std::weak_ptr(impl), waits] {
+        if (const auto live = weak.lock()) live->create_done(*waits);
+    };
+    const auto again = [weak = std::weak_ptr(impl), waits] {
+        if (const auto live = weak.lock()) live->await_create(*waits);
+    };
+    events.on_created = behind<const Header&>(done, std::move(events.on_created));
+    events.on_lost = behind<const Error&>(again, std::move(events.on_lost));
+    events.on_end = behind<const WatchEnd&>(done, std::move(events.on_end));
+    return events;
+}
 
 }  // namespace
 
@@ -341,8 +372,11 @@ asio::awaitable<Result<MemberList>> Client::async_member_list() {
 }
 
 std::unique_ptr<Watch> Client::watch(WatchOptions options, WatchEvents events) {
+    auto waits = std::make_shared<bool>(false);
+    impl_->await_create(*waits);
+    events = observed(impl_, waits, std::move(events));
     auto state = impl_->watches_->add(std::move(options), std::move(events));
-    return std::make_unique<WatchHandle>(impl_, std::move(state));
+    return std::make_unique<WatchHandle>(impl_, std::move(state), std::move(waits));
 }
 
 void Client::request_progress() {

@@ -42,9 +42,14 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     [[nodiscard]] Result<void> note(bool has_header, const Header& header);
     void note_alive() { last_heard_ = clock_.now(); }
 
+    /// A watch waits for the server to take it. @param waits the watch's own mark
+    void await_create(bool& waits);
+    /// The server has taken it, or it is over.
+    void create_done(bool& waits);
+
     /// Gives up the connection; the next endpoint is tried.
     void drop(std::string why);
-    [[nodiscard]] bool usable() const noexcept { return channel_ && channel_->usable(); }
+    [[nodiscard]] bool usable() const noexcept { return channel_ && !lost_ && channel_->usable(); }
     [[nodiscard]] rpc::CallOptions stream_options() const;
 
     boost::asio::any_io_executor loop_;
@@ -69,6 +74,8 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     /// @return false when the deadline passed or the client stops
     boost::asio::awaitable<bool> wait_connected(TimePoint deadline);
     boost::asio::awaitable<void> sleep(Duration duration);
+    /// Whether calls of a connection that goes away get the time to end.
+    [[nodiscard]] bool draining();
     void report(ConnectionEvent event);
     void wake_waiters();
 
@@ -78,6 +85,10 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     std::string lost_why_;
     std::string last_failure_;
     bool lost_ = false;
+    std::size_t in_flight_ = 0;  // requests that were sent
+    TimePoint drain_until_ = TimePoint::max();
+    std::size_t creates_ = 0;  // watches that wait for the server to take them
+    TimePoint last_create_{};  // when it took one, or all began to wait
     boost::asio::steady_timer lost_signal_;
     std::set<boost::asio::steady_timer*> waiters_;
 };
