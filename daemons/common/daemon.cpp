@@ -1,6 +1,7 @@
 #include "common/daemon.hpp"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -44,7 +45,26 @@ void notify_systemd(const char* state) {
     ::close(fd);
 }
 
+rlimit descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) limit.rlim_cur = limit.rlim_max = 1024;
+    return limit;
+}
+
+/// Distributions keep the soft limit low for programs that use select(); ours do not.
+void raise_descriptor_limit() {
+    rlimit limit = descriptor_limit();
+    if (limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    // What is refused here is lived with: most_descriptors() tells what there is.
+    (void)::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 }  // namespace
+
+std::size_t most_descriptors() {
+    return static_cast<std::size_t>(descriptor_limit().rlim_cur);
+}
 
 struct Daemon::Impl {
     Impl(std::string name, const CommonFlags& flags)
@@ -54,6 +74,7 @@ struct Daemon::Impl {
         stop.expires_at(asio::steady_timer::time_point::max());
         // A peer that closes its end is an error of write(), not the end of the process.
         ::signal(SIGPIPE, SIG_IGN);
+        raise_descriptor_limit();
         signals.add(SIGHUP);
     }
 

@@ -4,6 +4,7 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <mesh/error.hpp>
@@ -14,7 +15,11 @@
 
 namespace mesh::daemon {
 
-/// One per process, made in main().
+/// How many descriptors this process may have open: the soft limit, which a Daemon has raised to
+/// the hard one. @thread any thread
+[[nodiscard]] std::size_t most_descriptors();
+
+/// One per process, made in main(). Raises the soft limit of open descriptors to the hard one.
 ///
 ///     daemon::Daemon daemon("mesh-x", flags);
 ///     return daemon.run([&]() -> asio::awaitable<Result<void>> {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/serialize.hpp>
 #include <charconv>
@@ -74,6 +75,34 @@ void add_flags(CLI::App& app, Flags& flags) {
 
 /// Changes that a client may have missed and still resume; beyond that it lists again.
 constexpr std::size_t kHistory = 10'000;
+constexpr std::size_t kMostWatches = 200'000;
+/// Descriptors that are none of a listener's connections: the store, logs, the connection to the
+/// upstream etcd, status.
+constexpr std::size_t kOtherDescriptors = 100;
+
+/// What remote clusters may use up: they only send Range and Watch requests, which are small, and
+/// never the descriptors that the cluster's own programs need.
+mesh::rpc::ServerOptions remote_limits(std::size_t descriptors) {
+    mesh::rpc::ServerOptions o;
+    o.max_connections = std::min<std::size_t>(10'000, descriptors / 4 * 3);
+    o.max_connections_per_name = std::max<std::size_t>(o.max_connections / 2, 1);
+    o.max_handshakes = std::min<std::size_t>(256, o.max_connections / 2);
+    o.max_handshakes_per_address = std::max<std::size_t>(o.max_handshakes / 4, 1);
+    o.max_concurrent_streams = 200;
+    o.max_message_bytes = 64U << 10;
+    o.max_buffered_bytes = 1U << 20;
+    o.max_connection_queue_bytes = 16U << 20;
+    return o;
+}
+
+/// The cluster's own programs also put: as much as etcd takes by default, and its overhead.
+mesh::rpc::ServerOptions local_limits(std::size_t descriptors) {
+    mesh::rpc::ServerOptions o;
+    o.max_connections = std::min<std::size_t>(10'000, descriptors / 4);
+    o.max_handshakes = std::min<std::size_t>(256, o.max_connections / 2);
+    o.max_message_bytes = 2U << 20;
+    return o;
+}
 
 struct HostPort {
     std::string host;
@@ -144,7 +173,10 @@ class Proxy {
         service_ = std::make_unique<mesh::serve::EtcdService>(
             daemon_.executor(), *store_, clock_,
             mesh::serve::EtcdServiceOptions{.name = flags_.cluster_name,
-                                            .history_to_keep = kHistory},
+                                            .history_to_keep = kHistory,
+                                            .max_watches = kMostWatches,
+                                            // One peer cannot use up what all have.
+                                            .max_watches_per_name = kMostWatches / 2},
             log_.named("etcd"));
         if (flags_.embedded) return {};
         service_->set_ready(false);
@@ -161,9 +193,9 @@ class Proxy {
     mesh::Result<void> add_listener(std::string_view flag, std::string_view where,
                                     const std::string& name,
                                     std::shared_ptr<const mesh::serve::AccessPolicy> policy,
+                                    mesh::rpc::ServerOptions options,
                                     std::unique_ptr<mesh::rpc::Server>& server) {
         MESH_TRY(const auto to, parse_listen(flag, where));
-        mesh::rpc::ServerOptions options;
         options.tls = mesh::rpc::TlsOptions{
             .ca_file = flags_.tls_ca, .cert_file = flags_.tls_cert, .key_file = flags_.tls_key};
         options.tls->client_certificate = mesh::rpc::ClientCertificate::kRequired;
@@ -177,14 +209,17 @@ class Proxy {
     }
 
     mesh::Result<void> listen() {
+        const std::size_t all = mesh::daemon::most_descriptors();
+        const std::size_t descriptors =
+            std::max<std::size_t>(all, 2 * kOtherDescriptors) - kOtherDescriptors;
         MESH_CHECK(add_listener("--listen-remote", flags_.listen_remote, "remote",
                                 std::make_shared<mesh::serve::RemoteAccess>(flags_.cluster_name),
-                                remote_));
+                                remote_limits(descriptors), remote_));
         if (flags_.listen_local.empty()) return {};
         return add_listener(
             "--listen-local", flags_.listen_local, "local",
             std::make_shared<mesh::serve::LocalAccess>(flags_.cluster_name, flags_.embedded),
-            local_);
+            local_limits(descriptors), local_);
     }
 
     mesh::Result<void> serve_status() {

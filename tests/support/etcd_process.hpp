@@ -64,7 +64,12 @@ class EtcdProcess {
         std::filesystem::remove_all(data_);
     }
     void set_token(std::string token) { options_.token = std::move(token); }
-    void pause() const { process_.send(SIGSTOP); }
+    /// Stops it; it does nothing any more when this returns.
+    void pause() const {
+        process_.send(SIGSTOP);
+        int status = 0;
+        ::waitpid(process_.pid(), &status, WUNTRACED);
+    }
     void resume() const { process_.send(SIGCONT); }
     [[nodiscard]] const std::string& endpoint() const noexcept { return endpoint_; }
     [[nodiscard]] std::string log() const { return read_text(log_); }

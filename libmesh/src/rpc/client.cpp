@@ -20,6 +20,8 @@ using detail::Connection;
 using tcp = asio::ip::tcp;
 
 namespace {
+const Status kClosed{StatusCode::kCancelled, "the channel was closed"};
+
 /// A call on a channel that has no connection: ends with a status in the next turn.
 class UnsentCall final : public ClientCall {
   public:
@@ -194,11 +196,11 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
         if (out != nullptr) *out = made;
     }
 
-    void close() {
+    void close(const Status& why) {
         if (std::exchange(closed_, true)) return;
         const auto keep = shared_from_this();
         on_closed_ = nullptr;
-        if (connection_) connection_->close({StatusCode::kCancelled, "the channel was closed"});
+        if (connection_) connection_->close(why);
         session_ = nullptr;
         if (connect_done_) connect_failed(Error(Errc::kCancelled, "the channel was closed"));
     }
@@ -206,6 +208,15 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
     bool usable() const noexcept {
         return session_ != nullptr && !connect_done_ && !session_->going_away() &&
                !session_->finished() && !closed_;
+    }
+
+    bool going_away() const noexcept {
+        return session_ != nullptr && !connect_done_ && session_->going_away() &&
+               !session_->finished() && !closed_;
+    }
+
+    TimePoint last_received() const noexcept {
+        return session_ != nullptr ? session_->last_received() : started_;
     }
 
     asio::any_io_executor loop_;
@@ -231,7 +242,7 @@ Channel::Channel(asio::any_io_executor loop, ChannelOptions options, const Clock
 }
 
 Channel::~Channel() {
-    impl_->close();
+    impl_->close(kClosed);
 }
 
 void Channel::connect(std::function<void(Result<void>)> done) {
@@ -248,7 +259,8 @@ asio::awaitable<Result<void>> Channel::async_connect() {
             auto slot = asio::get_associated_cancellation_slot(*shared);
             if (slot.is_connected())
                 slot.assign([weak = std::weak_ptr<Impl>(impl)](asio::cancellation_type) {
-                    if (auto live = weak.lock()) asio::post(live->loop_, [live] { live->close(); });
+                    if (auto live = weak.lock())
+                        asio::post(live->loop_, [live] { live->close(kClosed); });
                 });
             impl->connect([impl, shared](Result<void> outcome) {
                 // Resumed from the loop: the coroutine may destroy the channel.
@@ -299,11 +311,17 @@ void Channel::unary(std::string_view path, Frame request, CallOptions options,
     impl_->unary(path, std::move(request), options, std::move(done), nullptr);
 }
 
-void Channel::close() {
-    impl_->close();
+void Channel::close(const Status& why) {
+    impl_->close(why);
 }
 bool Channel::usable() const noexcept {
     return impl_->usable();
+}
+bool Channel::going_away() const noexcept {
+    return impl_->going_away();
+}
+TimePoint Channel::last_received() const noexcept {
+    return impl_->last_received();
 }
 const Peer& Channel::peer() const noexcept {
     static const Peer kNobody;

@@ -49,6 +49,9 @@ struct ChannelOptions {
 struct CallOptions {
     Metadata metadata;                     ///< lower-case names
     Duration deadline = Duration::zero();  ///< from now; sent as grpc-timeout; 0 = none
+    /// Ends with kUnavailable when nothing at all has arrived on the connection for that long: a
+    /// server that hangs, unlike one that is slow to send much; 0 = never.
+    Duration silence = Duration::zero();
 };
 
 /// What a streaming call reports. Any may be empty. After on_end all are dropped.
@@ -133,11 +136,15 @@ class Channel {
     void unary(std::string_view path, Frame request, CallOptions options,
                std::function<void(UnaryResult)> done);
 
-    /// Closes the connection now; live calls are told kCancelled before it returns.
-    void close();
+    /// Closes the connection now; live calls are told `why` before it returns.
+    void close(const Status& why = {StatusCode::kCancelled, "the channel was closed"});
 
     /// Connected, and not told to go away.
     [[nodiscard]] bool usable() const noexcept;
+    /// Connected, and told to go away: no new calls, those that run may end.
+    [[nodiscard]] bool going_away() const noexcept;
+    /// When bytes last came from the server; before that, when it connected.
+    [[nodiscard]] TimePoint last_received() const noexcept;
     [[nodiscard]] const Peer& peer() const noexcept;
 
   private:

@@ -122,7 +122,17 @@ class ClientStream final : public ClientCall, public Stream {
 
     void handle_failure(Status status) override { end_early(std::move(status)); }
     void handle_deadline() override {
-        end_early({StatusCode::kDeadlineExceeded, "no answer before the deadline"});
+        const TimePoint now = session().clock_.now();
+        if (end_by_ <= now)
+            return end_early({StatusCode::kDeadlineExceeded, "no answer before the deadline"});
+        if (quiet_until() <= now)
+            return end_early(
+                {StatusCode::kUnavailable,
+                 "nothing arrived from the server for " +
+                     std::to_string(
+                         std::chrono::duration_cast<std::chrono::milliseconds>(silence_).count()) +
+                     " ms"});
+        arm();
     }
 
     void handle_closed(std::uint32_t http2_error, const Status* lost) override {
@@ -146,6 +156,24 @@ class ClientStream final : public ClientCall, public Stream {
     bool has_trailers() const noexcept override { return false; }
     void submit_trailers() override {}
 
+    void set_limits(const CallOptions& options) {
+        started_ = session().clock_.now();
+        if (options.deadline > Duration::zero() && options.deadline < kLongestDeadline)
+            end_by_ = started_ + options.deadline;
+        if (options.silence < kLongestDeadline) silence_ = options.silence;
+        arm();
+    }
+
+    TimePoint quiet_until() const noexcept {
+        if (silence_ <= Duration::zero()) return TimePoint::max();
+        return std::max(started_, session().last_received()) + silence_;
+    }
+
+    void arm() {
+        const TimePoint next = std::min(end_by_, quiet_until());
+        if (next != TimePoint::max()) session().set_deadline(*this, next);
+    }
+
     /// The rest of the answer is of no interest: reset the stream; on_end comes when it is closed.
     void end_early(Status status) {
         if (early_ || session_ == nullptr) return;
@@ -164,6 +192,9 @@ class ClientStream final : public ClientCall, public Stream {
     std::optional<Status> status_;
     std::string text_;
     std::optional<Status> early_;
+    TimePoint started_;
+    TimePoint end_by_ = TimePoint::max();
+    Duration silence_{};
     int http_status_ = 0;
     bool grpc_ = false;
     bool headers_done_ = false;
@@ -215,8 +246,7 @@ ClientCallPtr ClientSession::call(std::string_view path, const CallOptions& opti
         return {stream, stream.get()};
     }
     add(id, stream);
-    if (options.deadline > Duration::zero() && options.deadline < kLongestDeadline)
-        set_deadline(*stream, clock_.now() + options.deadline);
+    stream->set_limits(options);
     wake();
     return {stream, stream.get()};
 }

@@ -1,5 +1,8 @@
 #include "rpc/connection.hpp"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
@@ -18,6 +21,12 @@ constexpr int kReadsPerTurn = 4;
 constexpr int kWritesPerTurn = 16;
 // Frames (acks, resets) that wait for a peer which sends but does not read.
 constexpr std::size_t kMostWaitingFrames = 20'000;
+
+/// Bytes that the kernel holds for a peer that has not acknowledged them.
+int unacked(int socket) {
+    int bytes = 0;
+    return ::ioctl(socket, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
 
 bool would_block(const error_code& ec) {
     return ec == asio::error::would_block || ec == asio::error::try_again ||
@@ -65,6 +74,12 @@ void Connection::start(Duration handshake_timeout) {
     wait_readable();
 }
 
+bool Connection::heard() {
+    error_code ignored;
+    heard_ = heard_ || socket_.available(ignored) > 0;
+    return heard_;
+}
+
 void Connection::close(const Status& why) {
     shut(Error(), why, false);
 }
@@ -97,6 +112,7 @@ void Connection::on_readable() {
                                         : "the connection broke: " + ec.message()));
         }
         counters_.bytes_received += n;
+        heard_ = true;
         if (!take(std::string_view(in).substr(0, n))) break;
         if (n < in.size()) break;
     }
@@ -153,6 +169,9 @@ bool Connection::take(std::string_view bytes) {
 
 void Connection::begin_session() {
     session_ = make_session(peer_);
+    if (!session_)
+        return fail(Error(Errc::kCapacity, "\"" + peer_->common_name +
+                                               "\" has as many connections as one name may"));
     session_->on_wake = [this] { schedule(); };
 }
 
@@ -225,12 +244,14 @@ bool Connection::write_out(std::string_view bytes) {
         counters_.bytes_sent += sent;
     }
     if (sent == bytes.size()) {
+        if (queued) taken_ += sent;
         // Kept memory per connection is what an idle one costs.
         if (queued) std::string().swap(pending_);
         return true;
     }
     if (queued) {
         pending_.erase(0, sent);
+        taken_ += sent;
     } else {
         pending_.assign(bytes.substr(sent));
     }
@@ -247,9 +268,36 @@ bool Connection::write_out(std::string_view bytes) {
     return false;
 }
 
+void Connection::watch_progress() {
+    if (write_timeout <= Duration::zero()) return;
+    if (pending_.empty() && (!session_ || session_->queued_bytes() == 0)) {
+        stalled_since_ = TimePoint::max();
+        return;
+    }
+    // Acks and pings are no progress: only messages, and what the socket had refused before.
+    const std::uint64_t progress = taken_ + (session_ ? session_->data_sent() : 0);
+    if (stalled_since_ != TimePoint::max() && progress == progress_) return;
+    progress_ = progress;
+    stalled_since_ = clock_.now();
+    unacked_ = pending_.empty() ? 0 : unacked(socket_.native_handle());
+}
+
+bool Connection::stalled(TimePoint now) {
+    if (stalled_since_ == TimePoint::max() || now - stalled_since_ < write_timeout) return false;
+    if (pending_.empty()) return true;
+    // Over a slow line the socket's buffer, which may be large, is seen to shrink first.
+    const int left = unacked(socket_.native_handle());
+    if (left == unacked_) return true;
+    unacked_ = left;
+    stalled_since_ = now;
+    return false;
+}
+
 void Connection::arm_timer() {
+    watch_progress();
     TimePoint next = handshake_deadline_;
     if (session_) next = std::min(next, session_->next_timeout());
+    if (stalled_since_ != TimePoint::max()) next = std::min(next, stalled_since_ + write_timeout);
     // A timer that fires too early looks again; one that would fire too late is set anew.
     if (next >= armed_) return;
     armed_ = next;
@@ -267,6 +315,12 @@ void Connection::on_timer() {
         return fail(Error(Errc::kTimeout, tls_ && !tls_->handshake_done()
                                               ? "no TLS handshake in time"
                                               : "no HTTP/2 settings in time"));
+    if (stalled(now))
+        return fail(
+            Error(Errc::kTimeout,
+                  "the other side takes nothing of " +
+                      std::to_string(pending_.size() + (session_ ? session_->queued_bytes() : 0)) +
+                      " bytes that wait for it"));
     working_ = true;
     if (session_) session_->on_timeout(now);
     working_ = false;

@@ -39,8 +39,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
                const Clock& clock, std::shared_ptr<LoopBuffers> buffers, IoCounters& counters);
     ~Connection();
 
-    /// Called with the peer once TLS is done; at once without TLS.
+    /// Called with the peer once TLS is done; at once without TLS. Null refuses the peer.
     MakeSession make_session;
+    /// Something waits to be sent and the peer has taken nothing of it for this long: the
+    /// connection ends. 0 = never.
+    Duration write_timeout{};
     /// The peer's SETTINGS are here: calls may begin.
     std::function<void()> on_ready;
     /// Once, unless close() was called: the transport is gone and all calls were told.
@@ -51,6 +54,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void close(const Status& why);
     [[nodiscard]] bool closed() const noexcept { return closed_; }
     [[nodiscard]] bool was_ready() const noexcept { return ready_told_; }
+    /// The peer has sent something, read or not.
+    [[nodiscard]] bool heard();
     [[nodiscard]] Session* session() const noexcept { return session_.get(); }
     [[nodiscard]] const Peer& peer() const noexcept { return *peer_; }
 
@@ -64,6 +69,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void flush();
     /// @return false when the socket is full or gone
     bool write_out(std::string_view bytes);
+    void watch_progress();
+    [[nodiscard]] bool stalled(TimePoint now);
     void arm_timer();
     void on_timer();
     void shut(const Error& reason, const Status& told, bool report);
@@ -80,6 +87,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::string pending_;  // what the socket did not take
     TimePoint handshake_deadline_ = TimePoint::max();
     TimePoint armed_ = TimePoint::max();
+    TimePoint stalled_since_ = TimePoint::max();  // something waits, and nothing was taken since
+    std::uint64_t taken_ = 0;                     // of pending_ by the socket
+    std::uint64_t progress_ = 0;                  // at stalled_since_
+    int unacked_ = 0;                             // of the socket's own buffer, at stalled_since_
+    bool heard_ = false;
     bool waiting_writable_ = false;
     bool scheduled_ = false;
     bool working_ = false;

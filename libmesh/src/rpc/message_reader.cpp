@@ -1,6 +1,7 @@
 #include "rpc/message_reader.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "rpc/frame.hpp"
 
@@ -19,12 +20,7 @@ std::size_t length_of(std::string_view prefix) noexcept {
 
 MessageReader::Outcome MessageReader::next(std::string_view& data, std::string_view& message,
                                            std::size_t limit) {
-    if (delivered_) {
-        delivered_ = false;
-        // One large message must not pin its memory for the life of a long stream.
-        if (buffer_.capacity() > kKeepCapacity) std::string().swap(buffer_);
-        buffer_.clear();
-    }
+    release();
     const bool direct = buffer_.empty() && data.size() >= kFramePrefix;
     if (!direct) {
         const std::size_t missing = kFramePrefix - std::min(kFramePrefix, buffer_.size());
@@ -52,6 +48,25 @@ MessageReader::Outcome MessageReader::next(std::string_view& data, std::string_v
     message = std::string_view(buffer_).substr(kFramePrefix);
     delivered_ = true;
     return Outcome::kMessage;
+}
+
+std::size_t MessageReader::buffered() const noexcept {
+    return buffer_.capacity() > kKeepCapacity ? buffer_.capacity() : buffer_.size();
+}
+
+std::string MessageReader::take(std::string_view message) {
+    if (!delivered_) return std::string(message);
+    delivered_ = false;
+    std::string out = std::exchange(buffer_, {});
+    out.erase(0, kFramePrefix);
+    return out;
+}
+
+void MessageReader::release() noexcept {
+    if (!delivered_) return;
+    delivered_ = false;
+    if (buffer_.capacity() > kKeepCapacity) std::string().swap(buffer_);
+    buffer_.clear();
 }
 
 }  // namespace mesh::rpc::detail

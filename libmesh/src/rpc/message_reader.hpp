@@ -24,8 +24,15 @@ class MessageReader {
                                std::size_t limit);
     /// Inside a message: its end has not come.
     [[nodiscard]] bool partial() const noexcept { return !delivered_ && !buffer_.empty(); }
-    /// Bytes kept of an unfinished message.
-    [[nodiscard]] std::size_t buffered() const noexcept { return delivered_ ? 0 : buffer_.size(); }
+    /// Bytes of memory that messages hold here.
+    [[nodiscard]] std::size_t buffered() const noexcept;
+    /// The message that next() gave, without a copy where it can be; its view is void then.
+    [[nodiscard]] std::string take(std::string_view message);
+    /// Lets go of a message that was given and read: one large message must not pin its memory
+    /// until the next one comes. Its view is void then.
+    void release() noexcept;
+    /// Lets go of everything; the reader is not used again.
+    void drop() noexcept { std::string().swap(buffer_); }
 
   private:
     std::string buffer_;  // prefix and payload so far

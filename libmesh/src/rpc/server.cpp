@@ -1,10 +1,15 @@
 #include "rpc/server.hpp"
 
+#include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <iterator>
+#include <list>
+#include <map>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,12 +22,25 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 using detail::Connection;
 
+namespace {
+// What a handshake may take before it makes room for another; less for one whose client has sent
+// nothing yet.
+constexpr Duration kHandshakeGrace = std::chrono::seconds(5);
+constexpr Duration kIdleGrace = std::chrono::seconds(1);
+
+struct Handshake {
+    std::shared_ptr<Connection> connection;
+    std::string address;
+    TimePoint since;
+};
+}  // namespace
+
 class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
   public:
     Impl(asio::any_io_executor loop, ServerOptions options, const Clock& clock, Logger logger)
         : loop_(std::move(loop)),
-          core_(std::make_shared<detail::ServerCore>(
-              detail::ServerCore{std::move(options), clock, std::move(logger), {}, {}, {}, {}})),
+          core_(std::make_shared<detail::ServerCore>(detail::ServerCore{
+              std::move(options), clock, std::move(logger), {}, {}, {}, {}, {}, {}})),
           buffers_(std::make_shared<detail::LoopBuffers>()),
           drained_(loop_) {}
 
@@ -36,48 +54,121 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         const std::string where = std::string(address) + ":" + std::to_string(port);
         if (ec) return invalid_argument("listen address " + where + ": expected an IP address");
         const asio::ip::tcp::endpoint endpoint(ip, port);
-        auto acceptor = std::make_shared<asio::ip::tcp::acceptor>(loop_);
-        acceptor->open(endpoint.protocol(), ec);
-        if (!ec) acceptor->set_option(asio::socket_base::reuse_address(true), ec);
+        auto listener = std::make_shared<Listener>(loop_);
+        auto& acceptor = listener->acceptor;
+        acceptor.open(endpoint.protocol(), ec);
+        if (!ec) acceptor.set_option(asio::socket_base::reuse_address(true), ec);
         if (!ec && core_->options.reuse_port) {
             using ReusePort = asio::detail::socket_option::boolean<SOL_SOCKET, SO_REUSEPORT>;
-            acceptor->set_option(ReusePort(true), ec);
+            acceptor.set_option(ReusePort(true), ec);
         }
-        if (!ec) acceptor->bind(endpoint, ec);
-        if (!ec) acceptor->listen(asio::socket_base::max_listen_connections, ec);
+        if (!ec) acceptor.bind(endpoint, ec);
+        if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
         if (ec) return unavailable("cannot listen on " + where + ": " + ec.message());
-        const std::uint16_t bound = acceptor->local_endpoint(ec).port();
-        acceptors_.push_back(acceptor);
-        accept(acceptor);
+        const std::uint16_t bound = acceptor.local_endpoint(ec).port();
+        listeners_.push_back(listener);
+        accept(listener);
         return bound;
     }
 
-    void accept(const std::shared_ptr<asio::ip::tcp::acceptor>& acceptor) {
-        acceptor->async_accept([self = shared_from_this(), acceptor](const error_code& ec,
-                                                                     asio::ip::tcp::socket socket) {
-            if (self->stopped_ || !acceptor->is_open()) return;
+    struct Listener {
+        explicit Listener(const asio::any_io_executor& loop) : acceptor(loop), pause(loop) {}
+        asio::ip::tcp::acceptor acceptor;
+        asio::steady_timer pause;  // while nobody is accepted
+    };
+    using ListenerPtr = std::shared_ptr<Listener>;
+
+    void accept(const ListenerPtr& listener) {
+        if (stopped_ || !listener->acceptor.is_open()) return;
+        if (const Duration wait = accept_delay(); wait > Duration::zero())
+            return accept_after(listener, wait);
+        listener->acceptor.async_accept([self = shared_from_this(), listener](
+                                            const error_code& ec, asio::ip::tcp::socket socket) {
+            if (self->stopped_ || !listener->acceptor.is_open()) return;
             if (ec) {
                 // Out of descriptors or memory: connections end, so wait a little and go on.
                 self->core_->logger.warn("accept failed: {}", ec.message());
-                auto timer = std::make_shared<asio::steady_timer>(self->loop_,
-                                                                  std::chrono::milliseconds(100));
-                timer->async_wait([self, acceptor, timer](const error_code&) {
-                    if (!self->stopped_ && acceptor->is_open()) self->accept(acceptor);
-                });
-                return;
+                return self->accept_after(listener, std::chrono::milliseconds(100));
             }
             self->take(std::move(socket));
-            self->accept(acceptor);
+            self->accept(listener);
         });
+    }
+
+    void accept_after(const ListenerPtr& listener, Duration wait) {
+        listener->pause.expires_after(std::chrono::ceil<std::chrono::microseconds>(wait));
+        // Cancelled when a handshake is done, and there is room earlier.
+        listener->pause.async_wait(
+            [self = shared_from_this(), listener](const error_code&) { self->accept(listener); });
+    }
+
+    [[nodiscard]] bool full() const {
+        return core_->options.max_handshakes != 0 &&
+               handshakes_.size() >= core_->options.max_handshakes;
+    }
+
+    /// When a handshake may be ended for another: not while it has hardly begun, and later when its
+    /// client has sent something. When very many clients come at once, each is to get the time that
+    /// a handshake takes a busy server, while the others wait in the kernel's queue.
+    static TimePoint may_end(const Handshake& one) {
+        return one.since + (one.connection->heard() ? kHandshakeGrace : kIdleGrace);
+    }
+
+    /// The handshake that makes room for another: the first that may end, of those whose address
+    /// has more than its share if there are such. O(max_handshakes)
+    [[nodiscard]] const Handshake& next_to_go() const {
+        const std::size_t share = core_->options.max_handshakes_per_address;
+        const Handshake* chosen = nullptr;
+        std::pair<bool, TimePoint> rank;
+        for (const Handshake& one : handshakes_) {
+            const bool modest = share == 0 || handshakes_by_address_.at(one.address) <= share;
+            const std::pair<bool, TimePoint> own{modest, may_end(one)};
+            if (chosen != nullptr && own >= rank) continue;
+            chosen = &one;
+            rank = own;
+        }
+        return *chosen;
+    }
+
+    /// How long nobody is accepted.
+    [[nodiscard]] Duration accept_delay() const {
+        if (!full()) return {};
+        return std::max(may_end(next_to_go()) - core_->clock.now(), Duration::zero());
+    }
+
+    void end_handshake(std::shared_ptr<Connection> connection) {
+        ++core_->stats.handshakes_closed;
+        connection->close({StatusCode::kUnavailable, "too many handshakes"});
+        forget(connection);
+    }
+
+    /// The handshake is done, or the connection is.
+    void handshake_over(const std::shared_ptr<Connection>& connection) {
+        const auto it = handshake_at_.find(connection);
+        if (it == handshake_at_.end()) return;
+        const auto count = handshakes_by_address_.find(it->second->address);
+        if (--count->second == 0) handshakes_by_address_.erase(count);
+        handshakes_.erase(it->second);
+        handshake_at_.erase(it);
+        for (const ListenerPtr& listener : listeners_) listener->pause.cancel();
+    }
+
+    void forget(const std::shared_ptr<Connection>& connection) {
+        handshake_over(connection);
+        connections_.erase(connection);
+        if (connections_.empty()) drained_.cancel();
     }
 
     void take(asio::ip::tcp::socket socket) {
         ServerStats& stats = core_->stats;
+        error_code ignored;
+        const std::string address = socket.remote_endpoint(ignored).address().to_string();
         if (connections_.size() >= core_->options.max_connections) {
             ++stats.refused_limit;
             return;
         }
         ++stats.accepted;
+        if (full()) end_handshake(next_to_go().connection);
         std::unique_ptr<detail::TlsEngine> tls;
         if (credentials_) {
             auto made = detail::TlsEngine::make(*credentials_, {});
@@ -89,35 +180,59 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         }
         auto connection = std::make_shared<Connection>(std::move(socket), std::move(tls),
                                                        core_->clock, buffers_, io_);
-        connection->make_session = [core = core_](std::shared_ptr<const Peer> peer) {
+        connection->write_timeout = core_->options.write_timeout;
+        connection->make_session =
+            [core = core_](std::shared_ptr<const Peer> peer) -> std::unique_ptr<detail::Session> {
+            if (!may_connect(*core, *peer)) {
+                ++core->stats.refused_limit;
+                return nullptr;
+            }
             return std::make_unique<detail::ServerSession>(core, std::move(peer));
         };
-        connection->on_closed =
-            [this, weak = std::weak_ptr<Connection>(connection)](const Error& reason) {
-                const auto closed = weak.lock();
-                if (!closed) return;
-                if (!closed->was_ready()) {
-                    ++core_->stats.handshake_failures;
-                    core_->logger.info("{}: connection refused: {}", closed->peer().address,
-                                       reason.detail());
-                }
-                connections_.erase(closed);
-                if (connections_.empty()) drained_.cancel();
-            };
+        const std::weak_ptr<Connection> weak = connection;
+        connection->on_ready = [this, weak] {
+            if (const auto ready = weak.lock()) handshake_over(ready);
+        };
+        connection->on_closed = [this, weak](const Error& reason) {
+            const auto closed = weak.lock();
+            if (!closed) return;
+            if (!closed->was_ready()) {
+                ++core_->stats.handshake_failures;
+                core_->logger.info("{}: connection refused: {}", closed->peer().address,
+                                   reason.detail());
+            }
+            forget(closed);
+        };
         connections_.insert(connection);
+        handshakes_.push_back({connection, address, core_->clock.now()});
+        handshake_at_.emplace(connection, std::prev(handshakes_.end()));
+        ++handshakes_by_address_[address];
         connection->start(core_->options.handshake_timeout);
     }
 
-    void close_acceptors() {
+    static bool may_connect(const detail::ServerCore& core, const Peer& peer) {
+        const std::size_t most = core.options.max_connections_per_name;
+        if (most == 0 || !peer.verified) return true;
+        const auto count = core.connections_by_name.find(peer.common_name);
+        return count == core.connections_by_name.end() || count->second < most;
+    }
+
+    void close_listeners() {
         error_code ignored;
-        for (auto& acceptor : acceptors_) acceptor->close(ignored);
-        acceptors_.clear();
+        for (const ListenerPtr& listener : listeners_) {
+            listener->acceptor.close(ignored);
+            listener->pause.cancel();
+        }
+        listeners_.clear();
     }
 
     void stop() {
         if (stopped_) return;
         stopped_ = true;
-        close_acceptors();
+        close_listeners();
+        handshakes_.clear();
+        handshake_at_.clear();
+        handshakes_by_address_.clear();
         const auto connections = std::exchange(connections_, {});
         for (const auto& connection : connections)
             connection->close({StatusCode::kUnavailable, "the server is stopping"});
@@ -125,14 +240,14 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     }
 
     static asio::awaitable<void> drain(std::shared_ptr<Impl> self, Duration grace) {
-        self->close_acceptors();
+        self->close_listeners();
         const auto connections = self->connections_;
         for (const auto& connection : connections) {
             if (connection->session() != nullptr) {
                 connection->session()->go_away();
             } else {
                 connection->close({});
-                self->connections_.erase(connection);
+                self->forget(connection);
             }
         }
         self->drained_.expires_after(grace);
@@ -160,8 +275,11 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     std::shared_ptr<detail::LoopBuffers> buffers_;
     detail::IoCounters io_;
     std::shared_ptr<TlsCredentials> credentials_;
-    std::vector<std::shared_ptr<asio::ip::tcp::acceptor>> acceptors_;
+    std::vector<ListenerPtr> listeners_;
     std::set<std::shared_ptr<Connection>> connections_;
+    std::list<Handshake> handshakes_;  // the oldest first
+    std::map<std::shared_ptr<Connection>, std::list<Handshake>::iterator> handshake_at_;
+    std::map<std::string, std::size_t> handshakes_by_address_;
     asio::steady_timer drained_;
     bool stopped_ = false;
 };
@@ -184,6 +302,10 @@ void Server::handle_unary(std::string_view path, UnaryHandler handler) {
 
 void Server::handle_unknown(StreamHandler handler) {
     impl_->core_->unknown = std::move(handler);
+}
+
+void Server::admit(std::function<Status(const ServerCall&)> admission) {
+    impl_->core_->admit = std::move(admission);
 }
 
 Result<std::uint16_t> Server::listen(std::string_view address, std::uint16_t port) {

@@ -3,9 +3,10 @@
 // between loops: a daemon with N loops makes N servers on the same port
 // (ServerOptions::reuse_port).
 //
-// What a peer controls is bounded: connections, streams per connection, message and header sizes,
-// handshake time, resets per second, queued answers. Writes of one loop turn to one connection
-// leave in one socket write.
+// What a peer controls is bounded: connections, handshakes and their time, streams per connection,
+// message and header sizes, what is received and not handled, queued answers, the time that
+// requests and answers take, resets per second. Writes of one loop turn to one connection leave in
+// one socket write.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -64,13 +65,18 @@ class ServerCall {
     /// broke or the server stopped.
     virtual void on_end(std::function<void(const Status& status)> callback) = 0;
 
-    /// Queues a message. A queue that is empty takes a message of any size.
+    /// Queues a message. A queue that is empty takes a message of any size, unless the connection
+    /// is congested().
     [[nodiscard]] virtual Write write(Frame frame) = 0;
     /// Ends the call after what is queued: sends status and trailers. Without a message before it,
     /// the answer is a single header block (Trailers-Only).
     virtual void finish(Status status, Metadata trailers = {}) = 0;
-    /// write() and finish(OK): the answer of a unary call. @param frame always taken
+    /// The answer of a unary call: the message, then OK. A large one on a connection that is
+    /// congested() is dropped, and the call ends with kResourceExhausted.
     virtual void reply(Frame frame) = 0;
+    /// ServerOptions::max_connection_queue_bytes wait on this call's connection: a large answer
+    /// would be dropped, so do not make it.
+    [[nodiscard]] virtual bool congested() const noexcept = 0;
 
     /// Stops reading: messages wait, and flow control makes the client wait in turn.
     virtual void pause() = 0;
@@ -89,15 +95,33 @@ using UnaryHandler = std::function<void(const ServerCallPtr& call, std::string_v
 struct ServerOptions {
     /// Absent: plain HTTP/2 with prior knowledge, for loopback only.
     std::optional<TlsOptions> tls;
-    std::size_t max_connections = 10'000;          ///< more are closed at once
+    std::size_t max_connections = 10'000;      ///< more are closed at once
+    std::size_t max_connections_per_name = 0;  ///< of one verified common name; 0 = no bound
+    /// Connections whose handshake (TCP accept to HTTP/2 SETTINGS) is not done. For one more the
+    /// oldest is closed: after a second one that has sent nothing, after five any. While there is
+    /// none so old, nobody is accepted. 0 = no bound
+    std::size_t max_handshakes = 256;
+    /// An address that has more of them than this loses its oldest first. No bound by itself: many
+    /// clients behind one address may come at once. 0 = all addresses are one
+    std::size_t max_handshakes_per_address = 0;
     std::uint32_t max_concurrent_streams = 1'000;  ///< per connection
     std::size_t max_message_bytes = 4U
                                     << 20;  ///< received; larger ends the call: RESOURCE_EXHAUSTED
+    /// Received on one connection and not handled yet: messages and requests that are not complete,
+    /// calls that pause; beyond it a call ends: RESOURCE_EXHAUSTED. At least four messages.
+    std::size_t max_buffered_bytes = 16U << 20;
     std::uint32_t max_header_bytes = 16U << 10;   ///< names + values of one header block
     std::size_t max_send_queue_bytes = 1U << 20;  ///< per call, see Write::kFull
-    std::int32_t stream_window = 256 << 10;       ///< bytes a client may have under way per stream
-    std::int32_t connection_window = 1 << 20;     ///< and per connection
-    Duration handshake_timeout = std::chrono::seconds(10);   ///< TCP accept to HTTP/2 SETTINGS
+    /// Per connection: beyond it write() is kFull and large answers are RESOURCE_EXHAUSTED. One
+    /// message may go beyond it, so that a large answer has its way on an idle connection.
+    std::size_t max_connection_queue_bytes = 64U << 20;
+    std::int32_t stream_window = 256 << 10;    ///< bytes a client may have under way per stream
+    std::int32_t connection_window = 1 << 20;  ///< and per connection
+    Duration handshake_timeout = std::chrono::seconds(10);  ///< TCP accept to HTTP/2 SETTINGS
+    /// A unary request, from its headers to its end; 0 = no bound.
+    Duration request_timeout = std::chrono::seconds(10);
+    /// Messages wait and the peer has not taken a byte of them: the connection ends; 0 = never.
+    Duration write_timeout = std::chrono::seconds(30);
     Duration keepalive_interval = std::chrono::seconds(30);  ///< silence before we ping; 0 = never
     Duration keepalive_timeout = std::chrono::seconds(20);   ///< then how long to wait for anything
     Duration default_deadline =
@@ -110,7 +134,8 @@ struct ServerStats {
     std::uint64_t connections = 0;  ///< gauge
     std::uint64_t calls = 0;        ///< gauge
     std::uint64_t accepted = 0;
-    std::uint64_t refused_limit = 0;       ///< over max_connections
+    std::uint64_t refused_limit = 0;       ///< over max_connections, or of one name
+    std::uint64_t handshakes_closed = 0;   ///< for newer ones, see max_handshakes
     std::uint64_t handshake_failures = 0;  ///< TLS or HTTP/2 never came up
     std::uint64_t calls_started = 0;
     std::uint64_t calls_refused = 0;  ///< bad path, content-type, limits
@@ -137,6 +162,9 @@ class Server {
     /// registration of a path replaces the first. Paths without one answer UNIMPLEMENTED.
     void handle(std::string_view path, StreamHandler handler);
     void handle_unary(std::string_view path, UnaryHandler handler);
+    /// Asked when the headers of a call are in, before its body and its handler, unknown paths
+    /// included: anything but OK ends the call. One per server.
+    void admit(std::function<Status(const ServerCall& call)> admission);
     /// Instead of UNIMPLEMENTED for unknown paths.
     void handle_unknown(StreamHandler handler);
 

@@ -13,14 +13,18 @@ namespace mesh::rpc::detail {
 namespace {
 // Deadlines further away than this are none: they only cost arithmetic that could overflow.
 constexpr Duration kLongestDeadline = std::chrono::hours(24 * 365);
+// An answer of this size is taken whatever waits on its connection.
+constexpr std::size_t kSmallAnswer = 16U << 10;
 
 SessionOptions session_options(const ServerOptions& o) {
     SessionOptions s;
     s.server = true;
     s.max_message_bytes = o.max_message_bytes;
-    s.max_buffered_bytes = std::max<std::size_t>(o.max_message_bytes * 4, 16U << 20);
+    // One message, its buffer's growth included, must always fit.
+    s.max_buffered_bytes = std::max(o.max_buffered_bytes, o.max_message_bytes * 4);
     s.max_header_bytes = o.max_header_bytes;
     s.max_send_queue_bytes = o.max_send_queue_bytes;
+    s.max_connection_queue_bytes = o.max_connection_queue_bytes;
     s.max_concurrent_streams = o.max_concurrent_streams;
     s.stream_window = o.stream_window;
     s.connection_window = o.connection_window;
@@ -42,7 +46,7 @@ class ServerStream final : public ServerCall, public Stream {
     std::string_view method() const noexcept override { return path_; }
     const Metadata& metadata() const noexcept override { return metadata_; }
     const Peer& peer() const noexcept override { return *peer_; }
-    std::optional<TimePoint> deadline() const noexcept override { return deadline_; }
+    std::optional<TimePoint> deadline() const noexcept override { return call_deadline_; }
 
     void on_message(std::function<void(std::string_view)> cb) override {
         on_message_ = std::move(cb);
@@ -62,6 +66,7 @@ class ServerStream final : public ServerCall, public Stream {
 
     void finish(Status status, Metadata trailers) override {
         if (finished_ || session_ == nullptr) return;
+        stop_reading();
         finished_ = true;
         body_complete_ = true;
         end_status_ = std::move(status);
@@ -75,12 +80,20 @@ class ServerStream final : public ServerCall, public Stream {
 
     void reply(Frame frame) override {
         if (finished_ || session_ == nullptr) return;
-        // A unary answer is the first thing in the queue, which takes any size.
-        if (write(std::move(frame)) == Write::kQueued) {
-            finish({}, {});
-        } else {
-            finish({StatusCode::kInternal, "a reply behind a full queue of messages"}, {});
+        if (session().congested() && frame.size() > kSmallAnswer) {
+            finish({StatusCode::kResourceExhausted, "answers of " +
+                                                        std::to_string(session().queued_bytes()) +
+                                                        " bytes wait on this connection already"},
+                   {});
+            return;
         }
+        // What a small answer tells may have been done: it must be told.
+        enqueue_always(std::move(frame));
+        send_headers();
+        finish({}, {});
+    }
+    bool congested() const noexcept override {
+        return session_ != nullptr && session().congested();
     }
 
     void pause() override { pause_reading(); }
@@ -118,6 +131,9 @@ class ServerStream final : public ServerCall, public Stream {
         if (!identity_)
             return refuse(
                 {StatusCode::kUnimplemented, "the server takes messages uncompressed only"});
+        if (core_->admit) {
+            if (Status status = core_->admit(*this); !status.ok()) return refuse(std::move(status));
+        }
         const auto route = core_->routes.find(path_);
         const bool known = route != core_->routes.end();
         if (!known && !core_->unknown)
@@ -126,8 +142,14 @@ class ServerStream final : public ServerCall, public Stream {
         if (!timeout_ && known && route->second.unary &&
             core_->options.default_deadline > Duration::zero())
             timeout_ = core_->options.default_deadline;
-        if (timeout_ && *timeout_ < kLongestDeadline)
-            session().set_deadline(*this, core_->clock.now() + *timeout_);
+        const TimePoint now = core_->clock.now();
+        if (timeout_ && *timeout_ < kLongestDeadline) call_deadline_ = now + *timeout_;
+        auto first = call_deadline_;
+        if (known && route->second.unary && core_->options.request_timeout > Duration::zero()) {
+            request_by_ = now + core_->options.request_timeout;
+            first = std::min(first.value_or(TimePoint::max()), *request_by_);
+        }
+        if (first) session().set_deadline(*this, first);
         const ServerCallPtr call(shared_from_this(), this);
         if (!known) {
             core_->unknown(call);
@@ -144,8 +166,9 @@ class ServerStream final : public ServerCall, public Stream {
         if (unary_) {
             if (request_)
                 return refuse({StatusCode::kInternal, "a second message in a unary request"});
-            request_ = std::string(message);
             // Most requests are complete here; only then is the handler to run.
+            request_ = reader_.take(message);
+            request_bytes_ = request_->capacity();
             return;
         }
         if (on_message_ && !finished_) call_back(on_message_, message);
@@ -159,6 +182,10 @@ class ServerStream final : public ServerCall, public Stream {
             const ServerCallPtr call(shared_from_this(), this);
             const UnaryHandler handler = std::exchange(unary_, nullptr);
             const std::string request = *std::exchange(request_, std::nullopt);
+            request_bytes_ = 0;
+            session().account(*this);
+            if (std::exchange(request_by_, std::nullopt))
+                session().set_deadline(*this, call_deadline_);
             handler(call, request);
             return;
         }
@@ -172,7 +199,9 @@ class ServerStream final : public ServerCall, public Stream {
     void handle_failure(Status status) override { refuse(std::move(status)); }
 
     void handle_deadline() override {
-        abort({StatusCode::kDeadlineExceeded, "the deadline of the call has passed"});
+        const bool asked = request_by_ && (!call_deadline_ || *request_by_ < *call_deadline_);
+        abort({StatusCode::kDeadlineExceeded, asked ? "the request was not complete in time"
+                                                    : "the deadline of the call has passed"});
     }
 
     void handle_closed(std::uint32_t http2_error, const Status* lost) override {
@@ -218,10 +247,20 @@ class ServerStream final : public ServerCall, public Stream {
 
     void refuse_http(int http_status, std::string_view why) {
         ++core_->stats.calls_refused;
+        stop_reading();
         finished_ = true;
         body_complete_ = true;
         end_status_ = {StatusCode::kInternal, std::string(why)};
         respond(http_status, /*trailers_only=*/true);
+    }
+
+    /// What still comes is dropped, and what waits is let go of.
+    void stop_reading() {
+        failed_ = true;
+        std::string().swap(held_);
+        request_.reset();
+        request_bytes_ = 0;
+        session().account(*this);
     }
 
     /// Ends the call now; what is queued is dropped, unless a message is half on its way: then the
@@ -231,6 +270,7 @@ class ServerStream final : public ServerCall, public Stream {
         const bool mid = mid_frame();
         drop_queue();
         if (finished_ || mid) {
+            stop_reading();
             finished_ = true;
             body_complete_ = true;
             aborted_ = true;
@@ -280,6 +320,8 @@ class ServerStream final : public ServerCall, public Stream {
     std::string path_;
     Metadata metadata_;
     std::optional<Duration> timeout_;
+    std::optional<TimePoint> call_deadline_;  // the client's
+    std::optional<TimePoint> request_by_;     // until the request is complete
     std::function<void(std::string_view)> on_message_;
     std::function<void()> on_half_close_;
     std::function<void()> on_writable_;
@@ -301,10 +343,14 @@ class ServerStream final : public ServerCall, public Stream {
 ServerSession::ServerSession(std::shared_ptr<ServerCore> core, std::shared_ptr<const Peer> peer)
     : Session(session_options(core->options), core->clock.now(), core->counters),
       core_(std::move(core)),
-      peer_(std::move(peer)) {}
+      peer_(std::move(peer)) {
+    ++core_->connections_by_name[peer_->common_name];
+}
 
 ServerSession::~ServerSession() {
     end_all({StatusCode::kUnavailable, "the connection is closed"});
+    const auto mine = core_->connections_by_name.find(peer_->common_name);
+    if (--mine->second == 0) core_->connections_by_name.erase(mine);
 }
 
 std::shared_ptr<Stream> ServerSession::make_stream() {

@@ -2,6 +2,7 @@
 // Internal to rpc/; sans-I/O, so that a fuzzer can drive it.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -25,6 +26,8 @@ struct ServerCore {
     StreamHandler unknown;
     ServerStats stats;
     SessionCounters counters;
+    std::function<Status(const ServerCall&)> admit;
+    std::map<std::string, std::size_t, std::less<>> connections_by_name;  // by common name
 };
 
 class ServerSession final : public Session {

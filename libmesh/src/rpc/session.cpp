@@ -1,7 +1,9 @@
 #include "rpc/session.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
+
+#include "rpc/session_callbacks.hpp"
 
 namespace mesh::rpc::detail {
 
@@ -14,18 +16,31 @@ Write Stream::enqueue(Frame frame) {
         refused_write_ = true;
         return Write::kFull;
     }
-    queued_bytes_ += frame.size();
-    queue_.push_back(std::move(frame));
-    ++session_->counters_.messages_sent;
-    session_->resume_data(*this);
+    // The message that goes beyond this bound is taken: so one of any size has its way when not
+    // much else waits.
+    if (session_->congested()) {
+        if (!std::exchange(starved_, true)) session_->starved_.push_back(id_);
+        return Write::kFull;
+    }
+    enqueue_always(std::move(frame));
     return Write::kQueued;
 }
 
-void Stream::drop_queue() noexcept {
+void Stream::enqueue_always(Frame frame) {
+    queued_bytes_ += frame.size();
+    session_->queued_ += frame.size();
+    queue_.push_back(std::move(frame));
+    ++session_->counters_.messages_sent;
+    session_->resume_data(*this);
+}
+
+void Stream::drop_queue() {
     queue_.clear();
     head_ = 0;
     offset_ = 0;
+    if (session_ != nullptr) session_->queued_ -= queued_bytes_;
     queued_bytes_ = 0;
+    if (session_ != nullptr) session_->relieve();
 }
 
 void Stream::resume_reading() {
@@ -45,190 +60,6 @@ void Stream::resume_reading() {
         }
     });
 }
-
-// ---- nghttp2's callbacks: record, never act ----
-
-struct Session::Callbacks {
-    static Session& self(void* user) { return *static_cast<Session*>(user); }
-    static std::shared_ptr<Stream> stream_of(nghttp2_session* http2, std::int32_t id) {
-        auto* stream = static_cast<Stream*>(nghttp2_session_get_stream_user_data(http2, id));
-        return stream != nullptr ? stream->shared_from_this() : nullptr;
-    }
-
-    static ssize_t send(nghttp2_session*, const std::uint8_t* data, std::size_t length, int,
-                        void* user) {
-        Session& s = self(user);
-        if (s.out_->size() >= s.room_) return NGHTTP2_ERR_WOULDBLOCK;
-        s.out_->append(reinterpret_cast<const char*>(data), length);
-        return static_cast<ssize_t>(length);
-    }
-
-    static int send_data(nghttp2_session*, nghttp2_frame*, const std::uint8_t* head,
-                         std::size_t length, nghttp2_data_source* source, void* user) {
-        Session& s = self(user);
-        if (s.out_->size() >= s.room_) return NGHTTP2_ERR_WOULDBLOCK;
-        Stream& stream = *static_cast<Stream*>(source->ptr);
-        // The queue may have been dropped after read_body() promised these bytes.
-        if (stream.queued_bytes_ < length) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-        constexpr std::size_t kFrameHead = 9;
-        s.out_->append(reinterpret_cast<const char*>(head), kFrameHead);
-        while (length > 0) {
-            const std::string_view wire = stream.queue_[stream.head_].wire();
-            const std::size_t n = std::min(length, wire.size() - stream.offset_);
-            s.out_->append(wire.substr(stream.offset_, n));
-            length -= n;
-            stream.offset_ += n;
-            stream.queued_bytes_ -= n;
-            if (stream.offset_ == wire.size()) {
-                stream.queue_[stream.head_] = Frame();
-                stream.offset_ = 0;
-                ++stream.head_;
-            }
-        }
-        if (stream.head_ == stream.queue_.size()) {
-            stream.queue_.clear();
-            stream.head_ = 0;
-        } else if (stream.head_ >= 64 && stream.head_ * 2 >= stream.queue_.size()) {
-            stream.queue_.erase(stream.queue_.begin(),
-                                stream.queue_.begin() + static_cast<std::ptrdiff_t>(stream.head_));
-            stream.head_ = 0;
-        }
-        if (stream.refused_write_ && stream.queued_bytes_ <= s.options_.max_send_queue_bytes / 2) {
-            stream.refused_write_ = false;
-            s.events_.push_back({EventKind::kWritable, stream.shared_from_this(), {}});
-        }
-        return 0;
-    }
-
-    static ssize_t read_body(nghttp2_session*, std::int32_t, std::uint8_t*, std::size_t length,
-                             std::uint32_t* flags, nghttp2_data_source* source, void*) {
-        Stream& stream = *static_cast<Stream*>(source->ptr);
-        const std::size_t n = std::min(length, stream.queued_bytes_);
-        if (n == 0 && !stream.body_complete_) {
-            stream.deferred_ = true;
-            return NGHTTP2_ERR_DEFERRED;
-        }
-        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
-        if (stream.body_complete_ && n == stream.queued_bytes_) {
-            *flags |= NGHTTP2_DATA_FLAG_EOF;
-            if (stream.has_trailers()) {
-                *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
-                stream.submit_trailers();
-            }
-        }
-        return static_cast<ssize_t>(n);
-    }
-
-    static int begin_headers(nghttp2_session* http2, const nghttp2_frame* frame, void* user) {
-        Session& s = self(user);
-        if (!s.options_.server || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
-        auto stream = s.make_stream();
-        if (!stream) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-        nghttp2_session_set_stream_user_data(http2, frame->hd.stream_id, stream.get());
-        s.add(frame->hd.stream_id, std::move(stream));
-        return 0;
-    }
-
-    static int header(nghttp2_session* http2, const nghttp2_frame* frame, const std::uint8_t* name,
-                      std::size_t name_length, const std::uint8_t* value, std::size_t value_length,
-                      std::uint8_t, void* user) {
-        auto* stream =
-            static_cast<Stream*>(nghttp2_session_get_stream_user_data(http2, frame->hd.stream_id));
-        if (stream == nullptr) return 0;
-        stream->header_bytes_ += name_length + value_length;
-        // Past the bound fields are dropped, and the call is refused when the block is complete.
-        if (stream->header_bytes_ > self(user).options_.max_header_bytes) return 0;
-        stream->handle_header({reinterpret_cast<const char*>(name), name_length},
-                              {reinterpret_cast<const char*>(value), value_length});
-        return 0;
-    }
-
-    static int frame_received(nghttp2_session* http2, const nghttp2_frame* frame, void* user) {
-        Session& s = self(user);
-        const bool end = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
-        switch (frame->hd.type) {
-            case NGHTTP2_HEADERS:
-                if (auto stream = stream_of(http2, frame->hd.stream_id))
-                    s.events_.push_back({end ? EventKind::kHeadersAndEnd : EventKind::kHeaders,
-                                         std::move(stream),
-                                         {}});
-                break;
-            case NGHTTP2_DATA:
-                if (!end) break;
-                if (auto stream = stream_of(http2, frame->hd.stream_id))
-                    s.events_.push_back({EventKind::kEnd, std::move(stream), {}});
-                break;
-            case NGHTTP2_SETTINGS:
-                if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0) s.ready_ = true;
-                break;
-            case NGHTTP2_GOAWAY:
-                s.goaway_received_ = true;
-                s.handle_goaway(frame->goaway.error_code,
-                                {reinterpret_cast<const char*>(frame->goaway.opaque_data),
-                                 frame->goaway.opaque_data_len});
-                break;
-            default:
-                break;
-        }
-        return 0;
-    }
-
-    static int data(nghttp2_session* http2, std::uint8_t, std::int32_t id,
-                    const std::uint8_t* bytes, std::size_t length, void* user) {
-        // The view points into what receive() was given, which outlives the dispatch.
-        if (auto stream = stream_of(http2, id))
-            self(user).events_.push_back({EventKind::kData,
-                                          std::move(stream),
-                                          {reinterpret_cast<const char*>(bytes), length}});
-        return 0;
-    }
-
-    static int stream_closed(nghttp2_session* http2, std::int32_t id, std::uint32_t code,
-                             void* user) {
-        if (auto stream = stream_of(http2, id))
-            self(user).events_.push_back({EventKind::kClosed, std::move(stream), {}, code});
-        return 0;
-    }
-
-    static int frame_sent(nghttp2_session* http2, const nghttp2_frame* frame, void* user) {
-        Session& s = self(user);
-        if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
-            s.failure_ = nghttp2_http2_strerror(frame->goaway.error_code);
-            if (frame->goaway.opaque_data_len > 0)
-                s.failure_.append(": ").append(
-                    reinterpret_cast<const char*>(frame->goaway.opaque_data),
-                    frame->goaway.opaque_data_len);
-        }
-        // A server that has answered does not wait for a client that keeps its side open.
-        if (!s.options_.server || frame->hd.type != NGHTTP2_HEADERS ||
-            (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0)
-            return 0;
-        if (nghttp2_session_get_stream_remote_close(http2, frame->hd.stream_id) == 0)
-            nghttp2_submit_rst_stream(http2, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
-                                      NGHTTP2_NO_ERROR);
-        return 0;
-    }
-
-    static int error_text(nghttp2_session*, int, const char* text, std::size_t length, void* user) {
-        self(user).http2_text_.assign(text, std::min<std::size_t>(length, 200));
-        return 0;
-    }
-
-    static nghttp2_session_callbacks* make() {
-        nghttp2_session_callbacks* cb = nullptr;
-        if (nghttp2_session_callbacks_new(&cb) != 0) throw std::bad_alloc();
-        nghttp2_session_callbacks_set_send_callback(cb, send);
-        nghttp2_session_callbacks_set_send_data_callback(cb, send_data);
-        nghttp2_session_callbacks_set_on_begin_headers_callback(cb, begin_headers);
-        nghttp2_session_callbacks_set_on_header_callback(cb, header);
-        nghttp2_session_callbacks_set_on_frame_recv_callback(cb, frame_received);
-        nghttp2_session_callbacks_set_on_data_chunk_recv_callback(cb, data);
-        nghttp2_session_callbacks_set_on_stream_close_callback(cb, stream_closed);
-        nghttp2_session_callbacks_set_on_frame_send_callback(cb, frame_sent);
-        nghttp2_session_callbacks_set_error_callback2(cb, error_text);
-        return cb;
-    }
-};
 
 // ---- Session ----
 
@@ -399,9 +230,27 @@ void Session::reset(Stream& stream, std::uint32_t code) {
     wake();
 }
 
-void Session::set_deadline(Stream& stream, TimePoint at) {
+void Session::set_deadline(Stream& stream, std::optional<TimePoint> at) {
+    if (stream.deadline_) deadlines_.erase({*stream.deadline_, stream.id_});
     stream.deadline_ = at;
-    deadlines_.emplace(at, stream.id_);
+    if (!at) return;
+    deadlines_.emplace(*at, stream.id_);
+    wake();
+}
+
+void Session::account(Stream& stream) noexcept {
+    const std::size_t now = stream.reader_.buffered() + stream.held_.size() + stream.request_bytes_;
+    buffered_ += now;
+    buffered_ -= std::exchange(stream.accounted_, now);
+}
+
+void Session::relieve() {
+    if (starved_.empty() || dead_ || queued_ > options_.max_connection_queue_bytes / 2) return;
+    for (const std::int32_t id : std::exchange(starved_, {})) {
+        const auto it = streams_.find(id);
+        if (it == streams_.end() || !std::exchange(it->second->starved_, false)) continue;
+        events_.push_back({EventKind::kWritable, it->second, {}});
+    }
     wake();
 }
 
@@ -431,24 +280,25 @@ void Session::forget(Stream& stream, std::uint32_t code, const Status* lost) {
     if (stream.session_ == nullptr) return;
     const auto keep = stream.shared_from_this();
     if (stream.deadline_) deadlines_.erase({*stream.deadline_, stream.id_});
-    buffered_ -= stream.reader_accounted_;
-    stream.reader_accounted_ = 0;
+    buffered_ -= std::exchange(stream.accounted_, 0);
     streams_.erase(stream.id_);
-    stream.session_ = nullptr;
     stream.drop_queue();
+    stream.session_ = nullptr;
     stream.handle_closed(code, lost);
 }
 
 void Session::dispatch() {
-    // Handlers may cause new events only through nghttp2, which is not entered in here.
-    auto events = std::exchange(events_, {});
-    for (const Event& event : events) {
-        if (dead_) return;
-        if (event.stream->session_ != nullptr) dispatch_one(event);
-    }
-    if (events_.empty()) {
-        events.clear();
-        events_ = std::move(events);
+    // Handlers cause new events only by making room for others; nghttp2 is not entered in here.
+    while (!events_.empty()) {
+        auto events = std::exchange(events_, {});
+        for (const Event& event : events) {
+            if (dead_) return;
+            if (event.stream->session_ != nullptr) dispatch_one(event);
+        }
+        if (events_.empty()) {
+            events.clear();
+            events_ = std::move(events);
+        }
     }
 }
 
@@ -484,7 +334,9 @@ void Session::dispatch_one(const Event& event) {
             stream.handle_writable();
             break;
         case EventKind::kClosed:
-            if (event.code == NGHTTP2_NO_ERROR && stream.paused_ && !stream.held_.empty()) {
+            // Also between resume() and the turn that reads on. A server's call that is closed is
+            // over: what it holds is of no use to anybody.
+            if (event.code == NGHTTP2_NO_ERROR && !options_.server && !stream.held_.empty()) {
                 stream.closed_while_paused_ = true;
                 lingering_.push_back(event.stream);
                 streams_.erase(stream.id_);
@@ -502,6 +354,8 @@ void Session::take_data(Stream& stream, std::string_view data) {
         nghttp2_session_consume_stream(http2_, stream.id_, data.size());
     } else if (stream.paused_ || !stream.held_.empty()) {
         stream.held_.append(data);
+        account(stream);
+        check_buffered(stream);
     } else {
         feed(stream, data);
     }
@@ -539,17 +393,31 @@ void Session::feed(Stream& stream, std::string_view data) {
         }
     }
     if (dead_ || stream.session_ == nullptr) return;
-    buffered_ += stream.reader_.buffered();
-    buffered_ -= std::exchange(stream.reader_accounted_, stream.reader_.buffered());
-    if (buffered_ > options_.max_buffered_bytes && !stream.failed_)
-        fail_stream(stream,
-                    {StatusCode::kResourceExhausted,
-                     "unfinished messages of more than " +
-                         std::to_string(options_.max_buffered_bytes) + " bytes on one connection"});
+    if (stream.failed_) {
+        stream.reader_.drop();
+    } else {
+        stream.reader_.release();
+    }
+    account(stream);
+    check_buffered(stream);
+    if (dead_ || stream.session_ == nullptr) return;
     const std::size_t consumed = offered - stream.held_.size();
     if (consumed > 0 && !stream.remote_ended_) {
         nghttp2_session_consume_stream(http2_, stream.id_, consumed);
         wake();
+    }
+}
+
+void Session::check_buffered(Stream& stream) {
+    if (buffered_ <= options_.max_buffered_bytes || stream.failed_) return;
+    const auto keep = stream.shared_from_this();
+    fail_stream(stream,
+                {StatusCode::kResourceExhausted, "unfinished messages of more than " +
+                                                     std::to_string(options_.max_buffered_bytes) +
+                                                     " bytes on one connection"});
+    if (!dead_ && stream.session_ != nullptr) {
+        stream.reader_.drop();
+        account(stream);
     }
 }
 
@@ -567,7 +435,7 @@ void Session::tell_end(Stream& stream) {
 
 void Session::fail_stream(Stream& stream, Status status) {
     stream.failed_ = true;
-    stream.held_.clear();
+    std::string().swap(stream.held_);
     stream.handle_failure(std::move(status));
 }
 

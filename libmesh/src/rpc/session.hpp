@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <set>
@@ -43,11 +44,14 @@ class Stream : public std::enable_shared_from_this<Stream> {
   protected:
     friend class Session;
 
-    /// Queues unless the queue is at its bound. The caller has submitted headers.
+    /// Queues unless the stream's queue or the connection's is at its bound. The caller has
+    /// submitted headers.
     [[nodiscard]] Write enqueue(Frame frame);
+    /// Queues in any case. For what is small, and what must be told.
+    void enqueue_always(Frame frame);
     void pause_reading() noexcept { paused_ = true; }
     void resume_reading();
-    void drop_queue() noexcept;
+    void drop_queue();
     [[nodiscard]] bool mid_frame() const noexcept { return offset_ != 0; }
 
     // Told by the session, in the order of arrival.
@@ -72,13 +76,15 @@ class Stream : public std::enable_shared_from_this<Stream> {
     std::size_t offset_ = 0;  // bytes of the first frame already out
     std::size_t queued_bytes_ = 0;
     MessageReader reader_;
-    std::size_t reader_accounted_ = 0;
-    std::string held_;  // arrived while paused; its window is not given back
+    std::string held_;               // arrived while paused; its window is not given back
+    std::size_t request_bytes_ = 0;  // of messages that were taken and wait for their end
+    std::size_t accounted_ = 0;      // of all three, in Session::buffered_
     std::optional<TimePoint> deadline_;
     std::size_t header_bytes_ = 0;
     bool deferred_ = false;       // nghttp2 waits for resume_data
     bool body_complete_ = false;  // nothing will be queued any more
     bool refused_write_ = false;
+    bool starved_ = false;  // refused by the bound of the connection
     bool paused_ = false;
     bool remote_ended_ = false;
     bool end_told_ = false;
@@ -89,9 +95,11 @@ class Stream : public std::enable_shared_from_this<Stream> {
 struct SessionOptions {
     bool server = false;
     std::size_t max_message_bytes = 4U << 20;
-    std::size_t max_buffered_bytes = 64U << 20;  // of unfinished messages, all streams together
+    std::size_t max_buffered_bytes = 64U << 20;  // received and not handled, all streams together
     std::uint32_t max_header_bytes = 16U << 10;
     std::size_t max_send_queue_bytes = 1U << 20;
+    // Of all streams together; beyond it only what is small is taken.
+    std::size_t max_connection_queue_bytes = std::numeric_limits<std::size_t>::max();
     std::uint32_t max_concurrent_streams = 1000;
     std::int32_t stream_window = 256 << 10;
     std::int32_t connection_window = 1 << 20;
@@ -135,6 +143,14 @@ class Session {
     void go_away();
     [[nodiscard]] bool going_away() const noexcept { return goaway_sent_ || goaway_received_; }
     [[nodiscard]] std::size_t live_streams() const noexcept { return streams_.size(); }
+    /// Bytes of messages that wait for produce(), or for the peer to take them.
+    [[nodiscard]] std::size_t queued_bytes() const noexcept { return queued_; }
+    /// Bytes of messages that produce() gave so far: they move only as the peer takes them.
+    [[nodiscard]] std::uint64_t data_sent() const noexcept { return data_sent_; }
+    /// As much is queued as may be.
+    [[nodiscard]] bool congested() const noexcept {
+        return queued_ >= options_.max_connection_queue_bytes;
+    }
     /// Frames that wait for produce().
     [[nodiscard]] std::size_t waiting_frames() const noexcept {
         return nghttp2_session_get_outbound_queue_size(http2_);
@@ -171,7 +187,10 @@ class Session {
     void add(std::int32_t id, std::shared_ptr<Stream> stream);
     void resume_data(Stream& stream);
     void reset(Stream& stream, std::uint32_t code);
-    void set_deadline(Stream& stream, TimePoint at);
+    /// Takes the place of the one before. @param at nullopt = none
+    void set_deadline(Stream& stream, std::optional<TimePoint> at);
+    /// What the stream holds of received bytes has changed.
+    void account(Stream& stream) noexcept;
     void wake();
     /// Asks for turn() to call `run` with the stream, if both still live then.
     void later(std::shared_ptr<Stream> stream, void (*run)(Session&, Stream&));
@@ -195,6 +214,9 @@ class Session {
     void feed(Stream& stream, std::string_view data);
     void tell_end(Stream& stream);
     void fail_stream(Stream& stream, Status status);
+    void check_buffered(Stream& stream);
+    /// Tells streams that the connection's bound refused when half of it is free again.
+    void relieve();
     [[nodiscard]] bool keepalive_on() const noexcept;
 
     std::unordered_map<std::int32_t, std::shared_ptr<Stream>> streams_;
@@ -204,7 +226,10 @@ class Session {
     std::set<std::pair<TimePoint, std::int32_t>> deadlines_;
     std::string* out_ = nullptr;  // during produce()
     std::size_t room_ = 0;
-    std::size_t buffered_ = 0;
+    std::size_t buffered_ = 0;  // received and not handled
+    std::size_t queued_ = 0;    // of all send queues
+    std::uint64_t data_sent_ = 0;
+    std::vector<std::int32_t> starved_;  // streams to be told when queued_ is down
     TimePoint last_received_;
     std::optional<TimePoint> ping_sent_;
     std::string failure_;

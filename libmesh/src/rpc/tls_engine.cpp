@@ -225,8 +225,10 @@ Result<std::unique_ptr<TlsEngine>> TlsEngine::make(TlsCredentials& credentials, 
         SSL_set_connect_state(state->ssl);
         const bool verify = !credentials.options().skip_verify;
         if (is_ip(state->name)) {
-            if (verify)
-                X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(state->ssl), state->name.c_str());
+            // Without it any server of the CA would do.
+            if (verify &&
+                X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(state->ssl), state->name.c_str()) != 1)
+                return invalid_argument("\"" + state->name + "\" cannot be a server's address");
         } else {
             SSL_set_tlsext_host_name(state->ssl, state->name.c_str());
             SSL_set_hostflags(state->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS |

@@ -317,6 +317,68 @@ TEST_F(EtcdServiceTest, OneFrameServesAllStreams) {
     EXPECT_EQ(service->stats().events_sent, 50U);
 }
 
+TEST_F(EtcdServiceTest, WatchesOfOneNameAreBounded) {
+    EtcdServiceOptions options;
+    options.max_watches_per_name = 3;
+    start(std::make_unique<store::MemoryBackend>(), {}, options);
+    auto first = open_watch();
+    auto second = open_watch();
+    created(*first, create("a"));
+    created(*first, create("b"));
+    created(*second, create("a"));
+    second->call->write(rpc::encode_frame(create("b")));
+    const auto refused = next(*second);
+    EXPECT_TRUE(refused.canceled());
+    EXPECT_EQ(refused.cancel_reason(), "etcdserver: too many watches");
+    // What is cancelled, or goes with its stream, makes room.
+    first->call->cancel();
+    run_until([&] { return store->stats().watchers == 1; });
+    created(*second, create("b"));
+    created(*second, create("c"));
+}
+
+TEST_F(EtcdServiceTest, AnswersThatNobodyReadsAreBounded) {
+    CountingBackend::Disk disk;
+    rpc::ServerOptions server_options;
+    server_options.max_connection_queue_bytes = 1 << 20;
+    start(std::make_unique<CountingBackend>(disk), server_options);
+    for (int i = 0; i < 100; ++i)
+        ASSERT_TRUE(store->put({.key = fmt::format("k{}", i), .value = std::string(20'000, 'v')}));
+    etcdpb::RangeRequest all;
+    all.set_key("k");
+    all.set_range_end("l");
+    std::vector<rpc::ClientCallPtr> calls;
+    std::vector<rpc::StatusCode> ended;
+    std::size_t answers = 0;
+    const auto ask = [&](bool reads) {
+        rpc::CallEvents events;
+        events.on_message = [&](std::string_view) { ++answers; };
+        events.on_end = [&](const rpc::Status& status, const rpc::Metadata&) {
+            ended.push_back(status.code);
+        };
+        auto call = channel->call(etcdpb::kRange, {}, std::move(events));
+        if (!reads) call->pause();
+        static_cast<void>(call->write(rpc::encode_frame(all)));
+        call->half_close();
+        calls.push_back(std::move(call));
+    };
+    // With a write before them in their turn of the loop: they do not pile up behind its commit.
+    etcdpb::PutRequest put;
+    put.set_key("other");
+    channel->unary(etcdpb::kPut, rpc::encode_frame(put), {}, [](rpc::UnaryResult) {});
+    for (int i = 0; i < 20; ++i) ask(false);
+    // The first is larger than the bound, and the only one that is kept.
+    run_until([&] { return ended.size() == 19; });
+    for (const rpc::StatusCode code : ended) EXPECT_EQ(code, rpc::StatusCode::kResourceExhausted);
+    for (const auto& call : calls) call->resume();
+    run_until([&] { return ended.size() == 20; });
+    EXPECT_EQ(ended.back(), rpc::StatusCode::kOk);
+    ask(true);
+    run_until([&] { return ended.size() == 21; });
+    EXPECT_EQ(ended.back(), rpc::StatusCode::kOk);
+    EXPECT_EQ(answers, 2U);
+}
+
 TEST_F(EtcdServiceTest, AClientThatDoesNotReadIsCaughtUpLater) {
     rpc::ServerOptions options;
     options.max_send_queue_bytes = 64 << 10;

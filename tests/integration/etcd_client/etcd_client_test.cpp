@@ -3,6 +3,8 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <list>
@@ -690,6 +692,99 @@ TEST_F(EtcdClientTest, OneOfThreeMembersDies) {
             << "a revision came twice or out of order";
         EXPECT_NE(at, before);
         EXPECT_FALSE(reader.split);
+    });
+}
+
+/// Three members, one of which hangs without closing anything.
+class HungMemberTest : public EtcdClientTest {
+  protected:
+    void SetUp() override {
+        EtcdClientTest::SetUp();
+        if (IsSkipped()) return;
+        std::vector<EtcdOptions> options(3);
+        std::string all;
+        for (int i = 0; i < 3; ++i) {
+            auto& o = options[static_cast<std::size_t>(i)];
+            o.name = "m" + std::to_string(i);
+            o.client_port = test::free_port();
+            o.peer_port = test::free_port();
+            all +=
+                (i != 0 ? "," : "") + o.name + "=http://127.0.0.1:" + std::to_string(o.peer_port);
+        }
+        for (auto& o : options) {
+            o.initial_cluster = all;
+            members_.push_back(std::make_unique<EtcdProcess>(folder_, o));
+            options_.endpoints.push_back(members_.back()->endpoint());
+        }
+    }
+
+    /// A client that is connected, and the member that it is connected to.
+    asio::awaitable<Client*> connected(std::string& at) {
+        Client& c = client(options_);
+        c.on_connection([&](const ConnectionEvent& e) {
+            if (e.state == ConnectionEvent::State::kConnected) at = e.endpoint;
+        });
+        co_await put(c, "a", "before");
+        EXPECT_FALSE(at.empty());
+        co_return &c;
+    }
+    EtcdProcess& member(const std::string& endpoint) {
+        for (auto& m : members_)
+            if (m->endpoint() == endpoint) return *m;
+        throw std::runtime_error("no member at " + endpoint);
+    }
+
+    std::vector<std::unique_ptr<EtcdProcess>> members_;
+    ClientOptions options_;
+};
+
+TEST_F(HungMemberTest, ReadsGoOnAtAnotherWithinTheirDeadline) {
+    run([&]() -> asio::awaitable<void> {
+        std::string at;
+        Client* c = co_await connected(at);
+        const std::string hung = at;
+        member(hung).pause();
+        RangeRequest get;
+        get.range.key = "a";
+        auto got = co_await c->async_range(get);
+        EXPECT_TRUE(got) << got.error().message();
+        EXPECT_TRUE(got && got->kvs.size() == 1);
+        EXPECT_NE(at, hung);
+        member(hung).resume();
+    });
+}
+
+TEST_F(HungMemberTest, ReconnectKeepsReadsAndTellsWritesThatTheirOutcomeIsUnknown) {
+    run([&]() -> asio::awaitable<void> {
+        std::string at;
+        Client* c = co_await connected(at);
+        const std::string hung = at;
+        member(hung).pause();
+        std::optional<Result<RangeResult>> read;
+        std::optional<Result<PutResult>> write;
+        const auto reading = [&]() -> asio::awaitable<void> {
+            RangeRequest get;
+            get.range.key = "a";
+            read = co_await c->async_range(get);
+        };
+        const auto writing = [&]() -> asio::awaitable<void> {
+            std::string key = "b";
+            write = co_await c->async_put(key, "unknown");
+        };
+        asio::co_spawn(loop_, reading(), [](std::exception_ptr) {});
+        asio::co_spawn(loop_, writing(), [](std::exception_ptr) {});
+        // Both are on their way after a turn of the loop.
+        co_await asio::post(loop_, asio::use_awaitable);
+        co_await asio::post(loop_, asio::use_awaitable);
+        c->reconnect("a test wants it");
+        co_await until([&] { return read && write; });
+        EXPECT_TRUE(*read) << read->error().message();
+        EXPECT_TRUE(*read && (*read)->kvs.size() == 1);
+        EXPECT_FALSE(*write);
+        EXPECT_TRUE(!*write && write->error().code() == Errc::kUnavailable)
+            << write->error().message();
+        EXPECT_NE(at, hung);
+        member(hung).resume();
     });
 }
 

@@ -80,6 +80,7 @@ class MeshProxyTest : public ::testing::Test {
                          "--tls-key=" + folder_.file("server.key"),
                          "--status-socket=" + folder_.file(name + ".sock")};
         command.insert(command.end(), more.begin(), more.end());
+        command.insert(command.begin(), wrapper_.begin(), wrapper_.end());
         return ChildProcess(command, folder_.file(name + ".log"));
     }
     void start_mirror() {
@@ -153,6 +154,7 @@ class MeshProxyTest : public ::testing::Test {
     WallTime now_{};
     std::optional<pki::Authority> ca_;
     std::string remote_, local_;
+    Words wrapper_;  // in front of the proxy's command
     std::unique_ptr<EtcdProcess> etcd_;
     ChildProcess proxy_;
 };
@@ -218,34 +220,95 @@ TEST_F(MeshProxyTest, RemotesReadTheMeshAndNothingElse) {
               "cilium/state/ip/v1/default/10.10.0.1\n\ncilium/state/nodes/v1/cluster1/n1\n\n");
 }
 
-TEST_F(MeshProxyTest, TransactionsOfRemotesMayOnlyRead) {
+TEST_F(MeshProxyTest, TransactionsOfRemotesAreRefused) {
     start_mirror();
     fill();
     ASSERT_TRUE(until([&] {
         return ctl("remote", {"get", "cilium/state/", "--prefix"}).has("node");
     })) << log();
-    const auto txn = [&](const std::string& script) {
+    const auto txn = [&](const std::string& who, const std::string& at, const std::string& script) {
         write("txn", script);
         Words command = {
             "sh", "-c",
-            "etcdctl --endpoints=https://" + remote_ + " --cacert=" + folder_.file("ca.crt") +
-                " --cert=" + folder_.file("remote.crt") + " --key=" + folder_.file("remote.key") +
+            "etcdctl --endpoints=https://" + at + " --cacert=" + folder_.file("ca.crt") +
+                " --cert=" + folder_.file(who + ".crt") + " --key=" + folder_.file(who + ".key") +
                 " --command-timeout=3s txn < " + folder_.file("txn")};
         const auto [code, text] = test::run_command(command, folder_, {{"ETCDCTL_API", "3"}});
         return Answer{code, text};
     };
-    const Answer read =
-        txn("mod(\"cilium/.heartbeat\") > \"0\"\n\nget cilium/state/nodes/v1/cluster1/n1\n\n\n");
-    EXPECT_EQ(read.code, 0) << read.text;
-    EXPECT_TRUE(read.has("node")) << read.text;
-    for (const char* script :
-         {"\nput cilium/state/x y\n\n\n", "\n\ndel cilium/state/nodes/v1/cluster1/n1\n\n",
-          "\nget mesh/local/services/v1/default/web\n\n\n",
-          "mod(\"mesh/local/services/v1/default/web\") > \"0\"\n\n\n\n"}) {
-        const Answer refused = txn(script);
+    const char* read =
+        "mod(\"cilium/.heartbeat\") > \"0\"\n\nget cilium/state/nodes/v1/cluster1/n1\n\n\n";
+    const char* empty = "\n\n\n\n";
+    for (const char* script : {read, empty, "\nput cilium/state/x y\n\n\n",
+                               "\n\ndel cilium/state/nodes/v1/cluster1/n1\n\n",
+                               "\nget mesh/local/services/v1/default/web\n\n\n",
+                               "mod(\"mesh/local/services/v1/default/web\") > \"0\"\n\n\n\n"}) {
+        const Answer refused = txn("remote", remote_, script);
         EXPECT_NE(refused.code, 0) << script << refused.text;
         EXPECT_TRUE(refused.has(kDenied)) << script << refused.text;
     }
+    // At the local listener its parts count.
+    const Answer local = txn("local", local_, read);
+    EXPECT_EQ(local.code, 0) << local.text;
+    EXPECT_TRUE(local.has("node")) << local.text;
+    EXPECT_TRUE(txn("local", local_, "\nput mesh/local/x y\n\n\n").has(kDenied));
+}
+
+TEST_F(MeshProxyTest, SizesOfRequestsAreBoundedByRole) {
+    start_proxy({"--embedded", "--data-dir=" + folder_.file("store")});
+    ASSERT_TRUE(until([&] {
+        return ctl("admin", {"put", "cilium/.heartbeat", "now"}, local_).code == 0;
+    })) << log();
+    const auto put = [&](const std::string& who, const std::string& at, std::size_t size) {
+        write("value", std::string(size, 'v'));
+        Words command = {
+            "sh", "-c",
+            "etcdctl --endpoints=https://" + at + " --cacert=" + folder_.file("ca.crt") +
+                " --cert=" + folder_.file(who + ".crt") + " --key=" + folder_.file(who + ".key") +
+                " --command-timeout=5s put cilium/state/big < " + folder_.file("value")};
+        const auto [code, text] = test::run_command(command, folder_, {{"ETCDCTL_API", "3"}});
+        return Answer{code, text};
+    };
+    // Refused by role, not by size: nobody waits for the body.
+    for (const std::size_t size : {10, 100'000, 1'000'000})
+        EXPECT_TRUE(put("remote", remote_, size).has(kDenied)) << size;
+    EXPECT_TRUE(put("stranger", local_, 1'000'000).has(kDenied));
+    // As much as etcd takes.
+    const Answer large = put("admin", local_, 1'500'000);
+    EXPECT_EQ(large.code, 0) << large.text;
+    const Answer larger = put("admin", local_, 1'600'000);
+    EXPECT_TRUE(larger.has("request is too large")) << larger.text;
+    const Answer back = ctl("remote", {"get", "cilium/state/big", "--print-value-only"});
+    EXPECT_EQ(back.text.size(), 1'500'001U);
+}
+
+TEST_F(MeshProxyTest, IdleConnectionsOfRemotesLeaveTheLocalListenerItsPlace) {
+    wrapper_ = {"sh", "-c", "ulimit -n 1024 && exec \"$@\"", "sh"};
+    start_mirror();
+    fill();
+    const std::uint16_t port =
+        static_cast<std::uint16_t>(std::stoi(remote_.substr(remote_.find(':') + 1)));
+    std::vector<int> idle;
+    for (int i = 0; i < 1300; ++i) {
+        const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        ASSERT_GE(fd, 0);
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_port = htons(port);
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address);
+        idle.push_back(fd);
+    }
+    for (int i = 0; i < 5; ++i) {
+        const Answer local = ctl("local", {"get", "cilium/.heartbeat"}, local_);
+        EXPECT_EQ(local.code, 0) << local.text << log();
+    }
+    // Nor do they keep other remotes away.
+    EXPECT_TRUE(until([&] {
+        return ctl("remote", {"get", "cilium/.heartbeat"}).code == 0;
+    })) << log();
+    EXPECT_EQ(log().find("accept failed"), std::string::npos) << log();
+    for (const int fd : idle) ::close(fd);
 }
 
 TEST_F(MeshProxyTest, WithoutAGoodCertificateThereIsNoConnection) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <array>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -398,6 +399,157 @@ TEST_F(LoopbackTest, ConnectionsBeyondTheBoundAreClosed) {
         auto third = co_await c->async_connect();
         EXPECT_FALSE(third);
         EXPECT_EQ(server_->stats().refused_limit, 1U);
+    });
+}
+
+TEST_F(LoopbackTest, ConnectionsOfOneNameAreBounded) {
+    make_ca();
+    ServerOptions options;
+    options.tls = issue("server", pki::server_request());
+    options.max_connections_per_name = 2;
+    serve(std::move(options));
+    run([&]() -> asio::awaitable<void> {
+        const TlsOptions two = issue("two", pki::client_request("remote-two"));
+        auto a = channel(two);
+        auto b = channel(two);
+        auto c = channel(two);
+        EXPECT_TRUE(co_await a->async_connect());
+        EXPECT_TRUE(co_await b->async_connect());
+        const Result<void> third = co_await c->async_connect();
+        EXPECT_FALSE(third);
+        EXPECT_NE(log_.find("\"remote-two\" has as many connections"), std::string::npos) << log_;
+        auto other = channel(issue("three", pki::client_request("remote-three")));
+        EXPECT_TRUE(co_await other->async_connect());
+        // One that has gone leaves its place.
+        a->close();
+        Result<void> again = Error(Errc::kUnavailable, "not tried");
+        std::unique_ptr<Channel> d;
+        for (int i = 0; !again && i < 100; ++i) {
+            co_await sleep(5ms);
+            d = channel(two);
+            again = co_await d->async_connect();
+        }
+        EXPECT_TRUE(again);
+    });
+}
+
+TEST_F(LoopbackTest, IdleHandshakesMakeRoomForNewOnes) {
+    ServerOptions options;
+    options.max_handshakes = 6;
+    options.max_handshakes_per_address = 3;
+    serve(std::move(options));
+    run([&]() -> asio::awaitable<void> {
+        std::vector<asio::ip::tcp::socket> silent;
+        const auto connect_from = [&](const char* address) -> asio::awaitable<void> {
+            auto& socket = silent.emplace_back(loop_);
+            socket.open(asio::ip::tcp::v4());
+            socket.bind({asio::ip::make_address(address), 0});
+            co_await socket.async_connect({asio::ip::make_address("127.0.0.1"), port_},
+                                          asio::use_awaitable);
+        };
+        for (int i = 0; i < 2; ++i) co_await connect_from("127.0.0.2");
+        while (server_->stats().accepted < 2) co_await sleep(1ms);
+        for (int i = 0; i < 8; ++i) co_await connect_from("127.0.0.1");
+        // Those who come while all places are young wait.
+        auto c = channel();
+        const Result<void> connected = co_await c->async_connect();
+        EXPECT_TRUE(connected) << connected.error().message();
+        EXPECT_LE(server_->stats().connections, 7U);
+        EXPECT_GE(server_->stats().handshakes_closed, 5U);
+        // Connections that are up are not touched, nor those of an address with few.
+        for (int i = 0; i < 4; ++i) co_await connect_from("127.0.0.1");
+        while (server_->stats().accepted < 15) co_await sleep(1ms);
+        auto who = co_await c->async_unary("/t/Who", make_frame(""), {});
+        EXPECT_TRUE(who.status.ok()) << who.status.message;
+        for (std::size_t i = 0; i < 2; ++i) {
+            std::array<char, 1000> settings{};
+            boost::system::error_code ec;
+            silent[i].non_blocking(true);
+            while (!ec) silent[i].read_some(asio::buffer(settings), ec);
+            EXPECT_EQ(ec, asio::error::would_block);
+        }
+    });
+}
+
+TEST_F(LoopbackTest, PeerThatTakesNothingIsClosed) {
+    ServerOptions options;
+    options.write_timeout = 1s;
+    serve(std::move(options));
+    server_->handle_unary("/t/Big", [](const ServerCallPtr& call, std::string_view) {
+        call->reply(make_frame(std::string(20'000'000, 'b')));
+    });
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel();
+        EXPECT_TRUE(co_await c->async_connect());
+        // One that reads gets all of it.
+        auto whole = co_await c->async_unary("/t/Big", make_frame(""), {});
+        EXPECT_EQ(whole.message.size(), 20'000'000U) << whole.status.message;
+        std::optional<Status> ended;
+        CallEvents events;
+        events.on_end = [&](const Status& s, const Metadata&) { ended = s; };
+        auto call = c->call("/t/Big", {}, events);
+        call->pause();
+        EXPECT_EQ(call->write(make_frame("")), Write::kQueued);
+        call->half_close();
+        const TimePoint late = clock_.now() + 20s;
+        while (!ended && clock_.now() < late) co_await sleep(10ms);
+        EXPECT_TRUE(ended) << "20 MB are kept for a client that does not read";
+        EXPECT_EQ(server_->stats().connections, 0U);
+    });
+}
+
+TEST_F(LoopbackTest, PeerWhoseSocketIsFullIsClosed) {
+    ServerOptions options;
+    options.write_timeout = 1s;
+    serve(std::move(options));
+    ServerCallPtr watcher;
+    server_->handle("/t/Watch", [&](const ServerCallPtr& call) { watcher = call; });
+    run([&]() -> asio::awaitable<void> {
+        // Windows as large as they can be, and nobody who reads from the socket.
+        asio::ip::tcp::socket raw(loop_);
+        co_await raw.async_connect({asio::ip::make_address("127.0.0.1"), port_},
+                                   asio::use_awaitable);
+        const auto text = [](std::string_view s) {
+            return std::string(1, '\0') + static_cast<char>(s.size()) + std::string(s);
+        };
+        std::string fields;
+        for (const auto& [name, value] : Metadata{{":method", "POST"},
+                                                  {":scheme", "http"},
+                                                  {":path", "/t/Watch"},
+                                                  {":authority", "a"},
+                                                  {"content-type", "application/grpc"}})
+            fields += text(name) + static_cast<char>(value.size()) + value;
+        std::string bytes = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        bytes += std::string("\0\0\6\4\0\0\0\0\0\0\4\x7f\xff\xff\xff", 15);  // SETTINGS
+        bytes += std::string("\0\0\4\x8\0\0\0\0\0\x7f\0\0\0", 13);           // WINDOW_UPDATE
+        bytes += std::string("\0\0", 2) + static_cast<char>(fields.size());
+        bytes += std::string("\1\4\0\0\0\1", 6) + fields;  // HEADERS
+        co_await asio::async_write(raw, asio::buffer(bytes), asio::use_awaitable);
+        while (!watcher) co_await sleep(1ms);
+        const Frame frame = make_frame(std::string(500'000, 'e'));
+        const TimePoint late = clock_.now() + 20s;
+        while (!watcher->ended() && clock_.now() < late) {
+            static_cast<void>(watcher->write(frame));
+            co_await sleep(5ms);
+        }
+        EXPECT_TRUE(watcher->ended());
+        EXPECT_EQ(server_->stats().connections, 0U);
+        watcher.reset();
+    });
+}
+
+TEST_F(LoopbackTest, ClosedChannelTellsWhyItWas) {
+    serve({});
+    server_->handle("/t/Slow", [](const ServerCallPtr&) {});
+    run([&]() -> asio::awaitable<void> {
+        auto c = channel();
+        EXPECT_TRUE(co_await c->async_connect());
+        std::optional<Status> ended;
+        CallEvents events;
+        events.on_end = [&](const Status& s, const Metadata&) { ended = s; };
+        c->call("/t/Slow", {}, events);
+        c->close({StatusCode::kUnavailable, "moving on"});
+        EXPECT_EQ(ended, (Status{StatusCode::kUnavailable, "moving on"}));
     });
 }
 

@@ -29,8 +29,8 @@ class SessionTest : public ::testing::Test {
     }
 
     void open() {
-        core_ = std::make_shared<detail::ServerCore>(
-            detail::ServerCore{server_options_, clock_, {}, std::move(routes_), {}, {}, {}});
+        core_ = std::make_shared<detail::ServerCore>(detail::ServerCore{
+            server_options_, clock_, {}, std::move(routes_), {}, {}, {}, {}, {}});
         auto peer = std::make_shared<Peer>();
         peer->common_name = "remote-two";
         server_ = std::make_unique<detail::ServerSession>(core_, peer);
@@ -464,6 +464,266 @@ TEST_F(SessionTest, UnknownPathIsUnimplementedUnlessCaught) {
     ASSERT_TRUE(run());
     ASSERT_TRUE(caught.status);
     EXPECT_EQ(caught.status->code, StatusCode::kPermissionDenied);
+}
+
+// ---- what a peer may make us keep ----
+
+TEST_F(SessionTest, RequestsThatDoNotEndAreCounted) {
+    server_options_.max_message_bytes = 100'000;
+    server_options_.max_buffered_bytes = 400'000;
+    int handled = 0;
+    routes_["/t.T/One"].unary = [&](const ServerCallPtr& call, std::string_view m) {
+        ++handled;
+        call->reply(make_frame(std::to_string(m.size())));
+    };
+    open();
+    const auto begin = [&] {
+        auto c = call("/t.T/One", outcome());
+        EXPECT_EQ(c->write(make_frame(std::string(100'000, 'r'))), Write::kQueued);
+        EXPECT_TRUE(run(100'000));
+        return c;
+    };
+    std::vector<ClientCallPtr> calls;
+    for (int i = 0; i < 12; ++i) calls.push_back(begin());
+    EXPECT_EQ(handled, 0);
+    std::size_t refused = 0;
+    for (const Outcome& one : outcomes_) {
+        if (!one.status) continue;
+        EXPECT_EQ(one.status->code, StatusCode::kResourceExhausted) << one.status->message;
+        ++refused;
+    }
+    EXPECT_GE(refused, 8U) << "12 messages of 100 kB are kept where 400 kB may be";
+    EXPECT_LE(refused, 10U);
+    // What was kept is a request like any other when its end comes, and makes room.
+    for (std::size_t i = 0; i < calls.size(); ++i)
+        if (!outcomes_[i].status) calls[i]->half_close();
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(handled, static_cast<int>(12 - refused));
+    Outcome& after = outcomes_.emplace_back();
+    auto c = call("/t.T/One", after);
+    EXPECT_EQ(c->write(make_frame(std::string(100'000, 'r'))), Write::kQueued);
+    c->half_close();
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(after.messages, std::vector<std::string>{"100000"});
+}
+
+TEST_F(SessionTest, WhatPausedCallsHoldIsCounted) {
+    server_options_.max_message_bytes = 10'000;
+    server_options_.max_buffered_bytes = 100'000;
+    server_options_.stream_window = 65535;
+    routes_["/t.T/Put"].stream = [](const ServerCallPtr& call) { call->pause(); };
+    open();
+    for (int i = 0; i < 10; ++i) {
+        auto c = call("/t.T/Put", outcome());
+        for (int m = 0; m < 6; ++m)
+            ASSERT_EQ(c->write(make_frame(std::string(10'000, 'p'))), Write::kQueued);
+        ASSERT_TRUE(run(100'000));
+    }
+    std::size_t refused = 0;
+    for (const Outcome& one : outcomes_)
+        if (one.status && one.status->code == StatusCode::kResourceExhausted) ++refused;
+    EXPECT_EQ(refused, 9U) << "600 kB are held where 100 kB may be";
+}
+
+TEST_F(SessionTest, AdmissionIsAskedBeforeThereIsABody) {
+    add_echo();
+    routes_["/t.T/One"].unary = [](const ServerCallPtr& call, std::string_view) {
+        call->reply(make_frame("never"));
+    };
+    open();
+    std::vector<std::string> asked;
+    core_->admit = [&](const ServerCall& one) {
+        asked.emplace_back(one.method());
+        EXPECT_EQ(one.peer().common_name, "remote-two");
+        return Status{StatusCode::kPermissionDenied, "no role"};
+    };
+    for (const char* path : {"/t.T/One", "/t.T/Echo", "/t.T/Nothing"}) {
+        Outcome& got = outcome();
+        auto c = call(path, got);
+        ASSERT_TRUE(run());
+        ASSERT_TRUE(got.status) << path;
+        EXPECT_EQ(got.status->code, StatusCode::kPermissionDenied);
+        EXPECT_EQ(c->write(make_frame("x")), Write::kEnded);
+    }
+    EXPECT_EQ(asked, (std::vector<std::string>{"/t.T/One", "/t.T/Echo", "/t.T/Nothing"}));
+    EXPECT_EQ(core_->stats.calls_started, 0U);
+    core_->admit = [](const ServerCall&) { return Status{}; };
+    Outcome& got = outcome();
+    auto c = call("/t.T/Echo", got);
+    EXPECT_EQ(c->write(make_frame("x")), Write::kQueued);
+    ASSERT_TRUE(run());
+    EXPECT_EQ(got.messages, std::vector<std::string>{"x"});
+    c->cancel();
+    ASSERT_TRUE(run());
+}
+
+TEST_F(SessionTest, ARequestHasItsTimeAndAnAnswerItsOwn) {
+    server_options_.request_timeout = 10s;
+    ServerCallPtr served;
+    routes_["/t.T/Slow"].unary = [&](const ServerCallPtr& call, std::string_view) {
+        EXPECT_FALSE(call->deadline()) << "the client gave none";
+        served = call;
+    };
+    open();
+    Outcome& never = outcome();
+    auto c = call("/t.T/Slow", never);
+    EXPECT_EQ(c->write(make_frame("x")), Write::kQueued);
+    Outcome& whole = outcome();
+    auto d = call("/t.T/Slow", whole);
+    EXPECT_EQ(d->write(make_frame("x")), Write::kQueued);
+    d->half_close();
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(served);
+    EXPECT_EQ(server_->next_timeout(), clock_.now() + 10s);
+    clock_.advance(10s);
+    server_->on_timeout(clock_.now());
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(never.status) << "a request that does not end is kept for ever";
+    EXPECT_EQ(never.status->code, StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(server_->next_timeout(), TimePoint::max());
+    EXPECT_FALSE(whole.status);
+    served->reply(make_frame("late"));
+    ASSERT_TRUE(run());
+    EXPECT_EQ(whole.messages, std::vector<std::string>{"late"});
+}
+
+class CongestionTest : public SessionTest {
+  protected:
+    CongestionTest() {
+        server_options_.max_connection_queue_bytes = 100'000;
+        channel_options_.stream_window = 65535;
+        routes_["/t.T/Get"].unary = [this](const ServerCallPtr& call, std::string_view size) {
+            congested_ = call->congested();
+            call->reply(make_frame(std::string(std::stoul(std::string(size)), 'a')));
+        };
+    }
+    ClientCallPtr get(Outcome& got, const std::string& size, bool paused = false) {
+        auto c = call("/t.T/Get", got);
+        if (paused) c->pause();
+        EXPECT_EQ(c->write(make_frame(size)), Write::kQueued);
+        c->half_close();
+        EXPECT_TRUE(run(100'000));
+        return c;
+    }
+    bool congested_ = false;
+};
+
+TEST_F(CongestionTest, AnswersThatNobodyTakesAreBoundedForAConnection) {
+    open();
+    // Larger than the bound, and takes nothing at first: its way is free on an idle connection.
+    Outcome& first = outcome();
+    auto c = get(first, "3000000", true);
+    EXPECT_FALSE(congested_);
+    EXPECT_GT(server_->queued_bytes(), 2'000'000U);
+    Outcome& second = outcome();
+    get(second, "50000");
+    EXPECT_TRUE(congested_);
+    ASSERT_TRUE(second.status);
+    EXPECT_EQ(second.status->code, StatusCode::kResourceExhausted) << second.status->message;
+    // What was done must be told.
+    Outcome& small = outcome();
+    get(small, "100");
+    ASSERT_TRUE(small.status);
+    EXPECT_TRUE(small.status->ok()) << small.status->message;
+    c->resume();
+    ASSERT_TRUE(run(100'000));
+    ASSERT_EQ(first.messages.size(), 1U);
+    EXPECT_EQ(first.messages[0].size(), 3'000'000U);
+    EXPECT_EQ(server_->queued_bytes(), 0U);
+    Outcome& after = outcome();
+    get(after, "50000");
+    ASSERT_TRUE(after.status);
+    EXPECT_TRUE(after.status->ok()) << after.status->message;
+    EXPECT_FALSE(congested_);
+}
+
+TEST_F(CongestionTest, CancelledAnswersMakeRoomAndWritersAreTold) {
+    ServerCallPtr watcher;
+    int writable = 0;
+    routes_["/t.T/Watch"].stream = [&](const ServerCallPtr& call) {
+        watcher = call;
+        call->on_writable([&] { ++writable; });
+    };
+    open();
+    Outcome& big = outcome();
+    auto c = get(big, "3000000", true);
+    Outcome& watch = outcome();
+    auto w = call("/t.T/Watch", watch);
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(watcher->queued_bytes(), 0U);
+    EXPECT_EQ(watcher->write(make_frame("event")), Write::kFull);
+    EXPECT_EQ(writable, 0);
+    c->cancel();
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(writable, 1);
+    EXPECT_EQ(server_->queued_bytes(), 0U);
+    EXPECT_EQ(watcher->write(make_frame("event")), Write::kQueued);
+    ASSERT_TRUE(run(100'000));
+    EXPECT_EQ(watch.messages, std::vector<std::string>{"event"});
+    w->cancel();
+    ASSERT_TRUE(run());
+}
+
+TEST_F(SessionTest, MessagesBetweenResumeAndTheNextTurnAreNotLost) {
+    ServerCallPtr served;
+    routes_["/t.T/Two"].stream = [&](const ServerCallPtr& call) {
+        served = call;
+        EXPECT_EQ(call->write(make_frame("a")), Write::kQueued);
+        EXPECT_EQ(call->write(make_frame("b")), Write::kQueued);
+    };
+    open();
+    Outcome& got = outcome();
+    auto c = call("/t.T/Two", got);
+    c->pause();
+    ASSERT_TRUE(run());
+    served->finish({});
+    std::string end;
+    server_->produce(end, 100'000);
+    // The end of the stream comes before the turn that was to read on.
+    c->resume();
+    ASSERT_TRUE(client_->receive(end, clock_.now()));
+    ASSERT_TRUE(run());
+    EXPECT_EQ(got.messages, (std::vector<std::string>{"a", "b"}));
+    ASSERT_TRUE(got.status);
+    EXPECT_TRUE(got.status->ok()) << got.status->message;
+}
+
+TEST_F(SessionTest, SilenceOfTheServerEndsACallThatAskedForIt) {
+    ServerCallPtr served;
+    routes_["/t.T/Slow"].stream = [&](const ServerCallPtr& call) { served = call; };
+    open();
+    CallOptions options;
+    options.deadline = 10s;
+    options.silence = 3s;
+    Outcome& slow = outcome();
+    auto c = call("/t.T/Slow", slow, options);
+    ASSERT_TRUE(run());
+    // Slow to send much: each time something came.
+    for (int i = 0; i < 3; ++i) {
+        clock_.advance(2s);
+        EXPECT_EQ(served->write(make_frame("part")), Write::kQueued);
+        ASSERT_TRUE(run());
+        client_->on_timeout(clock_.now());
+    }
+    ASSERT_TRUE(run());
+    EXPECT_FALSE(slow.status);
+    EXPECT_LE(client_->next_timeout(), clock_.now() + 3s);
+    clock_.advance(3s);
+    client_->on_timeout(clock_.now());
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(slow.status);
+    EXPECT_EQ(slow.status->code, StatusCode::kUnavailable);
+    EXPECT_NE(slow.status->message.find("3000 ms"), std::string::npos) << slow.status->message;
+    // The deadline stays what it was.
+    options.silence = 30s;
+    Outcome& late = outcome();
+    auto d = call("/t.T/Slow", late, options);
+    ASSERT_TRUE(run());
+    clock_.advance(10s);
+    client_->on_timeout(clock_.now());
+    ASSERT_TRUE(run());
+    ASSERT_TRUE(late.status);
+    EXPECT_EQ(late.status->code, StatusCode::kDeadlineExceeded);
 }
 
 // ---- a client that breaks the rules: nghttp2 by hand ----

@@ -115,6 +115,29 @@ TEST(MessageReader, NoticesHalfMessages) {
     EXPECT_EQ(reader.buffered(), 7U);
 }
 
+TEST(MessageReader, KeepsNoMessageThatWasTakenOrReleased) {
+    const std::string large(100'000, 'm');
+    const Frame frame = make_frame(large);
+    for (const bool take : {true, false}) {
+        MessageReader reader;
+        std::string_view message;
+        for (std::string_view half : {frame.wire().substr(0, 50'000), frame.wire().substr(50'000)})
+            static_cast<void>(reader.next(half, message, large.size()));
+        ASSERT_EQ(message, large);
+        EXPECT_GE(reader.buffered(), large.size());
+        EXPECT_FALSE(reader.partial());
+        if (take) {
+            EXPECT_EQ(reader.take(message), large);
+        } else {
+            reader.release();
+        }
+        EXPECT_EQ(reader.buffered(), 0U);
+        std::string_view next = frame.wire();
+        ASSERT_EQ(reader.next(next, message, large.size()), MessageReader::Outcome::kMessage);
+        EXPECT_EQ(reader.take(message), large) << "a view of the chunk";
+    }
+}
+
 TEST(MessageReader, BoundsAndFlags) {
     const auto outcome = [](std::string bytes, std::size_t limit) {
         MessageReader reader;

@@ -27,18 +27,23 @@ ReadOnly::ReadOnly(std::vector<Prefix> prefixes, bool allow_status) : allow_stat
 }
 
 bool ReadOnly::allows(const AccessRequest& request) const {
+    if (!admits(request)) return false;
+    if (request.action == EtcdAction::kStatus) return true;
+    return std::any_of(ranges_.begin(), ranges_.end(), [&request](const Range& range) {
+        return lies_within(request.range, range.start, range.end);
+    });
+}
+
+bool ReadOnly::admits(const AccessRequest& request) const {
     switch (request.action) {
         case EtcdAction::kRange:
         case EtcdAction::kWatch:
-            break;
+            return true;
         case EtcdAction::kStatus:
             return allow_status_;
         default:
             return false;
     }
-    return std::any_of(ranges_.begin(), ranges_.end(), [&request](const Range& range) {
-        return lies_within(request.range, range.start, range.end);
-    });
 }
 
 }  // namespace mesh::serve

@@ -12,13 +12,14 @@
 
 namespace mesh::serve {
 
-/// What a call is about. A Txn is asked about part by part: its compares and ranges as kRange, its
-/// writes as kPut and kDelete.
+/// What a call is about. A Txn is asked about as such, then part by part: its compares and ranges
+/// as kRange, its writes as kPut and kDelete.
 enum class EtcdAction : std::uint8_t {
     kRange,
     kWatch,
     kPut,
     kDelete,
+    kTxn,
     kCompact,
     kLease,        ///< every method of the Lease service
     kStatus,       ///< Maintenance.Status
@@ -41,6 +42,9 @@ class AccessPolicy {
     virtual ~AccessPolicy() = default;
     /// @return false = the call is answered with PermissionDenied "etcdserver: permission denied"
     [[nodiscard]] virtual bool allows(const AccessRequest& request) const = 0;
+    /// Whether the peer may make such a call at all, whatever its range: asked when the headers are
+    /// in, before there is a body to keep. request.range is empty.
+    [[nodiscard]] virtual bool admits(const AccessRequest& /*request*/) const { return true; }
     /// Words behind that text which tell the refused what to do instead; empty = none.
     [[nodiscard]] virtual std::string_view advice(const AccessRequest& /*request*/) const {
         return {};
@@ -65,6 +69,7 @@ class ReadOnly final : public AccessPolicy {
     /// it)
     explicit ReadOnly(std::vector<Prefix> prefixes, bool allow_status = false);
     [[nodiscard]] bool allows(const AccessRequest& request) const override;
+    [[nodiscard]] bool admits(const AccessRequest& request) const override;
 
   private:
     struct Range {

@@ -18,6 +18,7 @@ class RemoteAccess final : public AccessPolicy {
   public:
     explicit RemoteAccess(const std::string& own_cluster);
     [[nodiscard]] bool allows(const AccessRequest& request) const override;
+    [[nodiscard]] bool admits(const AccessRequest& request) const override;
 
   private:
     ReadOnly readable_;
@@ -30,9 +31,12 @@ class LocalAccess final : public AccessPolicy {
   public:
     LocalAccess(std::string own_cluster, bool writable);
     [[nodiscard]] bool allows(const AccessRequest& request) const override;
+    [[nodiscard]] bool admits(const AccessRequest& request) const override;
     [[nodiscard]] std::string_view advice(const AccessRequest& request) const override;
 
   private:
+    [[nodiscard]] bool has_role(const rpc::Peer& peer) const;
+
     std::string reader_;
     std::string writer_;
     bool writable_;

@@ -95,6 +95,7 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
     const store::RangeRequest wanted = from_pb(request);
     if (refused(call, core->check(*call, listener, EtcdAction::kRange, wanted.range))) return;
     if (!has_known_enumerators(request)) return call->finish(invalid_sort_option());
+    if (call->congested()) return call->finish(answers_wait());
     const auto outcome = core->store.range(wanted);
     if (!outcome) return core->fail(call, to_status(outcome.error()));
     core->reply(call, encode_range(core->header(), *outcome));
@@ -133,6 +134,8 @@ rpc::Status EtcdService::Impl::check_op(const rpc::ServerCall& call, const Liste
 
 rpc::Status EtcdService::Impl::check_txn(const rpc::ServerCall& call, const Listener& listener,
                                          const store::TxnRequest& request) {
+    rpc::Status allowed = core->check(call, listener, EtcdAction::kTxn);
+    if (!allowed.ok()) return allowed;
     for (const store::Compare& compare : request.compare) {
         rpc::Status status = core->check(call, listener, EtcdAction::kRange, compare.range);
         if (!status.ok()) return status;
@@ -142,7 +145,7 @@ rpc::Status EtcdService::Impl::check_txn(const rpc::ServerCall& call, const List
             rpc::Status status = check_op(call, listener, op);
             if (!status.ok()) return status;
         }
-    return core->ready ? rpc::Status{} : no_leader();
+    return {};
 }
 
 void EtcdService::Impl::txn(const Call& call, const Listener& listener,
@@ -151,6 +154,7 @@ void EtcdService::Impl::txn(const Call& call, const Listener& listener,
     if (refused(call, check_txn(*call, listener, wanted))) return;
     if (too_large(call, request)) return;
     if (!has_known_enumerators(request)) return call->finish(undecodable());
+    if (call->congested()) return call->finish(answers_wait());
     core->begin_write();
     answer<etcdpb::TxnResponse>(call, core->store.txn(wanted));
 }
@@ -272,6 +276,10 @@ void EtcdService::Impl::attach_refusals(rpc::Server& server, const ListenerPtr& 
 }
 
 void EtcdService::Impl::attach(rpc::Server& server, ListenerPtr listener) {
+    server.admit([weak = weak_from_this(), listener](const rpc::ServerCall& call) {
+        auto self = weak.lock();
+        return self ? self->core->admit(call, *listener) : server_stopped();
+    });
     unary(server, listener, etcdpb::kRange, &Impl::range);
     unary(server, listener, etcdpb::kPut, &Impl::put);
     unary(server, listener, etcdpb::kDeleteRange, &Impl::delete_range);

@@ -38,6 +38,9 @@ struct EtcdServiceOptions {
     std::size_t history_to_keep = 0;
     std::size_t max_watches_per_stream = 10'000;
     std::size_t max_watches = 200'000;
+    /// Of all streams of one verified common name, and of all peers without one together; 0 = no
+    /// bound of its own.
+    std::size_t max_watches_per_name = 0;
 };
 
 struct EtcdServiceStats {

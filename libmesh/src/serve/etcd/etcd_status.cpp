@@ -50,6 +50,10 @@ Status auth_not_enabled() {
 Status request_too_large() {
     return {StatusCode::kInvalidArgument, "etcdserver: request is too large"};
 }
+Status answers_wait() {
+    return {StatusCode::kResourceExhausted,
+            "etcdserver: too many bytes of answers wait on this connection"};
+}
 Status no_leader() {
     return {StatusCode::kUnavailable, "etcdserver: no leader"};
 }

@@ -12,6 +12,8 @@ namespace mesh::serve {
 [[nodiscard]] rpc::Status permission_denied();
 [[nodiscard]] rpc::Status auth_not_enabled();
 [[nodiscard]] rpc::Status request_too_large();
+/// Not one of etcd's: the client does not read the answers that it has.
+[[nodiscard]] rpc::Status answers_wait();
 [[nodiscard]] rpc::Status no_leader();
 [[nodiscard]] rpc::Status server_stopped();
 [[nodiscard]] rpc::Status invalid_sort_option();

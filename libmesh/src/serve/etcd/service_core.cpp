@@ -1,11 +1,43 @@
 #include "serve/etcd/service_core.hpp"
 
 #include <boost/asio/post.hpp>
+#include <map>
+#include <string_view>
 #include <utility>
 
+#include "model/etcdpb/methods.hpp"
 #include "serve/etcd/etcd_status.hpp"
 
 namespace mesh::serve {
+
+namespace {
+
+EtcdAction action_of(std::string_view method) {
+    static const std::map<std::string_view, EtcdAction> kActions = {
+        {etcdpb::kRange, EtcdAction::kRange},
+        {etcdpb::kWatch, EtcdAction::kWatch},
+        {etcdpb::kPut, EtcdAction::kPut},
+        {etcdpb::kDeleteRange, EtcdAction::kDelete},
+        {etcdpb::kTxn, EtcdAction::kTxn},
+        {etcdpb::kCompact, EtcdAction::kCompact},
+        {etcdpb::kLeaseGrant, EtcdAction::kLease},
+        {etcdpb::kLeaseRevoke, EtcdAction::kLease},
+        {etcdpb::kLeaseKeepAlive, EtcdAction::kLease},
+        {etcdpb::kLeaseTimeToLive, EtcdAction::kLease},
+        {etcdpb::kLeaseLeases, EtcdAction::kLease},
+        {etcdpb::kStatus, EtcdAction::kStatus},
+        {etcdpb::kMemberList, EtcdAction::kMembers},
+        {etcdpb::kAlarm, EtcdAction::kMaintenance},
+        {etcdpb::kDefragment, EtcdAction::kMaintenance},
+        {etcdpb::kHash, EtcdAction::kMaintenance},
+        {etcdpb::kHashKV, EtcdAction::kMaintenance},
+        {etcdpb::kDowngrade, EtcdAction::kMaintenance},
+        {etcdpb::kSnapshot, EtcdAction::kMaintenance}};
+    const auto found = kActions.find(method);
+    return found != kActions.end() ? found->second : EtcdAction::kOther;
+}
+
+}  // namespace
 
 ServiceCore::ServiceCore(boost::asio::any_io_executor loop_in, store::Store& store_in,
                          const Clock& clock_in, EtcdServiceOptions options_in, Logger logger)
@@ -76,12 +108,17 @@ void ServiceCore::trim_history() {
 void ServiceCore::reply(const rpc::ServerCallPtr& call, rpc::Frame frame) {
     if (!frame) return fail(call, to_status(store::Fault::kAnswerTooLarge));
     if (!group_open_) return call->reply(std::move(frame));
+    constexpr std::size_t kLargeAnswer = 64U << 10;
+    const bool large = frame.size() > kLargeAnswer;
     waiting_.push_back([call, frame = std::move(frame)](const rpc::Status& commit) {
         if (commit.ok())
             call->reply(frame);
         else
             call->finish(commit);
     });
+    // Large answers do not pile up until the turn's end, where the bound of their connection
+    // counts.
+    if (large) flush();
 }
 
 void ServiceCore::fail(const rpc::ServerCallPtr& call, rpc::Status status) {
@@ -99,14 +136,25 @@ rpc::Status ServiceCore::check(const rpc::ServerCall& call, const Listener& list
                                 .range = range,
                                 .peer = call.peer(),
                                 .listener = listener.name};
-    if (!listener.policy->allows(request)) {
-        ++stats.denied;
-        rpc::Status denied = permission_denied();
-        if (const auto advice = listener.policy->advice(request); !advice.empty())
-            denied.message.append(": ").append(advice);
-        return denied;
-    }
+    if (!listener.policy->allows(request)) return denied(*listener.policy, request);
     return ready ? rpc::Status{} : no_leader();
+}
+
+rpc::Status ServiceCore::admit(const rpc::ServerCall& call, const Listener& listener) {
+    const AccessRequest request{.action = action_of(call.method()),
+                                .method = call.method(),
+                                .peer = call.peer(),
+                                .listener = listener.name};
+    if (listener.policy->admits(request)) return {};
+    return denied(*listener.policy, request);
+}
+
+rpc::Status ServiceCore::denied(const AccessPolicy& policy, const AccessRequest& request) {
+    ++stats.denied;
+    rpc::Status denied = permission_denied();
+    if (const auto advice = policy.advice(request); !advice.empty())
+        denied.message.append(": ").append(advice);
+    return denied;
 }
 
 }  // namespace mesh::serve

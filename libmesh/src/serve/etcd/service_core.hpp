@@ -48,6 +48,8 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     /// @return whether the service is ready and the policy allows it
     [[nodiscard]] rpc::Status check(const rpc::ServerCall& call, const Listener& listener,
                                     EtcdAction action, store::KeyRange range = {});
+    /// Before a call's body is there: whether its peer may make it at all.
+    [[nodiscard]] rpc::Status admit(const rpc::ServerCall& call, const Listener& listener);
 
     boost::asio::any_io_executor loop;
     store::Store& store;
@@ -60,6 +62,8 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     bool stopped = false;
 
   private:
+    [[nodiscard]] rpc::Status denied(const AccessPolicy& policy, const AccessRequest& request);
+
     bool group_open_ = false;
     // A full disk fails every commit: what is said is that it begins and that it ends.
     bool commits_fail_ = false;

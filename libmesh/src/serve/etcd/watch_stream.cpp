@@ -24,7 +24,10 @@ class WatchStream::Watch final : public store::WatchSink {
     Watch(WatchStream& stream, const etcdpb::WatchCreateRequest& request, std::int64_t id)
         : stream_(stream),
           key_{.watch_id = id, .prev_kv = request.prev_kv(), .fragment = request.fragment()},
-          wants_progress(request.progress_notify()) {}
+          wants_progress(request.progress_notify()) {
+        ++stream_.of_peer_;
+    }
+    ~Watch() { --stream_.of_peer_; }
 
     bool on_events(store::WatchId, const store::Delivery& delivery) override {
         if (!stream_.backlog_.empty()) return refuse();
@@ -84,7 +87,10 @@ class WatchStream::Watch final : public store::WatchSink {
 
 WatchStream::WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallPtr call,
                          ListenerPtr listener)
-    : service_(std::move(service)), call_(std::move(call)), listener_(std::move(listener)) {}
+    : service_(std::move(service)),
+      call_(std::move(call)),
+      listener_(std::move(listener)),
+      of_peer_(service_->watches_of(call_->peer())) {}
 
 WatchStream::~WatchStream() {
     close();
@@ -171,6 +177,14 @@ void WatchStream::refuse(std::int64_t id, std::string reason) {
     send(response, id);
 }
 
+bool WatchStream::too_many() const {
+    const EtcdServiceOptions& options = core().options;
+    const bool of_peer =
+        options.max_watches_per_name != 0 && of_peer_ >= options.max_watches_per_name;
+    return of_peer || watches_.size() >= options.max_watches_per_stream ||
+           core().store.stats().watchers >= options.max_watches;
+}
+
 std::int64_t WatchStream::next_free_id() {
     while (watches_.count(next_id_) != 0) ++next_id_;
     return next_id_;
@@ -194,9 +208,7 @@ void WatchStream::create(const etcdpb::WatchCreateRequest& request) {
     const std::int64_t wished = request.watch_id();  // 0 = none
     if (wished != 0 && watches_.count(wished) != 0)
         return refuse(kNoWatch, "mvcc: duplicate watch ID provided on the WatchStream");
-    if (watches_.size() >= core().options.max_watches_per_stream ||
-        core().store.stats().watchers >= core().options.max_watches)
-        return refuse(kNoWatch, "etcdserver: too many watches");
+    if (too_many()) return refuse(kNoWatch, "etcdserver: too many watches");
 
     const std::int64_t id = wished != 0 ? wished : next_free_id();
     auto watch = std::make_unique<Watch>(*this, request, id);

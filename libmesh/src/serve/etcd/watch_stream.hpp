@@ -36,16 +36,18 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     void close();
     void refuse(std::int64_t id, std::string reason);
     [[nodiscard]] std::int64_t next_free_id();
+    [[nodiscard]] bool too_many() const;
 
     /// Takes the frame in any case: what the call's queue has no room for waits here.
     void send(rpc::Frame frame);
     void send(etcdpb::WatchResponse& response, std::int64_t watch_id);
     void on_writable();
-    [[nodiscard]] ServiceCore& core() { return service_->core(); }
+    [[nodiscard]] ServiceCore& core() const { return service_->core(); }
 
     std::shared_ptr<WatchService> service_;
     rpc::ServerCallPtr call_;
     ListenerPtr listener_;
+    std::size_t& of_peer_;  // watches of the peer on all its streams
     std::map<std::int64_t, std::unique_ptr<Watch>> watches_;
     std::int64_t next_id_ = 0;
     std::deque<rpc::Frame> backlog_;  // FIFO before everything that is sent later

@@ -35,7 +35,9 @@ struct ClientOptions {
     std::string server_name;            ///< expected in the server's certificate; empty = the host
     bool insecure_skip_verify = false;  ///< accept any server certificate
     Duration connect_timeout = std::chrono::seconds(5);
-    Duration request_timeout = std::chrono::seconds(10);  ///< waiting for a connection included
+    /// Waiting for a connection included. A read leaves a server that sends nothing for a third of
+    /// it for the next endpoint.
+    Duration request_timeout = std::chrono::seconds(10);
     Duration keepalive_interval = std::chrono::seconds(15);
     Duration keepalive_timeout = std::chrono::seconds(25);
     Duration backoff_first = std::chrono::milliseconds(50);
@@ -198,7 +200,8 @@ class Client {
     [[nodiscard]] const Header& newest_header() const noexcept;
     /// When anything last arrived from the server: the proof of life.
     [[nodiscard]] TimePoint last_heard() const noexcept;
-    /// Drops the connection; the next endpoint is tried at once.
+    /// Drops the connection; the next endpoint is tried at once. Reads under way go on there,
+    /// writes under way end with kUnavailable.
     void reconnect(std::string_view why);
 
     /// @errors of all requests: kUnavailable, kTimeout, kPermission, kCompacted (revision gone),

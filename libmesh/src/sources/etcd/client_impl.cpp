@@ -22,6 +22,10 @@ using boost::system::error_code;
 namespace {
 // A connection that lived this long starts again with the shortest backoff.
 constexpr Duration kStableAfter = std::chrono::seconds(10);
+// A read gives up a server that sends nothing for this part of its time, and tries another.
+constexpr int kAttempts = 3;
+// How long requests that were sent may go on when the server has said that it goes away.
+constexpr Duration kDrain = std::chrono::seconds(1);
 
 std::string hex(std::uint64_t id) {
     return fmt::format("{:x}", id);
@@ -93,7 +97,10 @@ asio::awaitable<void> Client::Impl::run() {
         const Error why(Errc::kUnavailable, lost_why_.empty() ? "the client stops" : lost_why_);
         const auto channel = std::exchange(channel_, nullptr);
         watches_->disconnected(why);
-        if (channel) channel->close();
+        // What was under way is not lost with the client: reads go on on the next connection.
+        if (channel)
+            channel->close({stopping_ ? rpc::StatusCode::kCancelled : rpc::StatusCode::kUnavailable,
+                            why.detail()});
         if (stopping_) break;
         last_failure_ = why.detail();
         ConnectionEvent event;
@@ -121,6 +128,8 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
     lost_ = false;
     lost_why_.clear();
     pinned_cluster_ = 0;
+    drain_until_ = TimePoint::max();
+    const TimePoint began = clock_.now();
     channel->on_closed([this, weak = std::weak_ptr<rpc::Channel>(channel)](const Error& reason) {
         if (weak.lock() == channel_ || !channel_) drop(reason.detail());
     });
@@ -131,7 +140,9 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
         probe.range.key = options_.probe_key;
         probe.keys_only = true;
         rpc::CallOptions call;
-        call.deadline = options_.connect_timeout;
+        // A server that connects and then hangs must not cost two timeouts.
+        call.deadline = std::max(options_.connect_timeout - (clock_.now() - began),
+                                 options_.connect_timeout / 4);
         rpc::Frame frame = rpc::encode_frame(detail::encode(probe));
         std::string path(etcdpb::kRange);
         const rpc::UnaryResult answer =
@@ -173,9 +184,11 @@ asio::awaitable<bool> Client::Impl::wait_connected(TimePoint deadline) {
     while (!usable()) {
         if (stopping_ || clock_.now() >= deadline) co_return false;
         // Told to go away: watches would keep the connection, requests need another.
-        if (channel_) drop("the server is going away");
+        const bool drains = channel_ && draining();
+        if (channel_ && !drains) drop("the server is going away");
         asio::steady_timer timer(loop_);
-        timer.expires_after(std::chrono::ceil<std::chrono::microseconds>(deadline - clock_.now()));
+        const TimePoint until = drains ? std::min(deadline, drain_until_) : deadline;
+        timer.expires_after(std::chrono::ceil<std::chrono::microseconds>(until - clock_.now()));
         waiters_.insert(&timer);
         error_code ignored;
         co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
@@ -184,6 +197,13 @@ asio::awaitable<bool> Client::Impl::wait_connected(TimePoint deadline) {
         if (cancelled != asio::cancellation_type::none) co_return false;
     }
     co_return true;
+}
+
+bool Client::Impl::draining() {
+    if (!channel_->going_away() || in_flight_ == 0) return false;
+    const TimePoint now = clock_.now();
+    if (drain_until_ == TimePoint::max()) drain_until_ = now + kDrain;
+    return now < drain_until_;
 }
 
 asio::awaitable<void> Client::Impl::sleep(Duration duration) {
@@ -267,7 +287,19 @@ rpc::CallOptions Client::Impl::stream_options() const {
 asio::awaitable<rpc::UnaryResult> Client::Impl::request(std::shared_ptr<Impl> self,
                                                         std::string path, rpc::Frame frame,
                                                         bool retry) {
+    /// Counts a request as sent, however the coroutine ends.
+    struct Sent {
+        explicit Sent(Impl& in) : impl(in) { ++impl.in_flight_; }
+        ~Sent() {
+            if (--impl.in_flight_ == 0 && impl.drain_until_ != TimePoint::max())
+                impl.wake_waiters();
+        }
+        Sent(const Sent&) = delete;
+        Sent& operator=(const Sent&) = delete;
+        Impl& impl;
+    };
     const TimePoint deadline = self->clock_.now() + self->options_.request_timeout;
+    const bool others = self->endpoints_.size() > 1;
     rpc::UnaryResult result;
     for (;;) {
         const bool connected = co_await self->wait_connected(deadline);
@@ -281,13 +313,22 @@ asio::awaitable<rpc::UnaryResult> Client::Impl::request(std::shared_ptr<Impl> se
             co_return result;
         }
         rpc::CallOptions options = self->stream_options();
-        options.deadline = std::max(deadline - self->clock_.now(), Duration(1));
+        const TimePoint sent = self->clock_.now();
+        options.deadline = std::max(deadline - sent, Duration(1));
+        if (retry && others) options.silence = self->options_.request_timeout / kAttempts;
         const auto channel = self->channel_;
         std::string where = path;
         rpc::Frame copy = frame;
-        result =
-            co_await channel->async_unary(std::move(where), std::move(copy), std::move(options));
+        {
+            const Sent counted(*self);
+            result = co_await channel->async_unary(std::move(where), std::move(copy),
+                                                   std::move(options));
+        }
         if (result.status.ok()) co_return result;
+        // A write is not sent again; what follows it need not meet the same silence.
+        if (others && result.status.code == rpc::StatusCode::kDeadlineExceeded &&
+            self->channel_ == channel && channel->last_received() < sent)
+            self->drop("etcd did not answer at all");
         // etcd says UNAVAILABLE also for "no leader" and "timed out" of its own.
         const bool again = retry && result.status.code == rpc::StatusCode::kUnavailable &&
                            self->clock_.now() < deadline && !self->stopping_;

@@ -50,7 +50,7 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     void tell(const ConnectionEvent& event);
     /// Gives up the connection; the next endpoint is tried.
     void drop(std::string why);
-    [[nodiscard]] bool usable() const noexcept { return channel_ && channel_->usable(); }
+    [[nodiscard]] bool usable() const noexcept { return channel_ && !lost_ && channel_->usable(); }
     [[nodiscard]] rpc::CallOptions stream_options() const;
 
     boost::asio::any_io_executor loop_;
@@ -81,6 +81,8 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     /// @return false when the deadline passed or the client stops
     boost::asio::awaitable<bool> wait_connected(TimePoint deadline);
     boost::asio::awaitable<void> sleep(Duration duration);
+    /// Whether calls of a connection that goes away get the time to end.
+    [[nodiscard]] bool draining();
     void report(ConnectionEvent event);
     void wake_waiters();
 
@@ -90,6 +92,8 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     std::string lost_why_;
     std::string last_failure_;
     bool lost_ = false;
+    std::size_t in_flight_ = 0;  // requests that were sent
+    TimePoint drain_until_ = TimePoint::max();
     boost::asio::steady_timer lost_signal_;
     std::set<boost::asio::steady_timer*> waiters_;
 };
