@@ -177,7 +177,11 @@ TEST_F(ClustersTest, AListOfHugeKeysWithoutEnd) {
     EXPECT_GT(refused(*bad_, Refusal::kTooLarge).count, 20U);
     EXPECT_EQ(refused(*bad_, Refusal::kLimit).count, 1U) << "the rest, that is not read";
     EXPECT_EQ(bad_->cluster->status().slots[index(Slot::kNodes)].count, 0U);
+#ifndef __SANITIZE_ADDRESS__  // which keeps what was freed for a while
     EXPECT_LT(peak_kib() - before, 100 * 1024) << "of 164 MB";
+#else
+    static_cast<void>(before);
+#endif
 }
 
 TEST_F(ClustersTest, MoreKeysThanTheLimit) {
