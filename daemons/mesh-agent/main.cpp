@@ -61,15 +61,21 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "are ended; with --netns-prefix alone: /run/netns");
     app.add_option("--netns-prefix", flags.mesh.datapath.netns_prefix,
                    "Only namespaces whose name begins so");
-    app.add_option("--routing-mode", flags.routing,
-                   "How pods of other nodes are reached. tunnel: VXLAN; native: a route to each "
-                   "other node's pod CIDRs (shared L2); none: left to others")
+    app.add_option(
+           "--routing-mode", flags.routing,
+           "How pods of other nodes are reached. tunnel: encapsulated; native: a route to each "
+           "other node's pod CIDRs (shared L2); none: left to others")
         ->check(CLI::IsMember({"none", "native", "tunnel"}))
         ->capture_default_str();
     app.add_option("--tunnel-device", flags.mesh.datapath.overlay_device,
-                   "VXLAN device, made if absent (tunnel)")
+                   "Device that encapsulates, made if absent (tunnel)")
         ->capture_default_str();
-    app.add_option("--tunnel-port", flags.mesh.datapath.overlay_port, "Its UDP port (tunnel)")
+    app.add_option("--tunnel-protocol", flags.mesh.datapath.tunnel_protocol,
+                   "The same in all clusters; geneve where the kernel has it (tunnel)")
+        ->check(CLI::IsMember({"vxlan", "geneve"}))
+        ->capture_default_str();
+    app.add_option("--tunnel-port", flags.mesh.datapath.overlay_port,
+                   "UDP port of the tunnel; 0: 8472 for vxlan, 6081 for geneve (tunnel)")
         ->capture_default_str();
     app.add_flag("--masquerade", flags.mesh.datapath.masquerade,
                  "Packets of pods to outside of the mesh leave with the node's address (bpf)");

@@ -47,11 +47,13 @@ struct DatapathOptions {
     enum class Routing : std::uint8_t {
         kNone,    ///< left to others
         kNative,  ///< a route to each other node's pod CIDRs: the nodes share a network
-        kTunnel,  ///< VXLAN between the nodes
+        kTunnel,  ///< packets are encapsulated between the nodes
     };
     Routing routing = Routing::kNone;
-    std::string overlay_device = "mesh_vxlan";  ///< VXLAN device, made if absent (kTunnel)
-    std::uint16_t overlay_port = 8472;          ///< UDP (kTunnel)
+    /// "vxlan", or "geneve" where the kernel has it; the same in all clusters (kTunnel).
+    std::string tunnel_protocol = "vxlan";
+    std::string overlay_device = "mesh_vxlan";  ///< made if absent (kTunnel)
+    std::uint16_t overlay_port = 0;  ///< UDP; 0 = 8472 for VXLAN, 6081 for Geneve (kTunnel)
     /// Packets of pods to outside of the mesh leave with the node's address (kBpf), save those to
     /// `non_masquerade_cidrs`.
     bool masquerade = false;

@@ -15,7 +15,9 @@ using model::IpAddress;
 using model::IpPrefix;
 using Routing = DatapathOptions::Routing;
 
-// Ethernet, IP, UDP and VXLAN headers.
+constexpr std::uint16_t kVxlanPort = 8472;
+constexpr std::uint16_t kGenevePort = 6081;
+// Ethernet, IP, UDP and VXLAN (or Geneve without options) headers.
 constexpr std::uint32_t kOverheadV4 = 14 + 20 + 8 + 8;
 constexpr std::uint32_t kOverheadV6 = 14 + 40 + 8 + 8;
 
@@ -100,14 +102,16 @@ Result<void> PodNetwork::prepare_overlay(datapath::PodsSettings& wanted) {
     const std::uint32_t mtu = device.mtu > overhead ? device.mtu - overhead : device.mtu;
     auto overlay = netlink_.link(name);
     if (!overlay && overlay.error().code() == Errc::kNotFound) {
-        MESH_CHECK(netlink_.add_vxlan({name, options_.overlay_port, mtu}));
+        const std::uint16_t usual = options_.tunnel_protocol == "geneve" ? kGenevePort : kVxlanPort;
+        const std::uint16_t port = options_.overlay_port != 0 ? options_.overlay_port : usual;
+        MESH_CHECK(netlink_.add_overlay({name, options_.tunnel_protocol, port, mtu}));
         overlay = netlink_.link(name);
     }
     if (!overlay) return overlay.error();
-    if (overlay->kind != "vxlan") {
+    if (overlay->kind != options_.tunnel_protocol) {
         return Error(Errc::kConflict,
-                     fmt::format("device {}: expected a VXLAN device, found one of kind \"{}\"",
-                                 name, overlay->kind));
+                     fmt::format("device {}: expected one of kind {}, found one of kind \"{}\"",
+                                 name, options_.tunnel_protocol, overlay->kind));
     }
     if (overlay->mtu != mtu) MESH_CHECK(netlink_.set_mtu(name, mtu));
     MESH_CHECK(netlink_.set_up(name));
@@ -144,7 +148,8 @@ Result<void> PodNetwork::refresh_settings(const state::ClusterTables& tables) {
     }
     configured_ = wanted_;
     routes_changed_ = true;
-    log_.info("pod network: {}, node {}, router {}", wanted_.tunnel ? "VXLAN" : "native routing",
+    log_.info("pod network: {}, node {}, router {}",
+              wanted_.tunnel ? options_.tunnel_protocol : "native routing",
               (wanted_.node4 ? wanted_.node4 : wanted_.node6)->to_string(),
               wanted_.router4   ? wanted_.router4->to_string()
               : wanted_.router6 ? wanted_.router6->to_string()

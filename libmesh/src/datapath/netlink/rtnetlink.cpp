@@ -275,26 +275,38 @@ Result<void> Rtnetlink::add_bridge(std::string_view name) {
     return socket_->request(std::move(message), fmt::format("add bridge {}", name));
 }
 
-Result<void> Rtnetlink::add_vxlan(const VxlanLink& vxlan) {
-    MESH_CHECK(check_device_name(vxlan.name));
+Result<void> Rtnetlink::add_overlay(const OverlayLink& overlay) {
+    MESH_CHECK(check_device_name(overlay.name));
+    const bool vxlan = overlay.kind == "vxlan";
+    if (!vxlan && overlay.kind != "geneve") {
+        return invalid_argument(
+            fmt::format("overlay of kind \"{}\": expected vxlan or geneve", overlay.kind));
+    }
     Message message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
     ifinfomsg info{};
     info.ifi_flags = IFF_NOARP;
     info.ifi_change = IFF_NOARP;
     message.body(info);
-    message.attribute(IFLA_IFNAME, vxlan.name);
-    message.attribute(IFLA_MTU, vxlan.mtu);
+    message.attribute(IFLA_IFNAME, overlay.name);
+    message.attribute(IFLA_MTU, overlay.mtu);
     message.nest(IFLA_LINKINFO, [&] {
-        message.attribute(IFLA_INFO_KIND, std::string_view("vxlan"));
+        message.attribute(IFLA_INFO_KIND, std::string_view(overlay.kind));
         message.nest(IFLA_INFO_DATA, [&] {
             const std::uint8_t on = 1;
-            const std::uint16_t port = htons(vxlan.port);
-            message.attribute(IFLA_VXLAN_COLLECT_METADATA, &on, sizeof on);
-            message.attribute(IFLA_VXLAN_PORT, &port, sizeof port);
-            message.attribute(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, &on, sizeof on);
+            const std::uint16_t port = htons(overlay.port);
+            if (vxlan) {
+                message.attribute(IFLA_VXLAN_PORT, &port, sizeof port);
+                message.attribute(IFLA_VXLAN_COLLECT_METADATA, &on, sizeof on);
+                message.attribute(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, &on, sizeof on);
+            } else {
+                message.attribute(IFLA_GENEVE_PORT, &port, sizeof port);
+                message.attribute(IFLA_GENEVE_COLLECT_METADATA, &on, 0);  // a flag
+                message.attribute(IFLA_GENEVE_UDP_ZERO_CSUM6_RX, &on, sizeof on);
+            }
         });
     });
-    return socket_->request(std::move(message), fmt::format("add VXLAN device {}", vxlan.name));
+    return socket_->request(std::move(message),
+                            fmt::format("add {} device {}", overlay.kind, overlay.name));
 }
 
 Result<void> Rtnetlink::delete_link(std::string_view name) {

@@ -50,12 +50,13 @@ struct VethEnd {
     std::uint32_t mtu = 1500;
 };
 
-/// A VXLAN device that takes and gives the tunnel key with each packet (collect metadata), over
-/// IPv4 and IPv6 underlays alike. It resolves no neighbours.
-struct VxlanLink {
-    std::string name;  ///< 1..15 bytes
-    std::uint16_t port = 8472;
-    std::uint32_t mtu = 1450;  ///< bytes of the packets inside
+/// A VXLAN or Geneve device that takes and gives the tunnel key with each packet (collect
+/// metadata), over IPv4 and IPv6 underlays alike. It resolves no neighbours.
+struct OverlayLink {
+    std::string name;            ///< 1..15 bytes
+    std::string kind = "vxlan";  ///< or "geneve"
+    std::uint16_t port = 8472;   ///< UDP
+    std::uint32_t mtu = 1450;    ///< bytes of the packets inside
 };
 
 struct Route {
@@ -86,7 +87,8 @@ class Rtnetlink {
     [[nodiscard]] Result<void> add_veth(const VethEnd& a, const VethEnd& b);
     [[nodiscard]] Result<void> add_bridge(std::string_view name);
     /// Appears down.
-    [[nodiscard]] Result<void> add_vxlan(const VxlanLink& vxlan);
+    /// @errors kUnavailable also when the kernel has no devices of that kind
+    [[nodiscard]] Result<void> add_overlay(const OverlayLink& overlay);
     [[nodiscard]] Result<void> delete_link(std::string_view name);
     [[nodiscard]] Result<Link> link(std::string_view name);
     [[nodiscard]] Result<std::vector<Link>> links();

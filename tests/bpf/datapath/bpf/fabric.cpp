@@ -126,7 +126,7 @@ void Fabric::add_node(int n) {
     settings.router6 = address(node.pod6(1));
     if (tunnel_) {
         auto links = take(datapath::Rtnetlink::open(inside));
-        take(links.add_vxlan({"overlay", 8472, kOverlayMtu}));
+        take(links.add_overlay({"overlay", "vxlan", 8472, kOverlayMtu}));
         take(links.set_up("overlay"));
         settings.overlay_ifindex = ifindex_in(node.netns, "overlay");
         node.netns.ip("addr add " + node.pod4(1) + "/32 dev overlay");

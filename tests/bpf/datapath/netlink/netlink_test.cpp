@@ -246,5 +246,50 @@ TEST_F(Netlink, RouteTableMakesTheKernelAgreeAndSparesOthers) {
     EXPECT_EQ(run(a, "ip route show 10.8.0.0/16 | grep -q 192.168.0.8"), 0);
 }
 
+TEST_F(Netlink, AnOverlayDeviceIsMadeOrRefusedWithAClearError) {
+    const Netns netns = make("a");
+    auto links = Rtnetlink::open(netns).value();
+    ASSERT_OK(links.add_overlay({"ov0", "vxlan", 8472, 1400}));
+    const auto made = links.link("ov0");
+    ASSERT_OK(made);
+    EXPECT_EQ(made->kind, "vxlan");
+    EXPECT_EQ(made->mtu, 1400U);
+    const auto again = links.add_overlay({"ov0", "vxlan", 8472, 1400});
+    ASSERT_FALSE(again);
+    EXPECT_EQ(again.error().code(), Errc::kConflict);
+    const auto odd = links.add_overlay({"ov1", "gre", 8472, 1400});
+    ASSERT_FALSE(odd);
+    EXPECT_THAT(odd.error().message(), HasSubstr("expected vxlan or geneve"));
+    // Not every kernel has Geneve.
+    const auto geneve = links.add_overlay({"ov2", "geneve", 6081, 1400});
+    if (geneve) {
+        EXPECT_EQ(links.link("ov2").value().kind, "geneve");
+    } else {
+        EXPECT_EQ(geneve.error().code(), Errc::kUnavailable);
+        EXPECT_THAT(geneve.error().message(), HasSubstr("add geneve device ov2"));
+    }
+}
+
+TEST_F(Netlink, RoutesTellTheSourceAndDevicesAreFoundByAddress) {
+    const Netns netns = make("a");
+    auto links = Rtnetlink::open(netns).value();
+    ASSERT_OK(links.add_bridge("br0"));
+    ASSERT_OK(links.set_up("br0"));
+    ASSERT_OK(links.add_address("br0", address("10.1.0.1"), 24));
+    ASSERT_OK(links.add_address("br0", address("fd01::1"), 64));
+    Route route;
+    route.destination = prefix("10.2.0.0/16");
+    route.device = "br0";
+    route.source = address("10.1.0.1");
+    ASSERT_OK(links.add_route(route));
+    EXPECT_THAT(links.routes().value(), Contains(route));
+    for (const char* text : {"10.1.0.1", "fd01::1"}) {
+        EXPECT_EQ(links.device_of(address(text)).value().name, "br0");
+    }
+    const auto none = links.device_of(address("10.1.0.2"));
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().code(), Errc::kNotFound);
+}
+
 }  // namespace
 }  // namespace mesh::datapath
