@@ -17,8 +17,8 @@ using namespace mesh::rpc;
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (size == 0) return 0;
     ManualClock clock;
-    auto core =
-        std::make_shared<detail::ServerCore>(detail::ServerCore{{}, clock, {}, {}, {}, {}, {}, {}, {}});
+    auto core = std::make_shared<detail::ServerCore>(
+        detail::ServerCore{{}, clock, {}, {}, {}, {}, {}, {}, {}});
     core->options.max_message_bytes = 2000;
     core->options.max_send_queue_bytes = 4000;
     core->options.max_concurrent_streams = 10;
