@@ -153,6 +153,83 @@ class MeshTest(unittest.TestCase):
         self.assertIn(two.name, {row["cluster"] for row in loop.rows})
         self.deploy(one)
 
+    # -- pods by their own addresses
+
+    def pod_frontends(self, cluster):
+        """Each address of each echo pod, as something to ask."""
+        return [{"protocol": protocol, "address": ip, "port": 8080 + cluster.id}
+                for pod in cluster.pods("echo").values() for ip in pod["ips"] for protocol in ("TCP", "UDP")]
+
+    def test_pods_reach_pods_of_the_other_cluster_as_themselves(self):
+        """By pod IP, both families and protocols, on every node: the server sees the client's own address."""
+        for here, there in ((self.one, self.two), (self.two, self.one)):
+            own = next(iter(here.pods("client").values()))["ips"]
+            for frontend in self.pod_frontends(there) + self.pod_frontends(here):
+                with self.subTest(of=here.name, to=frontend):
+                    for row in here.ask(frontend, 3):
+                        self.assertNotIn("error", row)
+                        client = row["client"].rpartition(":")[0].strip("[]")
+                        self.assertIn(client, own)
+                        # A datagram's server does not know at which of its addresses it was asked.
+                        server = row.get("sender") or row["server"].rpartition(":")[0].strip("[]")
+                        self.assertEqual(server, frontend["address"])
+        for cluster in (self.one, self.two):
+            for node in cluster.json("status")["nodes"]:
+                pods = node["status"]["pods"]
+                self.assertEqual(pods["routing"], "tunnel")
+                self.assertEqual((pods["failed_endpoints"], pods["ipcache_refused"], pods["conflicts"]), (0, 0, 0))
+
+    def test_the_monitor_knows_who_speaks_to_whom(self):
+        """At the destination's node, the packet is told with the identity that the other cluster gave its source."""
+        one, two = self.one, self.two
+        client = next(iter(one.pods("client").values()))
+        identity = next(e["identity"] for e in one.json("endpoint", "list") if e["pod"] == client["name"])
+        self.assertEqual(identity >> 16, one.id)
+        frontend = self.pod_frontends(two)[0]
+        command = [*two.base(), "monitor", "--cluster", two.name, "--peer-cluster", one.name, "-o", "json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as monitor:
+            monitor.stderr.readline()  # it watches
+            one.ask(frontend, 3)
+            event = json.loads(monitor.stdout.readline())
+            monitor.terminate()
+        self.assertEqual((event["kind"], event["source"]["identity"]), ("trace", identity), event)
+        self.assertEqual(event["source"]["pod"], f"shop/{client['name']}")
+        self.assertEqual(event["destination"]["cluster"], two.name)
+
+    def test_pods_go_on_while_agents_are_away(self):
+        """Every agent killed and started again under requests by pod IP between clusters: none fails."""
+        one, two = self.one, self.two
+        with Loop(one, self.pod_frontends(two)[0]) as loop, Loop(two, self.pod_frontends(one)[2]) as back:
+            for cluster in (one, two):
+                cluster.kill("mesh-agent")
+            for frontend in self.pod_frontends(two):
+                self.assertEqual(set(one.who(frontend, 3)), {two.name})
+            for cluster in (one, two):
+                cluster.start("mesh-agent")
+                cluster.meshctl("status", "--cluster", cluster.name, "--wait")
+        self.assertEqual(loop.errors + back.errors, [])
+
+    def test_a_spoofed_source_is_dropped_and_told(self):
+        """A pod that takes another's address gets nowhere, and the drop is counted with its reason."""
+        one, two = self.one, self.two
+        client = next(iter(one.pods("client").values()))
+        other = next(ip for ip in next(iter(one.pods("echo").values()))["ips"] if ":" not in ip)
+        target = next(iter(self.pod_addresses(two)))
+
+        def drops():
+            return sum(node["status"]["pods"]["drops"].get("invalid-source", 0) for node in one.json("status")["nodes"])
+        before = drops()
+        one.meshctl("sandbox", "exec", "--cluster", one.name, f"shop/{client['name']}", "--",
+                    "ip", "addr", "add", f"{other}/32", "dev", "eth0")
+        try:
+            done = one.run("sandbox", "exec", "--cluster", one.name, f"shop/{client['name']}", "--",
+                           "ping", "-n", "-c", "1", "-W", "1", "-I", other, target)
+            self.assertNotEqual(done.returncode, 0, done.stdout)
+        finally:
+            one.meshctl("sandbox", "exec", "--cluster", one.name, f"shop/{client['name']}", "--",
+                        "ip", "addr", "del", f"{other}/32", "dev", "eth0")
+        self.assertEqual(drops(), before + 1)
+
     # -- daemons that die
 
     def test_agent_killed_under_load_is_adopted(self):
