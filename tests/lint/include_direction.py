@@ -24,7 +24,7 @@ ALLOWED = {
     "compile/policy": FOUNDATIONS + ["state/tables"],
     "compile/routes": FOUNDATIONS + ["state/tables"],
     "compile/ipcache": FOUNDATIONS + ["state/tables", "compile/routes"],   # routes settle the CIDRs
-    "compile/encryption": FOUNDATIONS + ["state/tables"],
+    "compile/encryption": FOUNDATIONS + ["state/tables", "compile/routes"],
     "datapath": FOUNDATIONS,
     "attach": FOUNDATIONS + ["datapath"],
     "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],

@@ -70,25 +70,13 @@ std::string_view to_text(model::BackendState state) {
     return "unknown";
 }
 
-std::string_view to_text(model::Affinity affinity) {
-    switch (affinity) {
-        case model::Affinity::kNone:
-            return "none";
-        case model::Affinity::kLocal:
-            return "local";
-        case model::Affinity::kRemote:
-            return "remote";
-    }
-    return "unknown";
-}
-
 ServiceView to_view(const compile::ServiceExplanation& from) {
     ServiceView view;
     view.namespace_ = from.service.namespace_;
     view.name = from.service.name;
     view.global = from.global;
     view.shared = from.shared;
-    view.affinity = to_text(from.affinity);
+    view.affinity = to_string(from.affinity);
     view.notes = from.notes;
     view.frontends.reserve(from.frontends.size());
     for (const auto& frontend : from.frontends) {

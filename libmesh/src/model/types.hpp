@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/ip.hpp"
@@ -189,6 +190,19 @@ struct ServiceExport {
 
 /// Where a service prefers its backends (services.md §4).
 enum class Affinity : std::uint8_t { kNone, kLocal, kRemote };
+
+/// "none", "local" or "remote", as the annotation has it.
+[[nodiscard]] constexpr std::string_view to_string(Affinity affinity) noexcept {
+    switch (affinity) {
+        case Affinity::kNone:
+            return "none";
+        case Affinity::kLocal:
+            return "local";
+        case Affinity::kRemote:
+            return "remote";
+    }
+    return "unknown";
+}
 
 /// What an EndpointSlice says of a backend (services.md §4, §7).
 enum class BackendState : std::uint8_t { kActive, kTerminating, kQuarantined, kMaintenance };

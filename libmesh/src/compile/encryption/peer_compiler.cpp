@@ -11,6 +11,8 @@
 #include <utility>
 #include <variant>
 
+#include "compile/routes/usable.hpp"
+
 namespace mesh::compile {
 namespace {
 
@@ -44,28 +46,6 @@ struct ByRank {
 };
 using Claimants = std::set<const Claimant*, ByRank>;
 
-/// What no other node can have.
-const std::vector<IpPrefix>& never_a_nodes() {
-    static const auto* const kPrefixes = new std::vector<IpPrefix>{
-        IpPrefix(IpAddress::v4(0, 0, 0, 0), 8),
-        IpPrefix(IpAddress::v4(127, 0, 0, 0), 8),
-        IpPrefix(IpAddress::v4(169, 254, 0, 0), 16),
-        IpPrefix(IpAddress::v4(224, 0, 0, 0), 3),      // multicast, reserved, broadcast
-        IpPrefix(IpAddress(IpAddress::Bytes{}), 127),  // :: and ::1
-        IpPrefix(IpAddress(IpAddress::Bytes{0xfe, 0x80}), 10),
-        IpPrefix(IpAddress(IpAddress::Bytes{0xff}), 8),
-    };
-    return *kPrefixes;
-}
-
-/// The special prefix that it overlaps.
-const IpPrefix* special_part(const IpPrefix& prefix) {
-    const auto at = std::ranges::find_if(never_a_nodes(), [&](const IpPrefix& never) {
-        return prefix.contains(never) || never.contains(prefix);
-    });
-    return at == never_a_nodes().end() ? nullptr : &*at;
-}
-
 void read_addresses(const model::Node& node, Claimant& result) {
     std::array<std::optional<IpAddress>, 4> first;  // internal v4, v6; external v4, v6
     if (!node.addresses) return;
@@ -76,7 +56,7 @@ void read_addresses(const model::Node& node, Claimant& result) {
         IpAddress address;
         if (!IpAddress::parse_into(entry.ip, address)) continue;
         const IpPrefix prefix(address, 128);
-        if (special_part(prefix) != nullptr) continue;
+        if (unusable_part(prefix)) continue;
         if (internal || router) result.prefixes.push_back(prefix);
         if (router) continue;
         auto& chosen = first[(internal ? 0U : 2U) + (address.is_v4() ? 0U : 1U)];
@@ -90,7 +70,7 @@ void read_addresses(const model::Node& node, Claimant& result) {
 
 void read_cidrs(const model::Node& node, Claimant& result) {
     const auto add = [&](const IpPrefix& prefix) {
-        if (const IpPrefix* special = special_part(prefix)) {
+        if (const auto special = unusable_part(prefix)) {
             result.unusable.push_back(fmt::format("{} of {} is not allowed: it overlaps {}",
                                                   prefix.to_string(), result.text(),
                                                   special->to_string()));

@@ -1,6 +1,6 @@
 // Which addresses can be a node's or a pod's of a cluster at all, whatever clusters announce.
 //
-// Used by compile/routes and compile/ipcache.
+// Used by compile/routes, compile/ipcache and compile/encryption.
 #pragma once
 
 #include <optional>

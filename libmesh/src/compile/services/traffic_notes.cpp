@@ -11,29 +11,17 @@ namespace {
 
 using Notes = std::vector<std::string>;
 
-std::string_view to_text(model::Affinity affinity) {
-    switch (affinity) {
-        case model::Affinity::kNone:
-            return "none";
-        case model::Affinity::kLocal:
-            return "local";
-        case model::Affinity::kRemote:
-            return "remote";
-    }
-    return "unknown";
-}
-
 void note_ruled_out(const ServiceTraffic& traffic, Notes& notes) {
     if (!traffic.policy.cluster_order.empty() && !traffic.ordered()) {
         notes.push_back(fmt::format("{} is ignored: the service has {}={}, which goes first",
                                     model::kClusterOrderAnnotation, model::kAffinityAnnotation,
-                                    to_text(traffic.affinity)));
+                                    to_string(traffic.affinity)));
     }
     if (traffic.policy.min_local_backends > 0 && traffic.min_local() == 0) {
         notes.push_back(
             fmt::format("{} is ignored: it is for services with {}=local, and this one has {}",
                         model::kMinLocalBackendsAnnotation, model::kAffinityAnnotation,
-                        to_text(traffic.affinity)));
+                        to_string(traffic.affinity)));
     }
 }
 
