@@ -170,7 +170,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             node_.drain(cluster);
             schedule_flush();
         };
-        events.on_config_errors = [this] { schedule_flush(); };
+        events.on_config_errors = [this] {
+            // A remote whose file has become good is waited for as long as the others were.
+            if (!adoption_done_) wait_for_sync();
+            schedule_flush();
+        };
         events.on_finished = [this](const std::string& cluster) {
             node_.drain(cluster);
             schedule_flush();
@@ -192,10 +196,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             adopted_routes_ = routes_of_a_former_run();
         }
         clusters_->start();
-        sync_timeout_.expires_after(options_.sync_timeout);
-        sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
-            if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
-        });
+        wait_for_sync();
     }
 
     asio::awaitable<void> stop() {
@@ -292,7 +293,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         }
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_ && !reconcile_routes()) failed = true;
-        if (result->backends_removed) end_stale_sockets();
+        if (node_.take_backends_removed() || std::exchange(sweep_due_, false)) end_stale_sockets();
         if (!failed) {
             last_error_.clear();
             backoff_.reset();
@@ -347,10 +348,19 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        // A former run may have ended between a removal and its sweep.
+        sweep_due_ = true;
         adopted_routes_.clear();
         routes_due_ = true;
         sync_timeout_.cancel();
         return {};
+    }
+
+    void wait_for_sync() {
+        sync_timeout_.expires_after(options_.sync_timeout);
+        sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
+            if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
+        });
     }
 
     void sync_timed_out() {
@@ -362,11 +372,14 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             // has goes on serving.
             log_.warn("own cluster not synced after {} s; what a former run left stays",
                       options_.sync_timeout.count());
-            sync_timeout_.expires_after(options_.sync_timeout);
-            sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
-                if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
-            });
-            return;
+            return wait_for_sync();
+        }
+        if (const auto unread = clusters_->unread_files(); !unread.empty()) {
+            // Which entries are that cluster's is not known: its id is told by its etcd.
+            const std::string& first = unread.front();
+            log_.warn("{}{} cannot be used; what a former run left stays until it can or is gone",
+                      options_.clustermesh_config, first.empty() ? "" : "/" + first);
+            return wait_for_sync();
         }
         std::string missing;
         for (const auto& cluster : status) {
@@ -479,6 +492,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     bool flush_scheduled_ = false;
     bool routes_due_ = false;
     bool adoption_done_ = false;
+    bool sweep_due_ = false;  ///< sockets to removed backends are to be looked for
     bool stopped_ = false;
 };
 

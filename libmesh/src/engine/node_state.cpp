@@ -214,9 +214,8 @@ Result<FlushResult> NodeState::flush() {
     // In parts: the rows of a first sync need not all be in memory at once.
     do {
         MESH_TRY(const auto stats, write(merger_.flush(kServicesAtOnce)));
-        backends_removed_ |= stats.backends_removed > 0 || stats.services_removed > 0;
+        note_removed(stats);
     } while (merger_.pending());
-    result.backends_removed = std::exchange(backends_removed_, false);
     const compile::RouteChanges route_changes = routes_.flush();
     for (const auto& prefix : route_changes.removed) desired_routes_.erase(prefix);
     for (const auto& route : route_changes.upserts) {
@@ -262,25 +261,32 @@ Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
     if (!synced_.insert(cluster).second) return {};
     merger_.note_synced(cluster);
     if (!synced_.contains(own_)) return {};
-    if (cluster == own_) {
-        for (const auto& key : synced_) {
-            MESH_CHECK(datapath_.finish_adopt_cluster(model::number(key.id)));
-            if (pods_ != nullptr) {
-                MESH_CHECK(pods_->finish_adopt_cluster(model::number(key.id)));
-            }
-        }
-        return {};
-    }
-    MESH_CHECK(datapath_.finish_adopt_cluster(model::number(cluster.id)));
+    if (cluster != own_) return finish_adopt_cluster(cluster);
+    for (const auto& key : synced_) MESH_CHECK(finish_adopt_cluster(key));
+    return {};
+}
+
+Result<void> NodeState::finish_adopt_cluster(const state::ClusterKey& cluster) {
+    MESH_TRY(const auto stats, datapath_.finish_adopt_cluster(model::number(cluster.id)));
+    note_removed(stats);
     if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt_cluster(model::number(cluster.id)));
     return {};
 }
 
 Result<void> NodeState::finish_adopt() {
-    MESH_CHECK(datapath_.finish_adopt());
+    MESH_TRY(const auto stats, datapath_.finish_adopt());
+    note_removed(stats);
     if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt());
     merger_.note_all_synced();
     return {};
+}
+
+void NodeState::note_removed(const datapath::ApplyStats& stats) noexcept {
+    backends_removed_ |= stats.backends_removed > 0 || stats.services_removed > 0;
+}
+
+bool NodeState::take_backends_removed() noexcept {
+    return std::exchange(backends_removed_, false);
 }
 
 std::vector<ServiceView> NodeState::services() const {

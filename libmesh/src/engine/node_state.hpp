@@ -30,8 +30,7 @@ namespace mesh::engine {
 
 /// What a flush changed, for who acts on it.
 struct FlushResult {
-    bool backends_removed = false;  ///< some sockets may be connected to what is gone
-    bool routes_changed = false;    ///< desired_routes() is another than before
+    bool routes_changed = false;  ///< desired_routes() is another than before
 };
 
 struct NodeStateOptions {
@@ -74,6 +73,9 @@ class NodeState {
     [[nodiscard]] Result<void> cluster_synced(const state::ClusterKey& cluster);
     /// No source is waited for any longer: everything that nobody confirmed goes.
     [[nodiscard]] Result<void> finish_adopt();
+    /// True if backends went since the last call, by whichever of the above: sockets may be
+    /// connected to them.
+    [[nodiscard]] bool take_backends_removed() noexcept;
 
     [[nodiscard]] std::vector<ServiceView> services() const;
     [[nodiscard]] std::optional<ServiceView> service(const state::ObjectName& name) const;
@@ -104,6 +106,8 @@ class NodeState {
     [[nodiscard]] Result<datapath::ApplyStats> write(const compile::FrontendChanges& changes);
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
     [[nodiscard]] Result<void> write_ipcache();
+    [[nodiscard]] Result<void> finish_adopt_cluster(const state::ClusterKey& cluster);
+    void note_removed(const datapath::ApplyStats& stats) noexcept;
 
     state::ClusterKey own_;
     datapath::Datapath& datapath_;
@@ -121,7 +125,7 @@ class NodeState {
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> rejected_rows_;
     datapath::DesiredRoutes desired_routes_;
     std::set<state::ClusterKey> synced_;
-    bool backends_removed_ = false;  ///< by a flush that failed later
+    bool backends_removed_ = false;  ///< and take_backends_removed() has not told yet
     bool dirty_ = false;
 };
 

@@ -192,6 +192,38 @@ TEST_F(NodeState, ARestartKeepsWhatNobodyHasConfirmedUntilThatClusterHasSynced) 
     EXPECT_EQ(clusters_used(*adopted), (std::vector<std::uint32_t>{1}));
 }
 
+TEST_F(NodeState, BackendsThatWentWhileNobodyWasHereAreToldLikeOthers) {
+    node_.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+    EXPECT_FALSE(node_.take_backends_removed());
+    node_.apply({kRemote, {remote({})}});
+    flush(node_);
+    EXPECT_TRUE(node_.take_backends_removed());
+    EXPECT_FALSE(node_.take_backends_removed());
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+
+    // By the end of the waiting for one cluster ...
+    auto adopted = datapath_.restart();
+    engine::NodeState next{kOwn, "node1", 8, *adopted, Logger()};
+    next.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    flush(next);
+    ASSERT_TRUE(next.cluster_synced(kOwn));
+    EXPECT_FALSE(next.take_backends_removed());
+    ASSERT_TRUE(next.cluster_synced(kRemote));
+    EXPECT_TRUE(next.take_backends_removed());
+    ASSERT_TRUE(next.finish_adopt());
+    EXPECT_FALSE(next.take_backends_removed());
+
+    // ... and by that for all.
+    auto again = adopted->restart();
+    engine::NodeState last{kOwn, "node1", 9, *again, Logger()};
+    flush(last);
+    ASSERT_TRUE(last.finish_adopt());
+    EXPECT_TRUE(last.take_backends_removed());
+}
+
 TEST_F(NodeState, ARowThatTheDatapathRefusesIsKeptAndTriedAgainWhenThereIsRoom) {
     // Id 0 is never given, so there is room for one.
     datapath::MemoryDatapath small({.services = 2, .backends = 16, .slots = 32});
