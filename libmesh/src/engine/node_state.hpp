@@ -3,7 +3,8 @@
 // drive it with MemoryDatapath.
 //
 // Invariant: after a successful flush() the datapath holds exactly what the tables compile to, save
-// rows that it rejected (kept in rejected()) and what it adopted and nobody has confirmed yet.
+// rows that it rejected or truncated (kept in rejected() and truncated()) and what it adopted and
+// nobody has confirmed yet.
 #pragma once
 
 #include <cstdint>
@@ -100,11 +101,18 @@ class NodeState {
         const noexcept {
         return rejected_;
     }
+    /// Rows that the datapath took in part, by frontend. They and the above are tried again when
+    /// room becomes free.
+    [[nodiscard]] const std::map<datapath::ServiceFrontend, datapath::TruncatedRow>& truncated()
+        const noexcept {
+        return truncated_;
+    }
 
   private:
     void note(const state::Effect& effect);
     [[nodiscard]] Result<datapath::ApplyStats> write(const compile::FrontendChanges& changes);
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
+    [[nodiscard]] Result<void> retry_unfit();
     [[nodiscard]] Result<void> write_ipcache();
     [[nodiscard]] Result<void> finish_adopt_cluster(const state::ClusterKey& cluster);
     void note_removed(const datapath::ApplyStats& stats) noexcept;
@@ -122,7 +130,10 @@ class NodeState {
     /// Compiled and not yet accepted by the datapath.
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> pending_;
     std::map<datapath::ServiceFrontend, datapath::RejectedRow> rejected_;
-    std::map<datapath::ServiceFrontend, datapath::ServiceChange> rejected_rows_;
+    std::map<datapath::ServiceFrontend, datapath::TruncatedRow> truncated_;
+    /// The changes of rejected_ and truncated_.
+    std::map<datapath::ServiceFrontend, datapath::ServiceChange> unfit_;
+    datapath::ServiceFrontend last_retried_;
     datapath::DesiredRoutes desired_routes_;
     std::set<state::ClusterKey> synced_;
     bool backends_removed_ = false;  ///< and take_backends_removed() has not told yet

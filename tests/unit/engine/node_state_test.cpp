@@ -246,6 +246,45 @@ TEST_F(NodeState, ARowThatTheDatapathRefusesIsKeptAndTriedAgainWhenThereIsRoom) 
     EXPECT_EQ(small.dump().front().name, "shop/late");
 }
 
+TEST_F(NodeState, ARemoteThatFillsTheTablesIsTruncatedAndTheOwnClusterServes) {
+    datapath::MemoryDatapath small({.services = 16, .backends = 41, .slots = 128});
+    engine::NodeState node{kOwn, "node1", 7, small, Logger()};
+    std::vector<model::IpAddress> many;
+    for (std::uint8_t i = 1; i <= 60; ++i) many.push_back(model::IpAddress::v4(10, 20, 0, i));
+    node.apply({kRemote, {remote(many)}});
+    node.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    flush(node);
+    EXPECT_TRUE(node.rejected().empty());
+    ASSERT_EQ(node.truncated().size(), 1U);
+    EXPECT_EQ(node.truncated().begin()->second.left_out, 40U);
+    EXPECT_EQ(std::ranges::count(clusters_used(small), 1U), 1);
+    EXPECT_EQ(std::ranges::count(clusters_used(small), 2U), 20);
+
+    // Room becomes free: the row is tried again, without a change of its own.
+    many.resize(20);
+    node.apply({kRemote, {remote(many)}});
+    flush(node);
+    EXPECT_TRUE(node.truncated().empty());
+    EXPECT_EQ(std::ranges::count(clusters_used(small), 2U), 20);
+    auto other = local({});
+    other.service.name = "other";
+    other.service.cluster_ips = {model::IpAddress::v4(10, 11, 0, 11)};
+    auto others = remote({model::IpAddress::v4(10, 20, 1, 1)});
+    others.service.name = "other";
+    node.apply({kOwn, {other}});
+    node.apply({kRemote, {others}});
+    flush(node);
+    ASSERT_EQ(node.truncated().size(), 1U);
+    EXPECT_EQ(node.truncated().begin()->second.name, "shop/other");
+    many.resize(19);
+    node.apply({kRemote, {remote(many)}});
+    flush(node);
+    EXPECT_TRUE(node.truncated().empty());
+    const auto row = small.find({model::IpAddress::v4(10, 11, 0, 11), 80, kFrontend.proto});
+    ASSERT_TRUE(row);
+    EXPECT_EQ(row->backends.size(), 1U);
+}
+
 TEST_F(NodeState, ClusterWeightsArriveInTheRows) {
     auto service = local({model::IpAddress::v4(10, 10, 0, 1), model::IpAddress::v4(10, 10, 0, 2)});
     service.service.annotations = {{"libmesh.io/cluster-weights", "cluster1=80,cluster2=20"}};

@@ -57,6 +57,9 @@ Result<void> BpfDatapath::teardown(const BpfOptions& options) {
     return pins->remove();
 }
 
+void BpfDatapath::set_own_cluster(std::uint32_t cluster_id) {
+    state_->tables.set_own_cluster(cluster_id);
+}
 Result<ApplyStats> BpfDatapath::apply(std::span<const ServiceChange> changes) {
     return state_->tables.apply(changes);
 }

@@ -53,6 +53,7 @@ class BpfDatapath final : public Datapath {
 
     ~BpfDatapath() override;
 
+    void set_own_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<ApplyStats> apply(std::span<const ServiceChange> changes) override;
     [[nodiscard]] AdoptStats adopted() const override;
     [[nodiscard]] Result<ApplyStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
