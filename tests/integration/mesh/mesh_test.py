@@ -216,12 +216,35 @@ class MeshTest(unittest.TestCase):
                 wait_for("an own pod more", lambda: len(self.asked(one, frontend)[one.name]) == 3)
                 self.assertEqual(len(self.asked(one, frontend)[two.name]), 2)
                 self.assertFalse(self.status_of_node1()["synced"])
+                self.assertEqual(one.health("mesh-agent-node1"), 200, "what is a remote's is no reason to restart it")
                 file.write_text(good)
                 one.meshctl("status", "--cluster", one.name, "--wait")
                 self.deploy(one)
                 self.assert_follows(one, self.both)
                 self.assertTrue(self.status_of_node1()["synced"])
             self.assertEqual(loop.errors, [])
+
+    def test_route_of_another_program_is_named_and_nobody_is_kept_from_serving(self):
+        """A route that the agent cannot set: named by status, tried again, and no reason to restart the agent."""
+        one, two = self.one, self.two
+        on_node = lambda *words: subprocess.run(one.exec_command("node1", *words), capture_output=True, text=True,
+                                                check=True).stdout
+        prefix = next(r["dst"] for r in json.loads(on_node("ip", "-j", "route")) if r["dst"].startswith("10.92."))
+        one.kill("mesh-agent", "node1")
+        on_node("ip", "route", "del", prefix)
+        on_node("ip", "route", "add", prefix, "dev", "lo")
+        self.addCleanup(lambda: subprocess.run(one.exec_command("node1", "ip", "route", "del", prefix, "dev", "lo"),
+                                               capture_output=True))
+        one.start("mesh-agent", "node1")
+        words = f"route to {prefix}: another program has a route to it"
+        wait_for("the failure in status", lambda: words in one.run("status", "--cluster", one.name).stdout)
+        status = self.status_of_node1()
+        self.assertEqual((status["ready"], status["serving"], status["datapath"]["last_error"]), (False, True, ""))
+        self.assertEqual(one.health("mesh-agent-node1"), 200)
+        self.assertEqual(one.run("status", "--cluster", one.name, "--wait", "--timeout", "1").returncode, 3)
+        on_node("ip", "route", "del", prefix, "dev", "lo")
+        one.meshctl("status", "--cluster", one.name, "--wait")
+        self.assert_follows(one, self.both)
 
     def status_of_node1(self):
         return self.one.ask_daemon("mesh-agent-node1")
@@ -351,7 +374,8 @@ class MeshTest(unittest.TestCase):
         # The view is followed on, not only kept.
         self.deploy(two, replicas=1)
         self.assert_follows(one, {one.name: 2, two.name: 1})
-        self.assertGreater(one.remotes(two.name)[0]["revision"], revision)
+        # It is the one up to which all watches have told all: the others tell theirs a moment later.
+        wait_for("the revision moves on", lambda: one.remotes(two.name)[0]["revision"] > revision)
         file.write_text(good)
         one.meshctl("status", "--cluster", one.name, "--wait")
         self.deploy(two)

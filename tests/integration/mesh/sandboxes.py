@@ -265,6 +265,13 @@ class Cluster:
                                f"http://daemon{path}"], capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
+    def health(self, label):
+        """The status code of a daemon's /healthz."""
+        done = subprocess.run(["curl", "-sSm5", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket",
+                               self.folder / "run" / f"{label}.sock", "http://daemon/healthz"],
+                              capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
     def service_ids(self, node):
         """Frontend → service id as the kernel's map of the node holds them."""
         pin = f"/sys/fs/bpf/mesh-{self.name}_{node}/maps/frontends"

@@ -24,6 +24,9 @@ void BpfDatapath::set_own_cluster(std::uint32_t) {}
 Result<ApplyStats> BpfDatapath::apply(std::span<const ServiceChange>) {
     return built_without();
 }
+bool BpfDatapath::made_tables() const {
+    return false;
+}
 AdoptStats BpfDatapath::adopted() const {
     return {};
 }
