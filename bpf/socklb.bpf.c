@@ -223,9 +223,10 @@ static __always_inline int choose(const struct mesh_service* service, __u32 serv
         /* Two first connects of a client at once must agree: the loser takes the winner's. */
         __u64 winner = out->choice;
         if (known) {
-            known->last_used_ns = now;
             const __u64 seen = __sync_val_compare_and_swap(&known->choice, old, winner);
             if (seen != old) winner = seen;
+            /* Not before: it would make the choice that is replaced look like one in use. */
+            known->last_used_ns = now;
         } else {
             struct mesh_client fresh = {.choice = winner, .last_used_ns = now};
             if (bpf_map_update_elem(&affinity, client, &fresh, BPF_NOEXIST)) {
@@ -360,6 +361,14 @@ static __always_inline int on_connect(struct bpf_sock_addr* ctx, struct mesh_fro
     return kProceed;
 }
 
+/* True if the socket is connected to a backend of the service at `key`, which is there still. */
+static __always_inline bool is_connected_to(const struct mesh_socket* socket,
+                                            const struct mesh_frontend_key* key, __u32 service_id) {
+    return (socket->flags & MESH_SOCKET_CONNECTED) && socket->vip_port == key->port &&
+           same_address(socket->vip_address, key->address) &&
+           chosen_backend(socket->choice, service_id, MESH_BACKEND_IN_USE);
+}
+
 static __always_inline int on_send(struct bpf_sock_addr* ctx, struct mesh_frontend_key* key,
                                    bool* translated) {
     __u32 service_id = 0;
@@ -377,6 +386,14 @@ static __always_inline int on_send(struct bpf_sock_addr* ctx, struct mesh_fronte
             back.port = key->port;
             bpf_map_delete_elem(&reverse, &back);
         }
+        return kProceed;
+    }
+    const struct mesh_socket* own = bpf_sk_storage_get(&sockets, sk, 0, 0);
+    if (own && is_connected_to(own, key, service_id)) {
+        /* A connected socket gets answers of its peer only. */
+        copy_address(key->address, own->peer_address);
+        key->port = own->peer_port;
+        *translated = true;
         return kProceed;
     }
     struct choice chosen = {};

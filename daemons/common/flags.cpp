@@ -30,6 +30,16 @@ void add_common_flags(CLI::App& app, CommonFlags& flags, std::string_view exampl
     if (!examples.empty()) app.footer("Examples:\n" + std::string(examples));
 }
 
+namespace {
+
+const CLI::App& last_chosen(const CLI::App& app) {
+    const CLI::App* at = &app;
+    while (!at->get_subcommands().empty()) at = at->get_subcommands().back();
+    return *at;
+}
+
+}  // namespace
+
 std::optional<int> parse_command_line(CLI::App& app, int argc, const char* const* argv) {
     try {
         app.parse(argc, argv);
@@ -42,6 +52,13 @@ std::optional<int> parse_command_line(CLI::App& app, int argc, const char* const
     } catch (const CLI::CallForVersion& version) {
         std::cout << version.what() << '\n';
         return kExitOk;
+    } catch (const CLI::RequiredError& error) {
+        // A word that is no command is what went wrong, rather than that there is none.
+        const auto rest = last_chosen(app).remaining();
+        const std::string what =
+            rest.empty() ? error.what() : "unknown command or argument: " + rest.front();
+        std::cerr << app.get_name() << ": " << what << "\nTry " << app.get_name() << " --help.\n";
+        return kExitUsage;
     } catch (const CLI::ParseError& error) {
         std::cerr << app.get_name() << ": " << error.what() << "\nTry " << app.get_name()
                   << " --help.\n";

@@ -4,8 +4,10 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/serialize.hpp>
 #include <charconv>
+#include <memory>
 #include <mesh/mesh.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "common/daemon.hpp"
@@ -147,15 +149,48 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
                               .body = agent.metrics_text()};
     });
     server.set_health([&agent]() -> mesh::Result<void> {
-        if (agent.ready()) return {};
-        return mesh::unavailable("not ready; see /v1/status");
+        if (agent.serving()) return {};
+        return mesh::unavailable("not serving; see /v1/status");
     });
+}
+
+/// Without the kernel's datapath, and so without all that needs it.
+void use_memory(mesh::DatapathOptions& options) {
+    options.kind = mesh::DatapathOptions::Kind::kMemory;
+    options.routing = mesh::DatapathOptions::Routing::kNone;
+    options.masquerade = false;
+    options.endpoints_directory.clear();
+}
+
+/// With --datapath auto: in memory where the machine does not give the kernel's, saying so once.
+mesh::Result<std::unique_ptr<mesh::engine::Agent>> make_agent(mesh::daemon::Daemon& daemon,
+                                                              const mesh::Clock& clock,
+                                                              Flags flags) {
+    using mesh::Errc;
+    constexpr std::string_view kInstead = "nothing is load balanced or routed on this node";
+    auto& datapath = flags.mesh.datapath;
+    const bool automatic = flags.datapath == "auto";
+    if (automatic && datapath.cgroup.empty()) {
+        daemon.log().warn("datapath: no --cgroup is given, so it is kept in memory: {}", kInstead);
+        use_memory(datapath);
+        return mesh::engine::Agent::make(daemon.executor(), flags.mesh, clock, daemon.log());
+    }
+    auto agent = mesh::engine::Agent::make(daemon.executor(), flags.mesh, clock, daemon.log());
+    if (agent || !automatic) return agent;
+    const auto code = agent.error().code();
+    if (code != Errc::kPermission && code != Errc::kUnavailable) return agent;
+    const std::string why = agent.error().message();
+    use_memory(datapath);
+    auto instead = mesh::engine::Agent::make(daemon.executor(), flags.mesh, clock, daemon.log());
+    if (instead) {
+        daemon.log().warn("datapath: {}, so it is kept in memory: {}", why, kInstead);
+    }
+    return instead;
 }
 
 asio::awaitable<mesh::Result<void>> run(mesh::daemon::Daemon& daemon, const mesh::Clock& clock,
                                         Flags flags) {
-    MESH_CO_TRY(auto agent,
-                mesh::engine::Agent::make(daemon.executor(), flags.mesh, clock, daemon.log()));
+    MESH_CO_TRY(auto agent, make_agent(daemon, clock, flags));
     mesh::serve::StatusServerOptions options;
     options.unix_socket = flags.status_socket;
     if (flags.metrics_port >= 0) {
@@ -166,7 +201,7 @@ asio::awaitable<mesh::Result<void>> run(mesh::daemon::Daemon& daemon, const mesh
     add_routes(server, *agent);
     MESH_CO_CHECK(server.start());
     agent->on_change([&daemon, raw = agent.get()] {
-        if (raw->ready()) daemon.set_ready();
+        if (raw->serving()) daemon.set_ready();
     });
     agent->start();
     co_await daemon.stop_requested();
@@ -182,7 +217,8 @@ int main(int argc, char** argv) {
     Flags flags;
     CLI::App app(
         "mesh-agent: one per node; follows the own cluster and all remotes, and writes "
-        "the node's service load balancing and pod network");
+        "the node's service load balancing and pod network",
+        "mesh-agent");
     add_flags(app, flags);
     mesh::daemon::add_common_flags(
         app, flags.common,

@@ -354,7 +354,8 @@ class Proxy {
 int main(int argc, char** argv) {
     Flags flags;
     CLI::App app(
-        "mesh-proxy: shows a cluster's etcd to remote clusters, read-only; or is that etcd");
+        "mesh-proxy: shows a cluster's etcd to remote clusters, read-only; or is that etcd",
+        "mesh-proxy");
     add_flags(app, flags);
     mesh::daemon::add_common_flags(
         app, flags.common,

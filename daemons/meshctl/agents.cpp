@@ -151,6 +151,17 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
         for (const std::string& name : missing) {
             reasons.push_back(fmt::format("{}: {} is configured but not seen yet", node, name));
         }
+        if (const json::value* datapath = agent.status->if_contains("datapath");
+            datapath != nullptr && datapath->is_object()) {
+            const json::object& its = datapath->get_object();
+            if (const std::string error = text_of(its, "last_error"); !error.empty()) {
+                reasons.push_back(fmt::format("{}: datapath: {}", node, error));
+            }
+            for (const json::value& item : array_of(its, "route_failures")) {
+                if (!item.is_string()) continue;
+                reasons.push_back(fmt::format("{}: {}", node, std::string_view(item.get_string())));
+            }
+        }
         // What this version does not know how to explain.
         const json::value* ready = agent.status->if_contains("ready");
         if (ready != nullptr && *ready == false && reasons.size() == before) {

@@ -6,6 +6,7 @@
 #include <boost/json.hpp>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "meshctl/agents.hpp"
@@ -224,9 +225,10 @@ void add_connect(CLI::App& parent, Context& context) {
             }
             if (!*one_way) {
                 auto second = act(environment, *other, *cluster);
-                if (!second && (connecting || !first || second.error().code() != Errc::kNotFound)) {
+                if (!second && (connecting || second.error().code() != Errc::kNotFound)) {
                     return second;
                 }
+                if (!first && !second) return first;
             }
             context.say(fmt::format(
                 "{} {} {}", *cluster,
@@ -276,8 +278,14 @@ void add_mesh_status(CLI::App& parent, Context& context) {
                     table.add(member_row(agent.node, text_of(*remote, "name"), *remote));
                 }
             }
-            table.drop_empty_columns();
-            table.print();
+            const bool any_answer = std::ranges::any_of(
+                answers, [](const AgentStatus& agent) { return agent.status.has_value(); });
+            if (!table.empty()) {
+                table.drop_empty_columns();
+                table.print();
+            } else if (any_answer) {
+                fmt::print("no remote clusters\n");
+            }
             for (const std::string& reason : reasons) fmt::print("not ready: {}\n", reason);
         }
         if (!reasons.empty()) context.exit_code = kExitNotReady;
@@ -337,6 +345,22 @@ void for_each_object(const json::object& parent, std::string_view key, On&& on) 
     }
 }
 
+/// On standard error: an answer goes without this one.
+void note_missing(const Error& error) {
+    fmt::print(stderr, "meshctl: left out: {}\n", error.detail());
+}
+
+/// "shop/echo", of "echo" "default/echo".
+Result<std::string> full_name(const std::string& name) {
+    const std::string full = name.find('/') == std::string::npos ? "default/" + name : name;
+    const std::size_t slash = full.find('/');
+    if (slash == 0 || slash + 1 == full.size() || full.find('/', slash + 1) != std::string::npos) {
+        return invalid_argument(
+            fmt::format("service \"{}\": expected NAMESPACE/NAME, or NAME", name));
+    }
+    return full;
+}
+
 void add_service_list(CLI::App& parent, Context& context) {
     auto target = std::make_shared<Target>();
     CLI::App* command =
@@ -347,7 +371,13 @@ void add_service_list(CLI::App& parent, Context& context) {
     on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const Agents agents, find_agents(context, *target));
         // Every node follows the same clusters; one is enough for a list.
-        MESH_TRY(const json::value document, ask(agents.sockets.front(), "/v1/services"));
+        auto answer = ask(agents.sockets.front(), "/v1/services");
+        for (std::size_t i = 1; !answer && i < agents.sockets.size(); ++i) {
+            note_missing(answer.error());
+            answer = ask(agents.sockets[i], "/v1/services");
+        }
+        if (!answer) return answer.error();
+        const json::value& document = *answer;
         if (!document.is_array()) return Error(Errc::kCorrupt, "/v1/services: expected a list");
         if (context.json()) {
             print_json(document);
@@ -420,8 +450,9 @@ void add_service_get(CLI::App& parent, Context& context) {
         "A backend counts as used when every node asked uses it.\n"
         "Examples:\n  meshctl service get shop/echo --cluster cluster1");
     on_chosen(command, context, [=, &context]() -> Result<void> {
+        MESH_TRY(const std::string full, full_name(*name));
         MESH_TRY(const Agents agents, find_agents(context, *target));
-        const std::string full = name->find('/') == std::string::npos ? "default/" + *name : *name;
+        std::optional<Error> failure;
         std::vector<std::pair<std::string, json::object>> by_node;
         for (const AgentSocket& agent : agents.sockets) {
             auto document = ask(agent, "/v1/services/" + full);
@@ -430,10 +461,13 @@ void add_service_get(CLI::App& parent, Context& context) {
                     return not_found(fmt::format("no service {} on {}", full,
                                                  agent.node.empty() ? agent.path : agent.node));
                 }
-                return std::move(document).error();
+                failure = document.error();
+                note_missing(*failure);
+                continue;
             }
             if (document->is_object()) by_node.emplace_back(agent.node, document->get_object());
         }
+        if (by_node.empty() && failure) return *failure;
         if (by_node.empty()) return Error(Errc::kCorrupt, "expected a service's document");
         const json::object merged = merge_service(by_node);
         if (context.json()) {

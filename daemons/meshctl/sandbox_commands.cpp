@@ -289,7 +289,7 @@ void add_exec(CLI::App& parent, Context& context) {
         "Examples:\n"
         "  meshctl sandbox exec --cluster cluster1 shop/client -- curl -s http://10.11.0.2/\n"
         "  meshctl sandbox exec --cluster cluster1 --node node1 -- ip route\n"
-        "The exit code is the command's.");
+        "The exit code is the command's; 127 if there is no such program.");
     on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const std::string name, context.cluster(*cluster));
         if (pod->empty() && node->empty()) return invalid_argument("expected a pod, or --node");
@@ -299,7 +299,15 @@ void add_exec(CLI::App& parent, Context& context) {
         MESH_TRY(const auto spec,
                  sandbox::prepare_exec(context.environment(), name, *pod, *node, context.command));
         std::fflush(nullptr);
-        return sandbox::become_process(spec);
+        const Error error = sandbox::become_process(spec);
+        (void)fail(error);
+        // As a shell says it.
+        constexpr int kNoSuchProgram = 127;
+        constexpr int kNotExecutable = 126;
+        context.exit_code = error.code() == Errc::kNotFound     ? kNoSuchProgram
+                            : error.code() == Errc::kPermission ? kNotExecutable
+                                                                : kExitFailed;
+        return {};
     });
 }
 

@@ -101,6 +101,13 @@ struct RejectedRow {
     Error error;
 };
 
+/// A row of which only a part found room. Backends of remote clusters were left out.
+struct TruncatedRow {
+    ServiceFrontend frontend;
+    std::string name;
+    std::uint64_t left_out = 0;  ///< backends, at least 1
+};
+
 /// What an apply or finish_adopt did.
 struct ApplyStats {
     std::uint64_t services_added = 0;
@@ -111,6 +118,7 @@ struct ApplyStats {
     std::uint64_t backends_removed = 0;
     std::uint64_t entries_written = 0;  ///< table entries, of all tables
     std::vector<RejectedRow> rejected;
+    std::vector<TruncatedRow> truncated;
 };
 
 /// What open() found in the kernel.
@@ -160,6 +168,12 @@ struct Occupancy {
 class Datapath {
   public:
     virtual ~Datapath() = default;
+
+    /// Keeps room for the backends of one cluster, that of this node: the others together get at
+    /// most three quarters of the table of backends, one of them at most half. A row that does not
+    /// fit is then written without as many backends of other clusters as need be, see
+    /// ApplyStats::truncated. Call it first; without it, such a row is refused whole.
+    virtual void set_own_cluster(std::uint32_t cluster_id) = 0;
 
     /// Brings the tables from what they hold to what the changes say, in order; later changes of
     /// the same frontend win. A client that connects meanwhile sees each service whole: before or

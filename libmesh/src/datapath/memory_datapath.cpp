@@ -25,6 +25,9 @@ MemoryDatapath::MemoryDatapath(TableSizes sizes)
 MemoryDatapath::MemoryDatapath(std::unique_ptr<State> state) : state_(std::move(state)) {}
 MemoryDatapath::~MemoryDatapath() = default;
 
+void MemoryDatapath::set_own_cluster(std::uint32_t cluster_id) {
+    state_->tables.set_own_cluster(cluster_id);
+}
 Result<ApplyStats> MemoryDatapath::apply(std::span<const ServiceChange> changes) {
     return state_->tables.apply(changes);
 }

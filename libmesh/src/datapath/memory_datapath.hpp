@@ -22,6 +22,7 @@ class MemoryDatapath final : public Datapath {
     explicit MemoryDatapath(TableSizes sizes = {});
     ~MemoryDatapath() override;
 
+    void set_own_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<ApplyStats> apply(std::span<const ServiceChange> changes) override;
     [[nodiscard]] AdoptStats adopted() const override;
     [[nodiscard]] Result<ApplyStats> finish_adopt_cluster(std::uint32_t cluster_id) override;

@@ -105,18 +105,19 @@ ServiceTables::ServiceTables(TableStorage& storage)
     : storage_(storage),
       service_ids_(storage.sizes().services),
       backend_ids_(storage.sizes().backends),
-      slots_(storage.sizes().slots) {}
+      slots_(storage.sizes().slots),
+      shares_(MESH_MAX_CLUSTERS, backend_ids_.capacity()) {}
 
 Result<ApplyStats> ServiceTables::apply(std::span<const ServiceChange> changes) {
     ApplyStats stats;
     std::vector<const ServiceChange*> todo;
     for (const auto& [frontend, change] : last_changes(changes)) todo.push_back(change);
-    MESH_TRY(auto no_room, run(todo, stats));
+    MESH_TRY(auto no_room, run(todo, Fit::kWhole, stats));
     if (no_room.empty()) return stats;
     // The rows after it may have given back what a row did not find.
     todo.clear();
     for (const Refused& refused : no_room) todo.push_back(refused.change);
-    MESH_TRY(no_room, run(todo, stats));
+    MESH_TRY(no_room, run(todo, Fit::kTruncated, stats));
     for (Refused& refused : no_room) {
         const ServiceRow& row = refused.change->row;
         stats.rejected.push_back({row.frontend, row.name, std::move(refused.error)});
@@ -125,7 +126,7 @@ Result<ApplyStats> ServiceTables::apply(std::span<const ServiceChange> changes) 
 }
 
 Result<std::vector<ServiceTables::Refused>> ServiceTables::run(
-    std::span<const ServiceChange* const> changes, ApplyStats& stats) {
+    std::span<const ServiceChange* const> changes, Fit fit, ApplyStats& stats) {
     std::vector<Refused> no_room;
     for (std::size_t from = 0; from < changes.size(); from += kChunk) {
         std::vector<Plan> plans;
@@ -138,6 +139,13 @@ Result<std::vector<ServiceTables::Refused>> ServiceTables::run(
                 continue;
             }
             auto plan = plan_upsert(row);
+            std::uint64_t left_out = 0;
+            if (!plan && plan.error().code() == Errc::kCapacity && fit == Fit::kTruncated) {
+                plan = plan_what_fits(row, left_out);
+            }
+            if (plan && left_out > 0) {
+                stats.truncated.push_back({row.frontend, row.name, left_out});
+            }
             if (!plan && plan.error().code() == Errc::kCapacity) {
                 no_room.push_back({change, plan.error()});
             } else if (!plan) {
@@ -172,10 +180,23 @@ ServiceTables::Wanted ServiceTables::last_changes(std::span<const ServiceChange>
     return wanted;
 }
 
+const ServiceTables::Service* ServiceTables::held_by(const ServiceFrontend& frontend) const {
+    const auto at = services_.find(frontend);
+    return at == services_.end() ? nullptr : &at->second;
+}
+
 Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_upsert(const ServiceRow& row) {
+    MESH_TRY(Service next, next_of(row));
+    const Service* held = held_by(row.frontend);
+    if (trim_to_shares(next, held) > 0) {
+        return Error(Errc::kCapacity, "the share of remote clusters of the table of backends");
+    }
+    return plan_service(row.frontend, held, std::move(next));
+}
+
+Result<ServiceTables::Service> ServiceTables::next_of(const ServiceRow& row) const {
     MESH_TRY(const std::vector<Backend> wanted, checked_backends(row));
-    const auto at = services_.find(row.frontend);
-    const Service* held = at == services_.end() ? nullptr : &at->second;
+    const Service* held = held_by(row.frontend);
     Service next;
     next.name = row.name;
     next.affinity_seconds = row.affinity_seconds;
@@ -198,7 +219,7 @@ Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_upsert(const Serv
         next.backends.push_back({backend, id, true, false});
     }
     keep_unconfirmed_before(nullptr);
-    return plan_service(row.frontend, held, std::move(next));
+    return next;
 }
 
 Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_service(
@@ -228,6 +249,7 @@ Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_service(
         abandon(plan);
         return std::move(taken).error();
     }
+    account(plan, false);
     return std::optional<Plan>(std::move(plan));
 }
 

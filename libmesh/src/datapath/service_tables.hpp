@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "datapath/cluster_shares.hpp"
 #include "datapath/datapath.hpp"
 #include "datapath/pools.hpp"
 #include "datapath/table_storage.hpp"
@@ -27,6 +28,8 @@ class ServiceTables {
     /// Reads what the tables hold; call once, first. Removes frontends whose record makes no sense.
     /// @errors kInternal
     [[nodiscard]] Result<AdoptStats> adopt();
+    /// @see Datapath::set_own_cluster
+    void set_own_cluster(std::uint32_t cluster_id) { shares_.set_own(cluster_id); }
     [[nodiscard]] Result<ApplyStats> apply(std::span<const ServiceChange> changes);
     /// @param cluster_id only this cluster's backends; nullopt = everything unconfirmed
     [[nodiscard]] Result<ApplyStats> finish_adopt(std::optional<std::uint32_t> cluster_id);
@@ -71,6 +74,8 @@ class ServiceTables {
         const ServiceChange* change;
         Error error;
     };
+    /// What becomes of a row that does not fit.
+    enum class Fit : std::uint8_t { kWhole, kTruncated };
     using Services = std::map<ServiceFrontend, Service>;
     using Wanted = std::map<ServiceFrontend, const ServiceChange*>;
 
@@ -81,8 +86,9 @@ class ServiceTables {
 
     // Planning (service_tables.cpp): takes ids and ranges, writes nothing.
     [[nodiscard]] Result<std::vector<Refused>> run(std::span<const ServiceChange* const> changes,
-                                                   ApplyStats& stats);
+                                                   Fit fit, ApplyStats& stats);
     [[nodiscard]] Wanted last_changes(std::span<const ServiceChange> changes) const;
+    [[nodiscard]] Result<Service> next_of(const ServiceRow& row) const;
     [[nodiscard]] Result<std::optional<Plan>> plan_upsert(const ServiceRow& row);
     [[nodiscard]] Result<std::optional<Plan>> plan_service(const ServiceFrontend& frontend,
                                                            const Service* held, Service next);
@@ -91,6 +97,14 @@ class ServiceTables {
     [[nodiscard]] Result<Range> take_range(std::uint32_t count);
     [[nodiscard]] Result<void> pass_grace();
     void abandon(const Plan& plan);
+    [[nodiscard]] const Service* held_by(const ServiceFrontend& frontend) const;
+
+    // Planning with shares (service_tables_fit.cpp).
+    [[nodiscard]] Result<std::optional<Plan>> plan_what_fits(const ServiceRow& row,
+                                                             std::uint64_t& left_out);
+    [[nodiscard]] std::uint64_t trim_to_shares(Service& next, const Service* held);
+    [[nodiscard]] std::uint64_t trim_remotes(Service& next, std::size_t fresh, std::size_t held);
+    void account(const Plan& plan, bool back);
 
     // Writing (service_tables_write.cpp), in the order of bpf/layout.h.
     [[nodiscard]] Result<void> write(std::vector<Plan>& plans,
@@ -116,6 +130,7 @@ class ServiceTables {
     IdPool service_ids_;
     IdPool backend_ids_;
     RangePool slots_;
+    ClusterShares shares_;  // of what is planned, written or not
     Services services_;
     std::set<ServiceFrontend> unconfirmed_;  // services with anything unconfirmed
     AdoptStats adopted_;

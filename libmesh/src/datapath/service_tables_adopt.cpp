@@ -116,6 +116,7 @@ void ServiceTables::sort_adopted(Service& service) {
         kept.push_back(std::move(h));
     }
     service.backends = std::move(kept);
+    for (const Held& h : service.backends) shares_.add(h.backend.cluster_id);
     adopted_.backends += service.backends.size();
 }
 

@@ -110,6 +110,7 @@ Result<void> ServiceTables::insert_new(const std::vector<Plan>& plans) {
             slots_.release(plan.next.range.base, plan.next.range.count);
         }
         if (plan.is_new) service_ids_.release(plan.next.id);
+        account(plan, true);
     }
     return inserted;
 }
@@ -166,7 +167,10 @@ void ServiceTables::retire(const Plan& plan, ApplyStats& stats) {
 }
 
 void ServiceTables::retire_service(const Service& service, ApplyStats& stats) {
-    for (const Held& h : service.backends) retire_backend(h.id);
+    for (const Held& h : service.backends) {
+        retire_backend(h.id);
+        shares_.remove(h.backend.cluster_id);
+    }
     if (service.range.count > 0) slots_.release(service.range.base, service.range.count);
     service_ids_.release(service.id);
     ++stats.services_removed;

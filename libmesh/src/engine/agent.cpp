@@ -73,22 +73,29 @@ struct Datapaths {
     std::optional<datapath::Rtnetlink> devices, routes;
 };
 
-Result<Datapaths> open_datapaths(const DatapathOptions& options, const Logger& log) {
+datapath::BpfOptions service_options(const DatapathOptions& options) {
+    datapath::BpfOptions to;
+    to.bpffs = options.bpffs;
+    to.pin_directory = options.pin_directory;
+    to.cgroup = options.cgroup;
+    return to;
+}
+
+datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
+    datapath::BpfPodsOptions to;
+    to.bpffs = options.bpffs;
+    to.pin_directory = options.pin_directory + "_pods";
+    return to;
+}
+
+Result<void> open_into(Datapaths& all, const DatapathOptions& options, const Logger& log) {
     using Routing = DatapathOptions::Routing;
-    Datapaths all;
     if (options.kind == DatapathOptions::Kind::kBpf) {
-        datapath::BpfOptions to;
-        to.bpffs = options.bpffs;
-        to.pin_directory = options.pin_directory;
-        to.cgroup = options.cgroup;
-        MESH_TRY(auto services, datapath::BpfDatapath::open(to, log));
+        MESH_TRY(auto services, datapath::BpfDatapath::open(service_options(options), log));
         all.bpf = services.get();
         all.services = std::move(services);
         if (options.routing != Routing::kNone) {
-            datapath::BpfPodsOptions pods;
-            pods.bpffs = options.bpffs;
-            pods.pin_directory = options.pin_directory + "_pods";
-            MESH_TRY(auto opened, datapath::BpfPods::open(pods, log));
+            MESH_TRY(auto opened, datapath::BpfPods::open(pods_options(options), log));
             all.bpf_pods = opened.get();
             all.pods = std::move(opened);
             std::vector<model::IpPrefix> cidrs;
@@ -102,11 +109,24 @@ Result<Datapaths> open_datapaths(const DatapathOptions& options, const Logger& l
     } else {
         all.services = std::make_unique<datapath::MemoryDatapath>();
     }
-    if (options.routing == Routing::kNone) return all;
+    if (options.routing == Routing::kNone) return {};
     MESH_TRY(const auto here, datapath::Netns::current());
     MESH_TRY(all.routes, datapath::Rtnetlink::open(here));
     MESH_TRY(all.devices, datapath::Rtnetlink::open(here));
-    return all;
+    return {};
+}
+
+/// Where one fails, nothing that this call made stays in the kernel.
+Result<Datapaths> open_datapaths(const DatapathOptions& options, const Logger& log) {
+    Datapaths all;
+    const auto opened = open_into(all, options, log);
+    if (opened) return all;
+    const bool services = all.bpf != nullptr && all.bpf->made_tables();
+    const bool pods = all.bpf_pods != nullptr && all.bpf_pods->made_tables();
+    all = {};
+    if (services) (void)datapath::BpfDatapath::teardown(service_options(options));
+    if (pods) (void)datapath::BpfPods::teardown(pods_options(options));
+    return opened.error();
 }
 
 }  // namespace
@@ -162,15 +182,16 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             node_.apply(batch);
             schedule_flush();
         };
-        events.on_state = [this](const std::string& cluster, state::SessionState state) {
-            log_.info("cluster {}: {}", cluster, to_string(state));
-            schedule_flush();
-        };
+        events.on_state = [this](const std::string&, state::SessionState) { schedule_flush(); };
         events.on_reset = [this](const std::string& cluster) {
             node_.drain(cluster);
             schedule_flush();
         };
-        events.on_config_errors = [this] { schedule_flush(); };
+        events.on_config_errors = [this] {
+            // A remote whose file has become good is waited for as long as the others were.
+            if (!adoption_done_) wait_for_sync();
+            schedule_flush();
+        };
         events.on_finished = [this](const std::string& cluster) {
             node_.drain(cluster);
             schedule_flush();
@@ -192,10 +213,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             adopted_routes_ = routes_of_a_former_run();
         }
         clusters_->start();
-        sync_timeout_.expires_after(options_.sync_timeout);
-        sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
-            if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
-        });
+        wait_for_sync();
     }
 
     asio::awaitable<void> stop() {
@@ -211,9 +229,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
 
+    [[nodiscard]] bool serving() const {
+        return last_error_.empty() && (own_written_ || adoption_done_);
+    }
     [[nodiscard]] bool ready() const {
         const auto status = clusters_->status();
-        return last_error_.empty() && !node_.dirty() && clusters_->config_errors().empty() &&
+        return last_error_.empty() && route_failures_.empty() && !node_.dirty() &&
+               clusters_->config_errors().empty() &&
                std::ranges::all_of(status, [](const auto& c) { return c.ready; });
     }
 
@@ -243,6 +265,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         const auto errors = clusters_->config_errors();
         return make(StatusSources{.options = options_,
                                   .ready = ready(),
+                                  .serving = serving(),
                                   .synced = adoption_done_,
                                   .clusters = status,
                                   .config_errors = errors,
@@ -270,6 +293,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         const bool freshness_known = node_.merger().wants_freshness();
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
+        const bool own_is_ready = is_own_ready();
         const auto result = node_.flush();
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
@@ -278,6 +302,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             fail(result.error());
             return;
         }
+        own_written_ = own_written_ || own_is_ready;
         bool failed = false;
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
@@ -291,11 +316,16 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             routes_due_ = network_->take_routes_changed() || routes_due_;
         }
         routes_due_ = routes_due_ || result->routes_changed;
-        if (routes_due_ && !reconcile_routes()) failed = true;
-        if (result->backends_removed) end_stale_sockets();
+        if (routes_due_) reconcile_routes();
+        if (node_.take_backends_removed() || std::exchange(sweep_due_, false)) end_stale_sockets();
         if (!failed) {
             last_error_.clear();
-            backoff_.reset();
+            // A route that fails takes nothing from the services.
+            if (routes_due_) {
+                retry_later();
+            } else {
+                backoff_.reset();
+            }
         }
         if (on_change_) on_change_();
     }
@@ -347,29 +377,39 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        // A former run may have ended between a removal and its sweep.
+        sweep_due_ = true;
         adopted_routes_.clear();
         routes_due_ = true;
         sync_timeout_.cancel();
         return {};
     }
 
+    void wait_for_sync() {
+        sync_timeout_.expires_after(options_.sync_timeout);
+        sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
+            if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
+        });
+    }
+
     void sync_timed_out() {
         if (adoption_done_ || stopped_) return;
-        const auto status = clusters_->status();
-        if (std::ranges::any_of(
-                status, [this](const auto& c) { return c.cluster == own_.name && !c.ready; })) {
+        if (!is_own_ready()) {
             // Without the own cluster's services there is nothing to compare with: what the kernel
             // has goes on serving.
             log_.warn("own cluster not synced after {} s; what a former run left stays",
                       options_.sync_timeout.count());
-            sync_timeout_.expires_after(options_.sync_timeout);
-            sync_timeout_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
-                if (auto self = weak.lock(); self && !ec) self->sync_timed_out();
-            });
-            return;
+            return wait_for_sync();
+        }
+        if (const auto unread = clusters_->unread_files(); !unread.empty()) {
+            // Which entries are that cluster's is not known: its id is told by its etcd.
+            const std::string& first = unread.front();
+            log_.warn("{}{} cannot be used; what a former run left stays until it can or is gone",
+                      options_.clustermesh_config, first.empty() ? "" : "/" + first);
+            return wait_for_sync();
         }
         std::string missing;
-        for (const auto& cluster : status) {
+        for (const auto& cluster : clusters_->status()) {
             if (!cluster.ready) missing += (missing.empty() ? "" : ", ") + cluster.cluster;
         }
         log_.warn("not synced after {} s: {}; going on without", options_.sync_timeout.count(),
@@ -381,12 +421,22 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void fail(const Error& error) {
         if (last_error_ != error.message()) log_.error("datapath: {}", error.message());
         last_error_ = error.message();
+        retry_later();
+        if (on_change_) on_change_();
+    }
+
+    void retry_later() {
         retry_.expires_after(
             std::chrono::duration_cast<asio::steady_timer::duration>(backoff_.next(rng_)));
         retry_.async_wait([weak = weak_from_this()](boost::system::error_code ec) {
             if (auto self = weak.lock(); self && !ec) self->schedule_flush();
         });
-        if (on_change_) on_change_();
+    }
+
+    [[nodiscard]] bool is_own_ready() const {
+        return std::ranges::any_of(clusters_->status(), [this](const auto& cluster) {
+            return cluster.cluster == own_.name && cluster.ready;
+        });
     }
 
     [[nodiscard]] datapath::DesiredRoutes routes_of_a_former_run() {
@@ -405,17 +455,16 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return routes;
     }
 
-    [[nodiscard]] bool reconcile_routes() {
-        if (!routes_) {
-            routes_due_ = false;
-            return true;
-        }
+    /// What fails is in route_failures_, and tried again.
+    void reconcile_routes() {
+        routes_due_ = false;
+        if (!routes_) return;
         datapath::DesiredRoutes desired =
             network_ ? network_->routes(node_.desired_routes()) : node_.desired_routes();
         // What was there and is not wanted stays until everything had its say.
         for (const auto& [prefix, hop] : adopted_routes_) desired.try_emplace(prefix, hop);
         auto outcome = routes_->reconcile(desired);
-        route_failures_.clear();
+        const auto before = std::exchange(route_failures_, {});
         if (!outcome) {
             route_failures_.push_back(outcome.error().message());
         } else {
@@ -424,11 +473,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             }
         }
         routes_due_ = !route_failures_.empty();
-        if (routes_due_) {
-            fail(unavailable("routes: " + route_failures_.front()));
-            return false;
+        if (routes_due_ && route_failures_ != before) {
+            log_.warn("routes: {}, and {} more", route_failures_.front(),
+                      route_failures_.size() - 1);
         }
-        return true;
     }
 
     void end_stale_sockets() {
@@ -479,6 +527,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     bool flush_scheduled_ = false;
     bool routes_due_ = false;
     bool adoption_done_ = false;
+    bool own_written_ = false;  ///< the own cluster's services are in the datapath
+    bool sweep_due_ = false;    ///< sockets to removed backends are to be looked for
     bool stopped_ = false;
 };
 
@@ -503,6 +553,9 @@ asio::awaitable<void> Agent::stop() {
 }
 void Agent::on_change(std::function<void()> callback) {
     impl_->set_on_change(std::move(callback));
+}
+bool Agent::serving() const {
+    return impl_->serving();
 }
 bool Agent::ready() const {
     return impl_->ready();

@@ -40,8 +40,12 @@ class Agent {
     /// Ends all sessions; the datapath keeps what it has.
     [[nodiscard]] boost::asio::awaitable<void> stop();
 
-    /// Called whenever ready() may have changed.
+    /// Called whenever serving() or ready() may have changed.
     void on_change(std::function<void()> callback);
+    /// This node does its work: the own cluster's services are in the datapath, or it was waited
+    /// for long enough, and the datapath takes what is written. Remotes and routes have no say.
+    [[nodiscard]] bool serving() const;
+    /// The whole mesh is as it should be: all of the above, each remote, its file, and the routes.
     [[nodiscard]] bool ready() const;
     [[nodiscard]] const NodeState& node() const noexcept;
     /// Null if this node has none.

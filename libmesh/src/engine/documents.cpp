@@ -237,6 +237,14 @@ json::object status_document(const StatusSources& from) {
                                         {"service", row.name},
                                         {"error", shown(row.error.message())}});
     }
+    json::array truncated;
+    for (const auto& [frontend, row] : from.node.truncated()) {
+        truncated.push_back(json::object{{"address", frontend.address.to_string()},
+                                         {"port", frontend.port},
+                                         {"protocol", datapath::to_string(frontend.proto)},
+                                         {"service", row.name},
+                                         {"left_out", row.left_out}});
+    }
     json::array conflicts;
     for (const auto& conflict : from.node.routes().conflicts())
         conflicts.emplace_back(shown(conflict.text));
@@ -246,6 +254,7 @@ json::object status_document(const StatusSources& from) {
             {"id", from.options.cluster_id},
             {"node", from.options.node_name},
             {"ready", from.ready},
+            {"serving", from.serving},
             {"synced", from.synced},
             {"local", std::move(own)},
             {"remotes", std::move(remotes)},
@@ -258,6 +267,7 @@ json::object status_document(const StatusSources& from) {
                           {"backends", occupancy.backends},
                           {"max_backends", occupancy.max_backends},
                           {"rejected", std::move(rejected)},
+                          {"truncated", std::move(truncated)},
                           {"last_error", shown(from.last_error)},
                           {"routes", from.node.desired_routes().size()},
                           {"route_conflicts", std::move(conflicts)},
@@ -271,6 +281,8 @@ std::string metrics_document(const StatusSources& from) {
     for (const auto& cluster : from.clusters) add_cluster_metrics(families, cluster);
     families.gauge("mesh_ready", "1 if the own cluster and all remotes are ready.", {},
                    from.ready ? 1 : 0);
+    families.gauge("mesh_serving", "1 if the own cluster's services are in the datapath.", {},
+                   from.serving ? 1 : 0);
     families.gauge("mesh_remote_config_errors", "Files of remotes that are in error.", {},
                    static_cast<double>(from.config_errors.size()));
     const auto occupancy = from.datapath.occupancy();
@@ -280,6 +292,9 @@ std::string metrics_document(const StatusSources& from) {
                    static_cast<double>(occupancy.backends));
     families.gauge("mesh_datapath_rejected_services", "Frontends that the datapath refused.", {},
                    static_cast<double>(from.node.rejected().size()));
+    families.gauge("mesh_datapath_truncated_services",
+                   "Frontends without some backends of remote clusters, which found no room.", {},
+                   static_cast<double>(from.node.truncated().size()));
     const auto counters = from.datapath.counters();
     for (const auto& [id, count] : counters.connects_by_cluster) {
         families.counter("mesh_datapath_connects_total",
@@ -290,6 +305,8 @@ std::string metrics_document(const StatusSources& from) {
                      {}, static_cast<double>(counters.no_backend));
     families.gauge("mesh_routes", "Native routes to other nodes' pod CIDRs.", {},
                    static_cast<double>(from.node.desired_routes().size()));
+    families.gauge("mesh_route_failures", "Routes that could not be set.", {},
+                   static_cast<double>(from.route_failures.size()));
     families.gauge("mesh_route_conflicts", "Pod CIDRs that two nodes announce.", {},
                    static_cast<double>(from.node.routes().conflicts().size()));
     add_pods_metrics(families, from);

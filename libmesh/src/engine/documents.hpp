@@ -20,6 +20,7 @@ namespace mesh::engine {
 struct StatusSources {
     const MeshOptions& options;
     bool ready = false;
+    bool serving = false;                            ///< Agent::serving()
     bool synced = false;                             ///< nothing of a former run is kept any more
     std::span<const state::SessionStatus> clusters;  ///< the own one first
     const std::map<std::string, std::string>& config_errors;

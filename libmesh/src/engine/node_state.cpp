@@ -1,5 +1,7 @@
 #include "engine/node_state.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -9,6 +11,7 @@ namespace {
 
 constexpr std::size_t kServicesAtOnce = 500;
 constexpr std::size_t kPrefixesAtOnce = 4096;
+constexpr std::size_t kRetriesAtOnce = 8;
 
 datapath::ServiceFrontend to_frontend(const compile::FrontendKey& key) {
     return {key.address, key.port,
@@ -111,6 +114,7 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       merger_(tables_,
               {.own = own_, .node = node, .zone = {}, .zone_hints = options.service_topology}),
       routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = options.tunnel}) {
+    datapath_.set_own_cluster(model::number(own_.id));
     if (pods_ != nullptr) {
         ipcache_.emplace(
             tables_, routes_,
@@ -163,16 +167,26 @@ Result<datapath::ApplyStats> NodeState::write_pending() {
         if (change.kind == datapath::ServiceChange::Kind::kUpsert) changes.push_back(change);
     }
     MESH_TRY(auto stats, datapath_.apply(changes));
+    std::set<datapath::ServiceFrontend> known;
     for (const auto& [frontend, change] : pending_) {
+        if (unfit_.erase(frontend) > 0) known.insert(frontend);
         rejected_.erase(frontend);
-        rejected_rows_.erase(frontend);
+        truncated_.erase(frontend);
     }
-    for (auto& row : stats.rejected) {
-        log_.warn("service {}: {}:{}/{} was refused by the datapath: {}", row.name,
-                  row.frontend.address.to_string(), row.frontend.port,
-                  datapath::to_string(row.frontend.proto), row.error.message());
-        rejected_rows_.insert_or_assign(row.frontend, pending_.at(row.frontend));
-        rejected_.insert_or_assign(row.frontend, row);
+    const auto keep = [&](const auto& row, auto& rows, const std::string& what) {
+        rows.insert_or_assign(row.frontend, row);
+        unfit_.insert_or_assign(row.frontend, pending_.at(row.frontend));
+        if (known.contains(row.frontend)) return;
+        log_.warn("service {}: {}:{}/{} {}", row.name, row.frontend.address.to_string(),
+                  row.frontend.port, datapath::to_string(row.frontend.proto), what);
+    };
+    for (const auto& row : stats.rejected) {
+        keep(row, rejected_, "was refused by the datapath: " + row.error.message());
+    }
+    for (const auto& row : stats.truncated) {
+        keep(row, truncated_,
+             fmt::format("is without {} backends of remote clusters, which found no room",
+                         row.left_out));
     }
     pending_.clear();
     return stats;
@@ -188,23 +202,42 @@ Result<datapath::ApplyStats> NodeState::write(const compile::FrontendChanges& ch
         const auto frontend = change.row.frontend;
         pending_.insert_or_assign(frontend, std::move(change));
     }
-    if (!changes.removed.empty()) {
-        // Room may have become free: try again what was refused for want of it.
-        for (const auto& [frontend, change] : rejected_rows_)
-            pending_.try_emplace(frontend, change);
-    }
     if (pending_.empty()) return datapath::ApplyStats{};
     return write_pending();
 }
 
+/// Room has become free: tries again what did not fit, as long as it does now.
+Result<void> NodeState::retry_unfit() {
+    for (;;) {
+        std::vector<datapath::ServiceFrontend> tried;
+        auto at = unfit_.upper_bound(last_retried_);
+        while (tried.size() < std::min(kRetriesAtOnce, unfit_.size())) {
+            if (at == unfit_.end()) at = unfit_.begin();
+            pending_.insert(*at);
+            tried.push_back(at->first);
+            ++at;
+        }
+        if (tried.empty()) return {};
+        // In turn, so that one that never fits keeps no other off.
+        last_retried_ = tried.back();
+        MESH_TRY(const auto stats, write_pending());
+        note_removed(stats);
+        const bool all_fit = std::ranges::none_of(
+            tried, [this](const auto& frontend) { return unfit_.contains(frontend); });
+        if (!all_fit) return {};
+    }
+}
+
 Result<FlushResult> NodeState::flush() {
     FlushResult result;
+    bool room_freed = false;
     // In parts: the rows of a first sync need not all be in memory at once.
     do {
         MESH_TRY(const auto stats, write(merger_.flush(kServicesAtOnce)));
-        backends_removed_ |= stats.backends_removed > 0 || stats.services_removed > 0;
+        note_removed(stats);
+        room_freed |= stats.backends_removed > 0 || stats.services_removed > 0;
     } while (merger_.pending());
-    result.backends_removed = std::exchange(backends_removed_, false);
+    if (room_freed) MESH_CHECK(retry_unfit());
     const compile::RouteChanges route_changes = routes_.flush();
     for (const auto& prefix : route_changes.removed) desired_routes_.erase(prefix);
     for (const auto& route : route_changes.upserts) {
@@ -250,25 +283,32 @@ Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {
     if (!synced_.insert(cluster).second) return {};
     merger_.note_synced(cluster);
     if (!synced_.contains(own_)) return {};
-    if (cluster == own_) {
-        for (const auto& key : synced_) {
-            MESH_CHECK(datapath_.finish_adopt_cluster(model::number(key.id)));
-            if (pods_ != nullptr) {
-                MESH_CHECK(pods_->finish_adopt_cluster(model::number(key.id)));
-            }
-        }
-        return {};
-    }
-    MESH_CHECK(datapath_.finish_adopt_cluster(model::number(cluster.id)));
+    if (cluster != own_) return finish_adopt_cluster(cluster);
+    for (const auto& key : synced_) MESH_CHECK(finish_adopt_cluster(key));
+    return {};
+}
+
+Result<void> NodeState::finish_adopt_cluster(const state::ClusterKey& cluster) {
+    MESH_TRY(const auto stats, datapath_.finish_adopt_cluster(model::number(cluster.id)));
+    note_removed(stats);
     if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt_cluster(model::number(cluster.id)));
     return {};
 }
 
 Result<void> NodeState::finish_adopt() {
-    MESH_CHECK(datapath_.finish_adopt());
+    MESH_TRY(const auto stats, datapath_.finish_adopt());
+    note_removed(stats);
     if (pods_ != nullptr) MESH_CHECK(pods_->finish_adopt());
     merger_.note_all_synced();
     return {};
+}
+
+void NodeState::note_removed(const datapath::ApplyStats& stats) noexcept {
+    backends_removed_ |= stats.backends_removed > 0 || stats.services_removed > 0;
+}
+
+bool NodeState::take_backends_removed() noexcept {
+    return std::exchange(backends_removed_, false);
 }
 
 std::vector<ServiceView> NodeState::services() const {

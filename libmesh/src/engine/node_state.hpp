@@ -3,7 +3,8 @@
 // drive it with MemoryDatapath.
 //
 // Invariant: after a successful flush() the datapath holds exactly what the tables compile to, save
-// rows that it rejected (kept in rejected()) and what it adopted and nobody has confirmed yet.
+// rows that it rejected or truncated (kept in rejected() and truncated()) and what it adopted and
+// nobody has confirmed yet.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,7 @@ namespace mesh::engine {
 
 /// What a flush changed, for who acts on it.
 struct FlushResult {
-    bool backends_removed = false;  ///< some sockets may be connected to what is gone
-    bool routes_changed = false;    ///< desired_routes() is another than before
+    bool routes_changed = false;  ///< desired_routes() is another than before
 };
 
 struct NodeStateOptions {
@@ -74,6 +74,9 @@ class NodeState {
     [[nodiscard]] Result<void> cluster_synced(const state::ClusterKey& cluster);
     /// No source is waited for any longer: everything that nobody confirmed goes.
     [[nodiscard]] Result<void> finish_adopt();
+    /// True if backends went since the last call, by whichever of the above: sockets may be
+    /// connected to them.
+    [[nodiscard]] bool take_backends_removed() noexcept;
 
     [[nodiscard]] std::vector<ServiceView> services() const;
     [[nodiscard]] std::optional<ServiceView> service(const state::ObjectName& name) const;
@@ -98,12 +101,21 @@ class NodeState {
         const noexcept {
         return rejected_;
     }
+    /// Rows that the datapath took in part, by frontend. They and the above are tried again when
+    /// room becomes free.
+    [[nodiscard]] const std::map<datapath::ServiceFrontend, datapath::TruncatedRow>& truncated()
+        const noexcept {
+        return truncated_;
+    }
 
   private:
     void note(const state::Effect& effect);
     [[nodiscard]] Result<datapath::ApplyStats> write(const compile::FrontendChanges& changes);
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
+    [[nodiscard]] Result<void> retry_unfit();
     [[nodiscard]] Result<void> write_ipcache();
+    [[nodiscard]] Result<void> finish_adopt_cluster(const state::ClusterKey& cluster);
+    void note_removed(const datapath::ApplyStats& stats) noexcept;
 
     state::ClusterKey own_;
     datapath::Datapath& datapath_;
@@ -118,10 +130,13 @@ class NodeState {
     /// Compiled and not yet accepted by the datapath.
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> pending_;
     std::map<datapath::ServiceFrontend, datapath::RejectedRow> rejected_;
-    std::map<datapath::ServiceFrontend, datapath::ServiceChange> rejected_rows_;
+    std::map<datapath::ServiceFrontend, datapath::TruncatedRow> truncated_;
+    /// The changes of rejected_ and truncated_.
+    std::map<datapath::ServiceFrontend, datapath::ServiceChange> unfit_;
+    datapath::ServiceFrontend last_retried_;
     datapath::DesiredRoutes desired_routes_;
     std::set<state::ClusterKey> synced_;
-    bool backends_removed_ = false;  ///< by a flush that failed later
+    bool backends_removed_ = false;  ///< and take_backends_removed() has not told yet
     bool dirty_ = false;
 };
 

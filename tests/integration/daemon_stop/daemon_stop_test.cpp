@@ -93,6 +93,41 @@ TEST_F(DaemonStopTest, Agent) {
                          "--clustermesh-config=" + folder_.file("remotes"), "--datapath=memory"});
 }
 
+// --datapath auto, the default: a machine that does not give the kernel's is told of once.
+TEST_F(DaemonStopTest, AgentThatFallsBackToMemory) {
+    const Words agent{MESH_AGENT,
+                      "--cluster-name=c1",
+                      "--cluster-id=1",
+                      "--node-name=n1",
+                      "--etcd-config=" + folder_.file("etcd.yaml"),
+                      "--clustermesh-config=" + folder_.file("remotes"),
+                      "--routing-mode=tunnel",
+                      "--endpoints=" + folder_.file("endpoints")};
+    const auto expect_told_once = [&](const char* why) {
+        const std::string log = test::read_text(folder_.file("daemon-1.log"));
+        EXPECT_NE(log.find(why), std::string::npos) << log;
+        const auto told = log.find("kept in memory");
+        ASSERT_NE(told, std::string::npos) << log;
+        EXPECT_EQ(log.find("kept in memory", told + 1), std::string::npos) << log;
+        std::filesystem::remove(folder_.file("daemon-1.log"));
+    };
+    expect_orderly_stop(agent);
+    expect_told_once("no --cgroup");
+
+    // A user namespace takes the rights away.
+    const std::string cgroup =
+        test::run_command({"findmnt", "-nfo", "TARGET", "-t", "cgroup2"}, folder_).second;
+    if (cgroup.empty() || test::run_command({"unshare", "--user", "true"}, folder_).first != 0) {
+        GTEST_SKIP() << "needs a cgroup v2 mount and user namespaces";
+    }
+    Words forbidden{"unshare", "--user"};
+    forbidden.insert(forbidden.end(), agent.begin(), agent.end());
+    forbidden.push_back("--cgroup=" + cgroup.substr(0, cgroup.find('\n')));
+    forbidden.push_back("--bpffs=" + folder_.file("bpffs"));
+    expect_orderly_stop(forbidden);
+    expect_told_once("ermi");
+}
+
 TEST_F(DaemonStopTest, Operator) {
     expect_orderly_stop({MESH_OPERATOR, "--cluster-name=c1", "--cluster-id=1",
                          "--etcd-config=" + folder_.file("etcd.yaml"),

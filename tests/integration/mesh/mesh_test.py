@@ -15,7 +15,7 @@ import sys
 import tempfile
 import unittest
 
-from sandboxes import Cluster, Loop, missing_needs, wait_for
+from sandboxes import Cluster, HeldSocket, Loop, missing_needs, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 GLOBAL = 'service.cilium.io/global: "true"'
@@ -251,13 +251,15 @@ class MeshTest(unittest.TestCase):
     def test_agent_restarted_after_the_remote_changed_drops_what_is_gone(self):
         """The other cluster's pods are replaced and an own service goes while an agent is down.
 
-        Afterwards only the new pods are asked, and the service is gone from the kernel.
+        Afterwards only the new pods are asked, and the service is gone from the kernel; a socket that was connected to
+        one of the old pods is told so.
         """
         one, two = self.one, self.two
         old, before = self.pod_addresses(two), set(one.service_ids("node1"))
         frontend = one.frontend("echo")
         one.apply("spare.yaml")
         wait_for("one frontend more", lambda: len(one.service_ids("node1")) == len(before) + 1)
+        held = HeldSocket(one, one.frontend("echo", "who"), two.name)
         one.kill("mesh-agent", "node1")
         one.remove("service/spare")
         two.remove("deployment/echo")
@@ -271,6 +273,65 @@ class MeshTest(unittest.TestCase):
         asked = {row["server"].split(":")[0] for row in one.ask(frontend, 100) if row["cluster"] == two.name}
         self.assertEqual(asked, new)
         self.assertEqual(set(one.service_ids("node1")), before)
+        # Ended by the agent: a send finds it disconnected. One that nobody ended gets EHOSTUNREACH or silence.
+        self.assertIn(held.fate(), ("ECONNABORTED", "EDESTADDRREQ"))
+
+    def test_agent_restarted_while_the_remotes_file_is_bad(self):
+        """The remote's file breaks while an agent is down: its pods go on serving until the file is good or gone."""
+        one, two = self.one, self.two
+        file = one.folder / "clustermesh" / two.name
+        good, frontend = file.read_text(), one.frontend("echo")
+        for bad in ("endpoints: [", good.replace("endpoints:", "endpoint:")):
+            with self.subTest(bad=bad), Loop(one, frontend) as loop:
+                one.kill("mesh-agent", "node1")
+                file.write_text(bad)
+                one.start("mesh-agent", "node1")
+                wait_for("the file's error", lambda: self.status_of_node1()["config_errors"])
+                wait_for("the own cluster", lambda: self.status_of_node1()["local"]["state"] == "ready")
+                # The own cluster is followed meanwhile: all that a flush does has happened.
+                self.deploy(one, replicas=3)
+                wait_for("an own pod more", lambda: len(self.asked(one, frontend)[one.name]) == 3)
+                self.assertEqual(len(self.asked(one, frontend)[two.name]), 2)
+                self.assertFalse(self.status_of_node1()["synced"])
+                self.assertEqual(one.health("mesh-agent-node1"), 200, "what is a remote's is no reason to restart it")
+                file.write_text(good)
+                one.meshctl("status", "--cluster", one.name, "--wait")
+                self.deploy(one)
+                self.assert_follows(one, self.both)
+                self.assertTrue(self.status_of_node1()["synced"])
+            self.assertEqual(loop.errors, [])
+
+    def test_route_of_another_program_is_named_and_nobody_is_kept_from_serving(self):
+        """A route that the agent cannot set: named by status, tried again, and no reason to restart the agent."""
+        one, two = self.one, self.two
+        on_node = lambda *words: subprocess.run(one.exec_command("node1", *words), capture_output=True, text=True,
+                                                check=True).stdout
+        prefix = next(r["dst"] for r in json.loads(on_node("ip", "-j", "route")) if r["dst"].startswith("10.92."))
+        one.kill("mesh-agent", "node1")
+        on_node("ip", "route", "del", prefix)
+        on_node("ip", "route", "add", prefix, "dev", "lo")
+        self.addCleanup(lambda: subprocess.run(one.exec_command("node1", "ip", "route", "del", prefix, "dev", "lo"),
+                                               capture_output=True))
+        one.start("mesh-agent", "node1")
+        words = f"route to {prefix}: another program has a route to it"
+        wait_for("the failure in status", lambda: words in one.run("status", "--cluster", one.name).stdout)
+        status = self.status_of_node1()
+        self.assertEqual((status["ready"], status["serving"], status["datapath"]["last_error"]), (False, True, ""))
+        self.assertEqual(one.health("mesh-agent-node1"), 200)
+        self.assertEqual(one.run("status", "--cluster", one.name, "--wait", "--timeout", "1").returncode, 3)
+        on_node("ip", "route", "del", prefix, "dev", "lo")
+        one.meshctl("status", "--cluster", one.name, "--wait")
+        self.assert_follows(one, self.both)
+
+    def status_of_node1(self):
+        return self.one.ask_daemon("mesh-agent-node1")
+
+    def asked(self, cluster, frontend):
+        """The pods that answer, by cluster."""
+        servers = {self.one.name: set(), self.two.name: set()}
+        for row in cluster.ask(frontend, 60):
+            servers[row["cluster"]].add(row["server"])
+        return servers
 
     def pod_addresses(self, cluster):
         return {ip for pod in cluster.pods("echo").values() for ip in pod["ips"] if ":" not in ip}

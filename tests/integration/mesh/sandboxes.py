@@ -63,6 +63,49 @@ def wait_for(what, condition, seconds=DEADLINE):
     raise AssertionError(f"{what}: not within {seconds} s; last seen: {seen!r}")
 
 
+# A connected UDP socket to a pod of the wanted cluster: says so, and after a line of input what became of it.
+HOLD = """
+import errno, json, socket, sys
+wanted, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+while True:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(3)
+    s.connect((host, port))
+    s.send(b"who")
+    if json.loads(s.recv(65536))["cluster"] == wanted:
+        break
+print("connected", flush=True)
+sys.stdin.readline()
+for _ in range(20):
+    try:
+        s.settimeout(0.5)
+        s.send(b"who")
+        s.recv(65536)
+        word = "answered"
+    except TimeoutError:
+        word = "silence"
+    except OSError as e:
+        word = errno.errorcode[e.errno]
+        break
+print(word, flush=True)
+"""
+
+
+class HeldSocket:
+    """A connected UDP socket of a pod to one backend of a service that is of the wanted cluster."""
+
+    def __init__(self, cluster, frontend, wanted, pod="shop/client"):
+        command = cluster.exec_command(pod, "/usr/bin/python3", "-u", "-c", HOLD, wanted, frontend["address"],
+                                       str(frontend["port"]))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if (line := self.process.stdout.readline()) != "connected\n":
+            raise AssertionError(f"no socket to {wanted}: {line!r}")
+
+    def fate(self):
+        """What became of it: "answered", "silence" or the name of the error."""
+        return self.process.communicate("\n", timeout=60)[0].strip()
+
+
 class Loop:
     """Requests one after the other from a pod until the block ends; `rows` are the answers by then."""
 
@@ -222,6 +265,13 @@ class Cluster:
         done = subprocess.run(["curl", "-sSm5", "--unix-socket", self.folder / "run" / f"{label}.sock",
                                f"http://daemon{path}"], capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
+
+    def health(self, label):
+        """The status code of a daemon's /healthz."""
+        done = subprocess.run(["curl", "-sSm5", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket",
+                               self.folder / "run" / f"{label}.sock", "http://daemon/healthz"],
+                              capture_output=True, text=True, check=True)
+        return int(done.stdout)
 
     def service_ids(self, node):
         """Frontend → service id as the kernel's map of the node holds them."""

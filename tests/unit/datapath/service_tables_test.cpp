@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <set>
 
 #include "datapath/memory_storage.hpp"
@@ -288,6 +289,102 @@ TEST_F(ServiceTablesTest, ARowBeyondTheTablesIsRefusedAndMayComeWhenThereIsRoom)
     stats = apply({ServiceChange::upsert(row(2, many)), ServiceChange::remove(vip(1))});
     EXPECT_TRUE(stats.rejected.empty());
     EXPECT_EQ(reachable(storage, vip(2)), addresses(many));
+}
+
+std::vector<Backend> backends_of(std::uint32_t cluster, std::uint32_t first, std::uint32_t count) {
+    std::vector<Backend> all;
+    for (std::uint32_t n = first; n < first + count; ++n) all.push_back(backend(n, 1, cluster));
+    return all;
+}
+
+std::map<std::uint32_t, std::size_t> by_cluster(const ServiceTables& tables, std::uint32_t n) {
+    std::map<std::uint32_t, std::size_t> counts;
+    if (const auto held = tables.find(vip(n))) {
+        for (const auto& b : held->backends) ++counts[b.backend.cluster_id];
+    }
+    return counts;
+}
+
+using Counts = std::map<std::uint32_t, std::size_t>;
+
+TEST_F(ServiceTablesTest, NoRemoteTakesTheRoomOfTheOwnClustersBackends) {
+    tables.set_own_cluster(1);  // of 255 backends, one remote gets 127, all together 189
+    auto mixed = backends_of(7, 1000, 200);
+    for (const Backend& b : backends_of(1, 0, 2)) mixed.push_back(b);
+    auto stats = apply({ServiceChange::upsert(row(1, mixed))});
+    EXPECT_TRUE(stats.rejected.empty());
+    ASSERT_EQ(stats.truncated.size(), 1U);
+    EXPECT_EQ(stats.truncated[0].frontend, vip(1));
+    EXPECT_EQ(stats.truncated[0].left_out, 73U);
+    EXPECT_EQ(by_cluster(tables, 1), (Counts{{1, 2}, {7, 127}}));
+
+    stats = apply({ServiceChange::upsert(row(2, backends_of(8, 2000, 100)))});
+    ASSERT_EQ(stats.truncated.size(), 1U);
+    EXPECT_EQ(by_cluster(tables, 2), (Counts{{8, 62}}));
+    // A service of the own cluster grows and is replaced, also in the row that is full of others.
+    stats = apply({ServiceChange::upsert(row(3, backends_of(1, 100, 30)))});
+    stats = apply({ServiceChange::upsert(row(3, backends_of(1, 150, 30)))});
+    EXPECT_TRUE(stats.rejected.empty());
+    EXPECT_TRUE(stats.truncated.empty());
+    mixed.resize(200);
+    for (const Backend& b : backends_of(1, 10, 5)) mixed.push_back(b);
+    stats = apply({ServiceChange::upsert(row(1, mixed))});
+    EXPECT_EQ(by_cluster(tables, 1), (Counts{{1, 5}, {7, 127}}));
+    ASSERT_EQ(stats.truncated.size(), 1U);
+    EXPECT_EQ(stats.backends_removed, 2U) << "what served of the remote goes on serving";
+}
+
+TEST_F(ServiceTablesTest, SharesAreCountedThroughRemovalsFailuresAndRestarts) {
+    tables.set_own_cluster(1);
+    const auto many = backends_of(7, 1000, 200);
+    storage.refuse_inserts = true;
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_FALSE(tables.apply(std::vector{ServiceChange::upsert(row(1, many))}));
+    }
+    storage.refuse_inserts = false;
+    for (int i = 0; i < 3; ++i) {
+        apply({ServiceChange::upsert(row(1, many))});
+        EXPECT_EQ(by_cluster(tables, 1), (Counts{{7, 127}}));
+        apply({ServiceChange::remove(vip(1))});
+    }
+    apply({ServiceChange::upsert(row(1, many))});
+    // What is one cluster's and becomes another's counts for that one.
+    auto other = many;
+    for (Backend& b : other) b.cluster_id = 8;
+    apply({ServiceChange::upsert(row(1, other))});
+    EXPECT_EQ(by_cluster(tables, 1), (Counts{{8, 127}}));
+    apply({ServiceChange::upsert(row(2, backends_of(7, 1500, 200)))});
+    EXPECT_EQ(by_cluster(tables, 2), (Counts{{7, 62}}));
+
+    ServiceTables next(storage);
+    ASSERT_TRUE(next.adopt());
+    next.set_own_cluster(1);
+    must_apply(next, {ServiceChange::upsert(row(3, backends_of(9, 3000, 10)))});
+    EXPECT_EQ(by_cluster(next, 3), (Counts{})) << "the share of all remotes is used up";
+    must_apply(next, {ServiceChange::upsert(row(2, {}))});
+    ASSERT_TRUE(next.finish_adopt(std::nullopt));
+    must_apply(next, {ServiceChange::upsert(row(3, backends_of(9, 3000, 200)))});
+    EXPECT_EQ(by_cluster(next, 3), (Counts{{9, 127}}));
+}
+
+TEST(ServiceTablesFit, WhatRemotesHoldGivesWayWhereTheSlotsOfARowDoNotSuffice) {
+    WatchedStorage storage{TableSizes{64, 256, 40}};
+    ServiceTables tables{storage};
+    ASSERT_TRUE(tables.adopt());
+    tables.set_own_cluster(1);
+    must_apply(tables, {ServiceChange::upsert(row(1, backends_of(7, 1000, 30)))});
+    // The row needs a second range, for which only 10 slots are left.
+    auto mixed = backends_of(7, 1000, 30);
+    for (const Backend& b : backends_of(1, 0, 5)) mixed.push_back(b);
+    const auto stats = must_apply(tables, {ServiceChange::upsert(row(1, mixed))});
+    EXPECT_TRUE(stats.rejected.empty());
+    ASSERT_EQ(stats.truncated.size(), 1U);
+    EXPECT_EQ(by_cluster(tables, 1).at(1), 5U);
+    // Nothing but the own cluster's, and no room for it: refused, and what was there serves on.
+    const auto refused =
+        must_apply(tables, {ServiceChange::upsert(row(1, backends_of(1, 0, 100)))});
+    ASSERT_EQ(refused.rejected.size(), 1U);
+    EXPECT_EQ(by_cluster(tables, 1).at(1), 5U);
 }
 
 TEST_F(ServiceTablesTest, TheLastChangeOfAFrontendWins) {

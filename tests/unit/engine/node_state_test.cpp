@@ -192,6 +192,38 @@ TEST_F(NodeState, ARestartKeepsWhatNobodyHasConfirmedUntilThatClusterHasSynced) 
     EXPECT_EQ(clusters_used(*adopted), (std::vector<std::uint32_t>{1}));
 }
 
+TEST_F(NodeState, BackendsThatWentWhileNobodyWasHereAreToldLikeOthers) {
+    node_.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+    EXPECT_FALSE(node_.take_backends_removed());
+    node_.apply({kRemote, {remote({})}});
+    flush(node_);
+    EXPECT_TRUE(node_.take_backends_removed());
+    EXPECT_FALSE(node_.take_backends_removed());
+    node_.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node_);
+
+    // By the end of the waiting for one cluster ...
+    auto adopted = datapath_.restart();
+    engine::NodeState next{kOwn, "node1", 8, *adopted, Logger()};
+    next.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    flush(next);
+    ASSERT_TRUE(next.cluster_synced(kOwn));
+    EXPECT_FALSE(next.take_backends_removed());
+    ASSERT_TRUE(next.cluster_synced(kRemote));
+    EXPECT_TRUE(next.take_backends_removed());
+    ASSERT_TRUE(next.finish_adopt());
+    EXPECT_FALSE(next.take_backends_removed());
+
+    // ... and by that for all.
+    auto again = adopted->restart();
+    engine::NodeState last{kOwn, "node1", 9, *again, Logger()};
+    flush(last);
+    ASSERT_TRUE(last.finish_adopt());
+    EXPECT_TRUE(last.take_backends_removed());
+}
+
 TEST_F(NodeState, ARowThatTheDatapathRefusesIsKeptAndTriedAgainWhenThereIsRoom) {
     // Id 0 is never given, so there is room for one.
     datapath::MemoryDatapath small({.services = 2, .backends = 16, .slots = 32});
@@ -212,6 +244,45 @@ TEST_F(NodeState, ARowThatTheDatapathRefusesIsKeptAndTriedAgainWhenThereIsRoom) 
     EXPECT_TRUE(node.rejected().empty());
     ASSERT_EQ(small.dump().size(), 1U);
     EXPECT_EQ(small.dump().front().name, "shop/late");
+}
+
+TEST_F(NodeState, ARemoteThatFillsTheTablesIsTruncatedAndTheOwnClusterServes) {
+    datapath::MemoryDatapath small({.services = 16, .backends = 41, .slots = 128});
+    engine::NodeState node{kOwn, "node1", 7, small, Logger()};
+    std::vector<model::IpAddress> many;
+    for (std::uint8_t i = 1; i <= 60; ++i) many.push_back(model::IpAddress::v4(10, 20, 0, i));
+    node.apply({kRemote, {remote(many)}});
+    node.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    flush(node);
+    EXPECT_TRUE(node.rejected().empty());
+    ASSERT_EQ(node.truncated().size(), 1U);
+    EXPECT_EQ(node.truncated().begin()->second.left_out, 40U);
+    EXPECT_EQ(std::ranges::count(clusters_used(small), 1U), 1);
+    EXPECT_EQ(std::ranges::count(clusters_used(small), 2U), 20);
+
+    // Room becomes free: the row is tried again, without a change of its own.
+    many.resize(20);
+    node.apply({kRemote, {remote(many)}});
+    flush(node);
+    EXPECT_TRUE(node.truncated().empty());
+    EXPECT_EQ(std::ranges::count(clusters_used(small), 2U), 20);
+    auto other = local({});
+    other.service.name = "other";
+    other.service.cluster_ips = {model::IpAddress::v4(10, 11, 0, 11)};
+    auto others = remote({model::IpAddress::v4(10, 20, 1, 1)});
+    others.service.name = "other";
+    node.apply({kOwn, {other}});
+    node.apply({kRemote, {others}});
+    flush(node);
+    ASSERT_EQ(node.truncated().size(), 1U);
+    EXPECT_EQ(node.truncated().begin()->second.name, "shop/other");
+    many.resize(19);
+    node.apply({kRemote, {remote(many)}});
+    flush(node);
+    EXPECT_TRUE(node.truncated().empty());
+    const auto row = small.find({model::IpAddress::v4(10, 11, 0, 11), 80, kFrontend.proto});
+    ASSERT_TRUE(row);
+    EXPECT_EQ(row->backends.size(), 1U);
 }
 
 TEST_F(NodeState, ClusterWeightsArriveInTheRows) {

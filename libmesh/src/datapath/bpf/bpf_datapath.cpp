@@ -1,6 +1,7 @@
 #include "datapath/bpf/bpf_datapath.hpp"
 
 #include <atomic>
+#include <utility>
 
 #include "datapath/bpf/kernel_storage.hpp"
 #include "datapath/bpf/pin_directory.hpp"
@@ -28,7 +29,18 @@ BpfDatapath::BpfDatapath(std::unique_ptr<State> state) : state_(std::move(state)
 BpfDatapath::~BpfDatapath() = default;
 
 Result<std::unique_ptr<BpfDatapath>> BpfDatapath::open(const BpfOptions& options, Logger logger) {
+    MESH_CHECK(Programs::check_cgroup(options.cgroup));
     MESH_TRY(PinDirectory pins, PinDirectory::open(options.bpffs, options.pin_directory));
+    const bool was_empty = pins.was_empty();
+    auto opened = open_on(std::move(pins), options, logger);
+    // What nobody will adopt must not stay in the kernel.
+    if (!opened && was_empty) (void)teardown(options);
+    return opened;
+}
+
+Result<std::unique_ptr<BpfDatapath>> BpfDatapath::open_on(PinDirectory pins,
+                                                          const BpfOptions& options,
+                                                          const Logger& logger) {
     MESH_TRY(auto programs, Programs::load(options, pins, logger));
     MESH_TRY(auto storage,
              KernelStorage::open(programs->map_fds(), programs->sizes(), programs->cpus()));
@@ -57,8 +69,14 @@ Result<void> BpfDatapath::teardown(const BpfOptions& options) {
     return pins->remove();
 }
 
+void BpfDatapath::set_own_cluster(std::uint32_t cluster_id) {
+    state_->tables.set_own_cluster(cluster_id);
+}
 Result<ApplyStats> BpfDatapath::apply(std::span<const ServiceChange> changes) {
     return state_->tables.apply(changes);
+}
+bool BpfDatapath::made_tables() const {
+    return state_->pins.was_empty();
 }
 AdoptStats BpfDatapath::adopted() const {
     return state_->adopted;

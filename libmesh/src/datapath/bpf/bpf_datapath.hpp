@@ -16,6 +16,8 @@
 
 namespace mesh::datapath {
 
+class PinDirectory;
+
 struct BpfOptions {
     /// A BPF filesystem; mounted there if it is none yet (the directory is made if absent).
     std::string bpffs = "/sys/fs/bpf";
@@ -38,7 +40,7 @@ struct SweepStats {
 class BpfDatapath final : public Datapath {
   public:
     /// Loads or adopts. Programs that an earlier process attached are replaced atomically: at no
-    /// moment is a connect untranslated.
+    /// moment is a connect untranslated. What a failed call made is removed again.
     /// @errors kPermission: not root, or BPF is forbidden; kConflict: another process writes to
     ///         these pins, or they were made with another layout; kInvalidArgument: cgroup is no
     ///         cgroup v2 directory; kUnavailable: the kernel lacks something, or this library was
@@ -53,6 +55,10 @@ class BpfDatapath final : public Datapath {
 
     ~BpfDatapath() override;
 
+    /// True if there were no tables to adopt: an owner that gives up at once may teardown().
+    [[nodiscard]] bool made_tables() const;
+
+    void set_own_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<ApplyStats> apply(std::span<const ServiceChange> changes) override;
     [[nodiscard]] AdoptStats adopted() const override;
     [[nodiscard]] Result<ApplyStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
@@ -75,6 +81,9 @@ class BpfDatapath final : public Datapath {
 
   private:
     struct State;
+    [[nodiscard]] static Result<std::unique_ptr<BpfDatapath>> open_on(PinDirectory pins,
+                                                                      const BpfOptions& options,
+                                                                      const Logger& logger);
     explicit BpfDatapath(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
 };

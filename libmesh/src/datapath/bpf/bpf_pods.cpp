@@ -288,6 +288,15 @@ BpfPods::~BpfPods() = default;
 
 Result<std::unique_ptr<BpfPods>> BpfPods::open(const BpfPodsOptions& options, Logger logger) {
     MESH_TRY(PinDirectory pins, PinDirectory::open(options.bpffs, options.pin_directory));
+    const bool was_empty = pins.was_empty();
+    auto opened = open_on(std::move(pins), options, logger);
+    // What nobody will adopt must not stay in the kernel.
+    if (!opened && was_empty) (void)teardown(options);
+    return opened;
+}
+
+Result<std::unique_ptr<BpfPods>> BpfPods::open_on(PinDirectory pins, const BpfPodsOptions& options,
+                                                  const Logger& logger) {
     auto state = std::make_unique<State>(std::move(pins));
     MESH_CHECK(state->load(options));
     MESH_CHECK(state->adopt());
@@ -307,6 +316,10 @@ Result<std::unique_ptr<BpfPods>> BpfPods::open(const BpfPodsOptions& options, Lo
                 state->pins.path(), state->written.size(), state->nodes.size(),
                 state->endpoints.size());
     return std::unique_ptr<BpfPods>(new BpfPods(std::move(state)));
+}
+
+bool BpfPods::made_tables() const {
+    return state_->pins.was_empty();
 }
 
 Result<void> BpfPods::teardown(const BpfPodsOptions& options) {

@@ -15,6 +15,8 @@
 
 namespace mesh::datapath {
 
+class PinDirectory;
+
 struct BpfPodsOptions {
     /// A BPF filesystem; mounted there if it is none yet.
     std::string bpffs = "/sys/fs/bpf";
@@ -57,6 +59,7 @@ struct PodEvent {
 class BpfPods final : public PodDatapath {
   public:
     /// Loads the programs on the pinned maps, or makes these. Attaches nothing yet.
+    /// What a failed call made is removed again.
     /// @errors kPermission, kConflict (another process, or another layout), kUnavailable
     [[nodiscard]] static Result<std::unique_ptr<BpfPods>> open(const BpfPodsOptions& options,
                                                                Logger logger = {});
@@ -65,6 +68,9 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] static Result<void> teardown(const BpfPodsOptions& options);
 
     ~BpfPods() override;
+
+    /// True if there were no tables to adopt: an owner that gives up at once may teardown().
+    [[nodiscard]] bool made_tables() const;
 
     [[nodiscard]] Result<void> configure(const PodsSettings& settings) override;
     [[nodiscard]] PodsSettings settings() const override;
@@ -89,6 +95,9 @@ class BpfPods final : public PodDatapath {
 
   private:
     struct State;
+    [[nodiscard]] static Result<std::unique_ptr<BpfPods>> open_on(PinDirectory pins,
+                                                                  const BpfPodsOptions& options,
+                                                                  const Logger& logger);
     explicit BpfPods(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
 };

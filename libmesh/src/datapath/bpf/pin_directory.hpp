@@ -32,6 +32,9 @@ class PinDirectory {
     [[nodiscard]] std::vector<std::string> link_paths() const { return files_in("links"); }
     [[nodiscard]] const std::string& path() const noexcept { return path_; }
 
+    /// True if there was no map when it was opened: what is pinned since is this process's.
+    [[nodiscard]] bool was_empty() const noexcept { return was_empty_; }
+
     /// Detaches what the pinned links hold and removes all pins. @errors kInternal
     [[nodiscard]] Result<void> remove_pins() const;
     /// Removes the (empty) directories, and parents below bpffs that are empty then.
@@ -39,13 +42,17 @@ class PinDirectory {
 
   private:
     PinDirectory(std::string bpffs, std::string path, Fd lock)
-        : bpffs_(std::move(bpffs)), path_(std::move(path)), lock_(std::move(lock)) {}
+        : bpffs_(std::move(bpffs)),
+          path_(std::move(path)),
+          lock_(std::move(lock)),
+          was_empty_(map_paths().empty()) {}
     [[nodiscard]] static Result<Fd> lock(const std::string& path);
     [[nodiscard]] std::vector<std::string> files_in(std::string_view folder) const;
 
     std::string bpffs_;
     std::string path_;
     Fd lock_;
+    bool was_empty_;
 };
 
 }  // namespace mesh::datapath

@@ -181,6 +181,11 @@ Programs::~Programs() {
     socklb__destroy(skeleton_);
 }
 
+Result<void> Programs::check_cgroup(const std::string& cgroup) {
+    MESH_CHECK(open_cgroup(cgroup));
+    return {};
+}
+
 Result<void> Programs::attach(const std::string& path, const PinDirectory& pins) {
     MESH_TRY(const Cgroup cgroup, open_cgroup(path));
     for (const Hook& hook : hooks_of(*skeleton_)) MESH_CHECK(attach_hook(hook, cgroup, pins));

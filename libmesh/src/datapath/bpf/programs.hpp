@@ -22,6 +22,8 @@ class Programs {
     [[nodiscard]] static Result<std::unique_ptr<Programs>> load(const BpfOptions& options,
                                                                 const PinDirectory& pins,
                                                                 const Logger& logger);
+    /// @errors kInvalidArgument: it is no cgroup v2 directory
+    [[nodiscard]] static Result<void> check_cgroup(const std::string& cgroup);
     ~Programs();
     Programs(const Programs&) = delete;
     Programs& operator=(const Programs&) = delete;

@@ -20,8 +20,12 @@ Result<void> BpfDatapath::teardown(const BpfOptions&) {
 
 BpfDatapath::BpfDatapath(std::unique_ptr<State> state) : state_(std::move(state)) {}
 BpfDatapath::~BpfDatapath() = default;
+void BpfDatapath::set_own_cluster(std::uint32_t) {}
 Result<ApplyStats> BpfDatapath::apply(std::span<const ServiceChange>) {
     return built_without();
+}
+bool BpfDatapath::made_tables() const {
+    return false;
 }
 AdoptStats BpfDatapath::adopted() const {
     return {};

@@ -20,6 +20,9 @@ Result<void> BpfPods::teardown(const BpfPodsOptions&) {
 
 BpfPods::BpfPods(std::unique_ptr<State> state) : state_(std::move(state)) {}
 BpfPods::~BpfPods() = default;
+bool BpfPods::made_tables() const {
+    return false;
+}
 Result<void> BpfPods::configure(const PodsSettings&) {
     return built_without();
 }

@@ -89,7 +89,8 @@ Result<Netns> Netns::open_path(const std::string& path, std::string name) {
     // A file without a namespace on it is what a crash while making one leaves.
     struct statfs status {};
     if (::fstatfs(fd, &status) != 0 || status.f_type != NSFS_MAGIC) {
-        return Error(Errc::kCorrupt, fmt::format("{} holds no network namespace", opened.name()));
+        return Error(Errc::kCorrupt,
+                     fmt::format("network namespace {}: there is none", opened.name()));
     }
     return opened;
 }
@@ -199,7 +200,8 @@ Result<void> set_sysctl(const Netns& netns, std::string_view key, std::string_vi
     const int error = errno;
     if (fd >= 0) ::close(fd);
     if (written < 0) {
-        return system_error(fmt::format("set sysctl {} of {}", path, netns.name()), error);
+        return system_error(
+            fmt::format("set sysctl {} in network namespace {}", path, netns.name()), error);
     }
     return {};
 }
@@ -213,7 +215,8 @@ Result<std::string> get_sysctl(const Netns& netns, std::string_view key) {
     const int error = errno;
     if (fd >= 0) ::close(fd);
     if (size < 0) {
-        return system_error(fmt::format("read sysctl {} of {}", path, netns.name()), error);
+        return system_error(
+            fmt::format("read sysctl {} in network namespace {}", path, netns.name()), error);
     }
     std::string value(text, static_cast<std::size_t>(size));
     while (!value.empty() && value.back() == '\n') value.pop_back();

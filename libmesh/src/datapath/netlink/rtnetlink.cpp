@@ -138,7 +138,8 @@ class Rtnetlink::Socket {
             auto [result, interrupted] = exchange(message, what, on);
             if (!result || !interrupted) return result;
         }
-        return unavailable(fmt::format("{} in {}: it kept changing", what, netns_));
+        return unavailable(
+            fmt::format("{} in network namespace {}: it kept changing", what, netns_));
     }
 
     Result<std::uint32_t> index(std::string_view device) {
@@ -212,8 +213,8 @@ class Rtnetlink::Socket {
     }
 
     Error failure(std::string_view what, int error, const std::string& kernel_says) const {
-        std::string text =
-            fmt::format("{} in {}: {}", what, netns_, std::generic_category().message(error));
+        std::string text = fmt::format("{} in network namespace {}: {}", what, netns_,
+                                       std::generic_category().message(error));
         if (!kernel_says.empty()) text += fmt::format(" ({})", kernel_says);
         return {code_of(error), std::move(text)};
     }
@@ -234,8 +235,9 @@ Result<Rtnetlink> Rtnetlink::open(const Netns& netns) {
     MESH_TRY(const NetnsScope scope, NetnsScope::enter(netns));
     const int fd = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (fd < 0) {
-        return Error(code_of(errno), fmt::format("open rtnetlink in {}: {}", netns.name(),
-                                                 std::generic_category().message(errno)));
+        return Error(code_of(errno),
+                     fmt::format("open rtnetlink in network namespace {}: {}", netns.name(),
+                                 std::generic_category().message(errno)));
     }
     const int on = 1;
     (void)::setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on);

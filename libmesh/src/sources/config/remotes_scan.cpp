@@ -1,10 +1,24 @@
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "sources/config/read_file.hpp"
 #include "sources/config/remotes_directory.hpp"
 
 namespace mesh::sources::config {
+
+namespace {
+
+/// A file of a cluster's name that was meant as an etcd client's configuration, though it has no
+/// `endpoints:` (any more): a certificate, a key or a note has none of these fields.
+bool looks_like_one(const std::string& name, const std::string& text) {
+    constexpr std::array kFields{"endpoint", "trusted-ca-file:", "cert-file:", "key-file:"};
+    return check_cluster_name(name) && std::ranges::any_of(kFields, [&](const char* field) {
+               return text.find(field) != std::string::npos;
+           });
+}
+
+}  // namespace
 
 RemotesScan::RemotesScan(const std::string& directory, std::string local_cluster,
                          const Clock& clock, Logger log)
@@ -67,7 +81,9 @@ bool RemotesScan::take(const std::string& name, const std::string& text, Outcome
     // is a bad one. (Cilium removes the remote.)
     const bool was_one =
         known_.contains(name) && text.find_first_not_of(" \t\r\n") != std::string::npos;
-    if (text.find("endpoints:") == std::string::npos && !was_one) return false;
+    if (text.find("endpoints:") == std::string::npos && !was_one && !looks_like_one(name, text)) {
+        return false;
+    }
     if (const auto named = check_cluster_name(name); !named) {
         refuse(name, path + ": " + named.error().detail());
         return true;

@@ -28,6 +28,7 @@ class Clusters::Impl : public std::enable_shared_from_this<Clusters::Impl> {
     asio::awaitable<void> stop();
     [[nodiscard]] std::vector<SessionStatus> status() const;
     [[nodiscard]] bool synced() const;
+    [[nodiscard]] std::vector<std::string> unread_files() const;
     [[nodiscard]] std::map<std::string, std::string> config_errors() const {
         return directory_ ? directory_->errors() : std::map<std::string, std::string>{};
     }
@@ -161,11 +162,22 @@ bool Clusters::Impl::synced() const {
         }
         return status.state != SessionState::kDisabled && status.state != SessionState::kConnecting;
     };
+    if (!unread_files().empty()) return false;
     if (own_ && !listed(own_->status())) return false;
     for (const auto& [name, remote] : remotes_) {
         if (!remote.removed && !listed(remote.cluster->status())) return false;
     }
     return true;
+}
+
+std::vector<std::string> Clusters::Impl::unread_files() const {
+    std::vector<std::string> names;
+    for (const auto& [name, error] : config_errors()) {
+        // A file whose name is no cluster's never was one.
+        const bool possible = name.empty() || sources::config::check_cluster_name(name);
+        if (possible && !remotes_.contains(name)) names.push_back(name);
+    }
+    return names;
 }
 
 Clusters::Clusters(asio::any_io_executor executor, ClustersOptions options, const Clock& clock,
@@ -184,6 +196,9 @@ std::vector<SessionStatus> Clusters::status() const {
 }
 bool Clusters::synced() const {
     return impl_->synced();
+}
+std::vector<std::string> Clusters::unread_files() const {
+    return impl_->unread_files();
 }
 std::map<std::string, std::string> Clusters::config_errors() const {
     return impl_->config_errors();

@@ -55,8 +55,13 @@ class Clusters {
     /// The own cluster first (if there is one), then the remotes by name.
     [[nodiscard]] std::vector<SessionStatus> status() const;
     /// True when the own cluster and every remote configured now have been listed in full: what
-    /// nobody named since the start may be pruned. @source spec protocol.md §7
+    /// nobody named since the start may be pruned. Not while there are unread_files().
+    /// @source spec protocol.md §7
     [[nodiscard]] bool synced() const;
+    /// Files that may be a remote's and could not be used since the start, so that their clusters
+    /// are not known; "" if the directory itself cannot be read. Others may have been used before:
+    /// config_errors().
+    [[nodiscard]] std::vector<std::string> unread_files() const;
     /// Files of the directory that are not used as they are: name → why; the directory's own under
     /// "".
     [[nodiscard]] std::map<std::string, std::string> config_errors() const;

@@ -126,7 +126,8 @@ void Session::Impl::settle(TimePoint now) {
     const SessionState now_shown = state();
     if (now_shown == shown_ && listed_ == shown_listed_) return;
     if (now_shown != shown_) {
-        log_.info("remote cluster {}: {}", options_.cluster, to_string(now_shown));
+        log_.info("{} cluster {}: {}", options_.own ? "own" : "remote", options_.cluster,
+                  to_string(now_shown));
     }
     shown_ = now_shown;
     shown_listed_ = listed_;

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "datapath/bpf/bpf_pods.hpp"
 #include "echo_server.hpp"
 
 namespace mesh::test {
@@ -247,6 +248,7 @@ TEST(AdoptionTest, BadOptionsAreNamed) {
     ASSERT_FALSE(opened);
     EXPECT_EQ(opened.error().code(), Errc::kInvalidArgument);
     EXPECT_THAT(opened.error().detail(), ::testing::HasSubstr("cgroup \"/tmp\""));
+    options.cgroup = place().cgroup;
     for (const char* name : {"", "/x", "x/", "a.b", "../x", "a//b"}) {
         options.pin_directory = name;
         opened = datapath::BpfDatapath::open(options);
@@ -255,6 +257,36 @@ TEST(AdoptionTest, BadOptionsAreNamed) {
     }
     ASSERT_TRUE(datapath::BpfDatapath::teardown(node_options()));
     ASSERT_TRUE(datapath::BpfDatapath::teardown(node_options()));  // nothing is fine, too
+}
+
+TEST(AdoptionTest, AFailedStartLeavesNothing) {
+    auto options = node_options();
+    const std::string pins = options.bpffs + "/cluster1";
+    options.cgroup = "/tmp";
+    EXPECT_FALSE(datapath::BpfDatapath::open(options));
+    EXPECT_FALSE(std::filesystem::exists(pins));
+    options = node_options();
+    options.sizes.backends = 0xffffffff;  // after other maps were made
+    EXPECT_FALSE(datapath::BpfDatapath::open(options));
+    EXPECT_FALSE(std::filesystem::exists(pins));
+    datapath::BpfPodsOptions pods;
+    pods.bpffs = options.bpffs;
+    pods.pin_directory = "cluster1/node1_pods";
+    pods.max_nat = 0xffffffff;
+    EXPECT_FALSE(datapath::BpfPods::open(pods));
+    EXPECT_FALSE(std::filesystem::exists(pins));
+
+    // What was there before stays.
+    Node node;
+    node.upsert({service(frontend(kVip, 80, Protocol::kTcp), {backend(1)})});
+    EXPECT_TRUE(node.datapath().made_tables());
+    node.close();
+    options = node_options();
+    options.cgroup = "/tmp";
+    EXPECT_FALSE(datapath::BpfDatapath::open(options));
+    node.reopen();
+    EXPECT_FALSE(node.datapath().made_tables());
+    EXPECT_EQ(node.datapath().adopted().services, 1U);
 }
 
 TEST(AdoptionTest, APartlyMadeSetOfMapsIsMadeAnew) {

@@ -146,6 +146,23 @@ TEST_P(UdpTest, AConnectedSocketHearsTheService) {
     });
 }
 
+TEST_P(UdpTest, AConnectedSocketMayNameItsServiceAgain) {
+    node.upsert({service(front, {to(1), to(2), to(3), to(4)}), service(front2, {to(5)})});
+    in_client([&] {
+        for (int s = 0; s < 20; ++s) {
+            const Socket socket(family, SOCK_DGRAM);
+            ASSERT_EQ(socket.connect(vip, 53), 0);
+            ASSERT_EQ(socket.send("?"), 0);
+            const std::string peer = socket.receive();
+            std::string sender;
+            // The kernel hands a connected socket nothing of another backend.
+            ASSERT_EQ(socket.send_to("?", vip, 53), 0);
+            ASSERT_EQ(socket.receive_from(sender), peer);
+            EXPECT_EQ(sender, vip + " 53");
+        }
+    });
+}
+
 TEST_P(UdpTest, AnUnconnectedSocketHearsEachServiceItAsked) {
     node.upsert({service(front, {to(1), to(2)}), service(front2, {to(3)})});
     in_client([&] {

@@ -68,6 +68,23 @@ TEST_F(FlagsTest, BadFlagsAreNamed) {
     }
 }
 
+TEST(CommandsTest, AnUnknownCommandIsNamed) {
+    const auto complaint = [](std::vector<const char*> arguments) {
+        CLI::App app{"about", "mesh-test"};
+        app.require_subcommand(1);
+        CLI::App* one = app.add_subcommand("one", "");
+        one->require_subcommand(1);
+        one->add_subcommand("two", "");
+        testing::internal::CaptureStderr();
+        EXPECT_EQ(parse(app, std::move(arguments)), kExitUsage);
+        return testing::internal::GetCapturedStderr();
+    };
+    EXPECT_THAT(complaint({"foo"}), HasSubstr("foo"));
+    EXPECT_THAT(complaint({"one", "foo"}), HasSubstr("foo"));
+    EXPECT_THAT(complaint({"one"}), HasSubstr("required"));
+    EXPECT_THAT(complaint({}), HasSubstr("required"));
+}
+
 TEST(LogSinkTest, TextLinesCannotBeForged) {
     testing::internal::CaptureStderr();
     const Logger log = make_logger("main", {});

@@ -46,6 +46,12 @@ TEST(NotReady, NamesNodeClusterAndCause) {
                 ElementsAre("node1: c3:1: endpoints: expected a list"));
     EXPECT_THAT(not_ready_reasons({agent(R"({"local":{"ready":true},"ready":false})")}, {}),
                 ElementsAre("node1: not ready"));
+    EXPECT_THAT(not_ready_reasons({agent(R"({"local":{"ready":true},"ready":false,"datapath":{
+                    "last_error":"cannot write settings",
+                    "route_failures":["route 10.1.0.0/16: no such device", 7]}})")},
+                                  {}),
+                ElementsAre("node1: datapath: cannot write settings",
+                            "node1: route 10.1.0.0/16: no such device"));
     // What an agent of another version says must not pass for ready, nor end the program.
     EXPECT_FALSE(not_ready_reasons({agent(R"({"local":[],"remotes":{}})")}, {}).empty());
     EXPECT_FALSE(not_ready_reasons({agent(R"({"local":{"ready":"yes"}})")}, {}).empty());

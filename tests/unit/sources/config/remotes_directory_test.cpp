@@ -149,6 +149,22 @@ TEST_F(RemotesTest, AMisspeltFieldIsABadFileNotAMissingOne) {
     EXPECT_EQ(names(scan.scan().events), Names{"-c1"});
 }
 
+TEST_F(RemotesTest, AMisspeltFieldIsABadFileFromTheStart) {
+    write(dir_ / "c1", "endpoint:\n- https://b:2379\n");
+    write(dir_ / "c2", "key-file: /k\ncert-file: /c\n");
+    write(dir_ / "c2.etcd-client.crt", "endpoint of a chain");
+    write(dir_ / "notes", "nothing of that kind");
+    RemotesScan scan(dir_, "", clock_, logger());
+    EXPECT_TRUE(scan.scan().events.empty());
+    EXPECT_EQ(scan.errors().size(), 2U);
+    EXPECT_EQ(scan.errors().count("c1"), 1U);
+    EXPECT_EQ(scan.errors().count("c2"), 1U);
+    fs::remove(dir_ / "c2");
+    write(dir_ / "c1", yaml("a"));
+    EXPECT_EQ(names(scan.scan().events), Names{"+c1"});
+    EXPECT_TRUE(scan.errors().empty());
+}
+
 TEST_F(RemotesTest, ADirectoryThatIsAwayChangesNothing) {
     write(dir_ / "c1", yaml("a"));
     RemotesScan scan(dir_, "", clock_, logger());
