@@ -230,15 +230,15 @@ struct mesh_nat {
     __u16 pad;
 };
 
-/* fragments: the ports of a datagram that comes in pieces, of which only the first has them. */
+/* datagrams: the ports of one that comes in fragments, of which only the first has them. */
 struct mesh_fragment_key {
-    __be32 source, destination;
-    __be16 id;
+    struct mesh_address source, destination;
+    __u32 id; /* network order, as it is: 16 bits of IPv4, 32 of IPv6 */
     __u8 proto;
-    __u8 pad;
+    __u8 pad[3];
 };
 struct mesh_fragment {
-    __u16 source_port, destination_port; /* network order */
+    __u16 source_port, destination_port; /* network order; as in mesh_nat_key */
 };
 
 /* Node ports for masquerading, host order: above those that Linux gives to sockets by default. */
@@ -353,7 +353,8 @@ MESH_ASSERT_OFFSET(mesh_pods_settings, router6, 64);
 MESH_ASSERT_SIZE(mesh_nat_key, 40);
 MESH_ASSERT_OFFSET(mesh_nat_key, answer, 37);
 MESH_ASSERT_SIZE(mesh_nat, 20);
-MESH_ASSERT_SIZE(mesh_fragment_key, 12);
+MESH_ASSERT_SIZE(mesh_fragment_key, 40);
+MESH_ASSERT_OFFSET(mesh_fragment_key, proto, 36);
 MESH_ASSERT_SIZE(mesh_fragment, 4);
 MESH_ASSERT_SIZE(mesh_drop_count, 16);
 MESH_ASSERT_SIZE(mesh_event, 64);

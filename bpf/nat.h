@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Masquerading, included by pods.bpf.c: packets of pods to outside of the mesh get the node's
  * address and a port of its own range; answers, and ICMP errors about such packets, find the way
- * back. For TCP, UDP and ICMP echo of both families, and fragments of IPv4; what else there is is
- * dropped as unsupported.
+ * back. For TCP, UDP and ICMP echo of both families, also in fragments if the first comes first;
+ * what else there is is dropped as unsupported.
  *
  * A flow is an entry each way in an LRU map: what is unused longest goes when there is no room. */
 #ifndef MESH_BPF_NAT_H
@@ -27,55 +27,56 @@ struct l4_fields {
     __u64 flags;            /* for bpf_l4_csum_replace */
 };
 
+/* The ports of a fragment: the first's are kept, those after it get them. */
+static __always_inline int share_ports(struct packet* p) {
+    const struct mesh_fragment_key key = {.source = p->source,
+                                          .destination = p->destination,
+                                          .id = p->fragment_id,
+                                          .proto = p->proto};
+    if (!p->fragment) {
+        const struct mesh_fragment ports = {p->source_port, p->destination_port};
+        bpf_map_update_elem(&datagrams, &key, &ports, BPF_ANY);
+        return 0;
+    }
+    const struct mesh_fragment* first = bpf_map_lookup_elem(&datagrams, &key);
+    if (!first) return MESH_DROP_UNSUPPORTED;
+    p->source_port = first->source_port;
+    p->destination_port = first->destination_port;
+    return 0;
+}
+
 /* 0: known, else a MESH_DROP_ reason. Fills the ports of `p` too. */
 static __always_inline int find_fields(struct __sk_buff* skb, struct packet* p, bool answer,
                                        struct l4_fields* f) {
     f->flags = 0;
     f->pseudo = true;
+    f->source_port = p->l4_offset;
+    f->destination_port = p->l4_offset + 2;
     if (p->proto == IPPROTO_TCP) {
         f->checksum = p->l4_offset + 16;
+        read_ports(skb, p);
     } else if (p->proto == IPPROTO_UDP) {
         f->checksum = p->l4_offset + 6;
         f->flags = BPF_F_MARK_MANGLED_0;
+        read_ports(skb, p);
     } else if (p->proto == IPPROTO_ICMP || p->proto == IPPROTO_ICMPV6) {
-        __u8 type = 0;
-        if (p->fragment || bpf_skb_load_bytes(skb, p->l4_offset, &type, 1))
-            return MESH_DROP_UNSUPPORTED;
-        const bool request = p->v4 ? type == ICMP_ECHO_REQUEST : type == ICMP6_ECHO_REQUEST;
-        const bool reply = p->v4 ? type == ICMP_ECHO_REPLY : type == ICMP6_ECHO_REPLY;
-        if (answer ? !reply : !request) return MESH_DROP_UNSUPPORTED;
         f->checksum = p->l4_offset + 2;
         f->source_port = f->destination_port = p->l4_offset + 4;
         f->pseudo = !p->v4;
+        if (p->fragment) return share_ports(p);
+        __u8 type = 0;
+        if (bpf_skb_load_bytes(skb, p->l4_offset, &type, 1)) return MESH_DROP_UNSUPPORTED;
+        const bool request = p->v4 ? type == ICMP_ECHO_REQUEST : type == ICMP6_ECHO_REQUEST;
+        const bool reply = p->v4 ? type == ICMP_ECHO_REPLY : type == ICMP6_ECHO_REPLY;
+        if (answer ? !reply : !request) return MESH_DROP_UNSUPPORTED;
         __u16 id = 0;
         if (bpf_skb_load_bytes(skb, p->l4_offset + 4, &id, 2)) return MESH_DROP_MALFORMED;
         p->source_port = answer ? 0 : id;
         p->destination_port = answer ? id : 0;
-        return 0;
     } else {
         return MESH_DROP_UNSUPPORTED;
     }
-    f->source_port = p->l4_offset;
-    f->destination_port = p->l4_offset + 2;
-    if (p->v4 && (p->fragment || p->more_fragments)) {
-        struct mesh_fragment_key key = {.source = p->source.word[3],
-                                        .destination = p->destination.word[3],
-                                        .id = p->fragment_id,
-                                        .proto = p->proto};
-        if (p->fragment) {
-            const struct mesh_fragment* first = bpf_map_lookup_elem(&fragments, &key);
-            if (!first) return MESH_DROP_UNSUPPORTED;
-            p->source_port = first->source_port;
-            p->destination_port = first->destination_port;
-            return 0;
-        }
-        read_ports(skb, p);
-        struct mesh_fragment ports = {p->source_port, p->destination_port};
-        bpf_map_update_elem(&fragments, &key, &ports, BPF_ANY);
-        return 0;
-    }
-    read_ports(skb, p);
-    return 0;
+    return p->fragment || p->more_fragments ? share_ports(p) : 0;
 }
 
 /* Writes the address at `offset` of the IP header, and the checksums that cover it. */

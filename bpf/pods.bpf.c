@@ -84,7 +84,7 @@ struct {
     __uint(max_entries, 8192);
     __type(key, struct mesh_fragment_key);
     __type(value, struct mesh_fragment);
-} fragments SEC(".maps");
+} datagrams SEC(".maps");
 
 /* CIDRs outside of the mesh to which pods go with their own addresses. */
 struct {
@@ -112,7 +112,14 @@ struct packet {
     bool options;  /* IPv4 options or an IPv6 hop-by-hop header: the stack's business */
     bool fragment; /* not the first: has no ports */
     bool more_fragments;
-    __u16 fragment_id; /* IPv4, network order */
+    __u32 fragment_id; /* network order */
+};
+
+/* RFC 8200 §4.5 */
+struct fragment_header {
+    __u8 next, reserved;
+    __be16 offset; /* in its upper 13 bits, of 8 bytes each; the last bit: more fragments follow */
+    __be32 id;
 };
 
 enum parsed { kIp, kNotIp, kMalformed };
@@ -199,6 +206,15 @@ static __always_inline enum parsed parse_v6(struct __sk_buff* skb, struct packet
     p->ttl = ip->hop_limit;
     p->options = ip->nexthdr == 0;
     p->l4_offset = ETH_HLEN + sizeof *ip;
+    if (p->proto == IPPROTO_FRAGMENT) {
+        struct fragment_header header;
+        if (bpf_skb_load_bytes(skb, p->l4_offset, &header, sizeof header)) return kMalformed;
+        p->proto = header.next;
+        p->fragment = (header.offset & bpf_htons(0xfff8)) != 0;
+        p->more_fragments = (header.offset & bpf_htons(1)) != 0;
+        p->fragment_id = header.id;
+        p->l4_offset += sizeof header;
+    }
     return kIp;
 }
 

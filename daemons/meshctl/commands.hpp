@@ -49,5 +49,7 @@ void add_sandbox_commands(CLI::App& app, Context& context);
 void add_mesh_commands(CLI::App& app, Context& context);
 /// monitor, endpoint.
 void add_pod_commands(CLI::App& app, Context& context);
+/// connectivity.
+void add_connectivity_commands(CLI::App& app, Context& context);
 
 }  // namespace mesh::ctl

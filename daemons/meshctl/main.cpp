@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
         "  meshctl status --cluster cluster1 --wait\n"
         "  meshctl service get shop/echo --cluster cluster1\n"
         "  meshctl monitor --cluster cluster1 --drops\n"
+        "  meshctl connectivity test\n"
         "meshctl COMMAND --help tells more of each.");
     ctl::Context context;
     app.add_option("--root", context.root, "Folder of the sandboxes (default /run/libmesh/sandbox)")
@@ -78,6 +79,7 @@ int main(int argc, char** argv) {
     ctl::add_sandbox_commands(app, context);
     ctl::add_mesh_commands(app, context);
     ctl::add_pod_commands(app, context);
+    ctl::add_connectivity_commands(app, context);
     // What stands behind "--" is another program's command line, whatever it looks like.
     char** const end = argv + argc;
     char** const mark =

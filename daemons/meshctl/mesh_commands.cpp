@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <map>
 #include <optional>
-#include <thread>
 
 #include "meshctl/agents.hpp"
 #include "meshctl/commands.hpp"
@@ -20,25 +19,7 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::chrono::milliseconds kPoll{50};
 constexpr std::size_t kMaxCertificate = std::size_t{64} << 10;
-
-std::vector<AgentStatus> ask_all(const Agents& agents) {
-    std::vector<AgentStatus> out;
-    for (const AgentSocket& agent : agents.sockets) {
-        AgentStatus status{agent.node, agent.path, std::nullopt, ""};
-        if (auto document = ask(agent, "/v1/status"); !document) {
-            status.error = document.error().detail();
-        } else if (!document->is_object()) {
-            status.error = "its status is no object";
-        } else {
-            status.status = document->get_object();
-            if (status.node.empty()) status.node = text_of(*status.status, "node");
-        }
-        out.push_back(std::move(status));
-    }
-    return out;
-}
 
 std::string count_of(const json::object& member, std::string_view kind) {
     const json::value* objects = member.if_contains("objects");
@@ -156,22 +137,6 @@ json::object status_document(const Agents& agents, const std::vector<AgentStatus
             {"ready", reasons.empty()},
             {"not_ready", why},
             {"nodes", nodes}};
-}
-
-// Asks until ready or the time is up, if told to wait; else once.
-std::vector<AgentStatus> wait_ready(Context& context, const Agents& agents, bool wait,
-                                    std::chrono::seconds timeout,
-                                    std::vector<std::string>& reasons) {
-    const auto deadline = std::chrono::steady_clock::now() + timeout;
-    for (;;) {
-        std::vector<AgentStatus> answers = ask_all(agents);
-        reasons = not_ready_reasons(answers, agents.expected);
-        if (!wait || reasons.empty() || std::chrono::steady_clock::now() >= deadline) {
-            return answers;
-        }
-        context.progress("waiting: " + reasons.front());
-        std::this_thread::sleep_for(kPoll);
-    }
 }
 
 void add_ca(CLI::App& app, Context& context) {

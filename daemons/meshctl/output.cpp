@@ -44,7 +44,8 @@ int exit_code_of(const Error& error) {
 }
 
 int fail(const Error& error) {
-    fmt::print(stderr, "meshctl: {}\n", error.detail());
+    // Not fmt::print, which throws when nobody reads any more.
+    std::fputs(fmt::format("meshctl: {}\n", error.detail()).c_str(), stderr);
     return exit_code_of(error);
 }
 
@@ -127,8 +128,8 @@ void Progress::operator()(std::string_view text) {
     const auto taken = std::chrono::steady_clock::now() - begin_;
     if (taken < kQuiet || text == last_) return;
     last_ = text;
-    fmt::print(stderr, "  {:>3} s  {}\n",
-               std::chrono::duration_cast<std::chrono::seconds>(taken).count(), text);
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(taken).count();
+    std::fputs(fmt::format("  {:>3} s  {}\n", seconds, text).c_str(), stderr);
 }
 
 }  // namespace mesh::ctl

@@ -5,9 +5,13 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
+#include <optional>
+#include <thread>
 
 namespace mesh::ctl {
 namespace {
+
+constexpr std::chrono::milliseconds kPoll{50};
 
 std::vector<std::string> connected_remotes(const sandbox::Paths& paths) {
     std::vector<std::string> names;
@@ -51,6 +55,38 @@ Result<Agents> find_agents(Context& context, const Target& target) {
     }
     agents.expected = connected_remotes(environment.paths(agents.cluster));
     return agents;
+}
+
+std::vector<AgentStatus> ask_all(const Agents& agents) {
+    std::vector<AgentStatus> out;
+    for (const AgentSocket& agent : agents.sockets) {
+        AgentStatus status{agent.node, agent.path, std::nullopt, ""};
+        if (auto document = ask(agent, "/v1/status"); !document) {
+            status.error = document.error().detail();
+        } else if (!document->is_object()) {
+            status.error = "its status is no object";
+        } else {
+            status.status = document->get_object();
+            if (status.node.empty()) status.node = text_of(*status.status, "node");
+        }
+        out.push_back(std::move(status));
+    }
+    return out;
+}
+
+std::vector<AgentStatus> wait_ready(Context& context, const Agents& agents, bool wait,
+                                    std::chrono::seconds timeout,
+                                    std::vector<std::string>& reasons) {
+    const auto deadline = std::chrono::steady_clock::now() + timeout;
+    for (;;) {
+        std::vector<AgentStatus> answers = ask_all(agents);
+        reasons = not_ready_reasons(answers, agents.expected);
+        if (!wait || reasons.empty() || std::chrono::steady_clock::now() >= deadline) {
+            return answers;
+        }
+        context.progress("waiting: " + reasons.front());
+        std::this_thread::sleep_for(kPoll);
+    }
 }
 
 }  // namespace mesh::ctl

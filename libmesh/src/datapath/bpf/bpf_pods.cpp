@@ -110,7 +110,7 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.nodes, options.max_nodes},
         {maps.endpoints, options.max_endpoints},
         {maps.nat, options.max_nat},
-        {maps.fragments, 0},
+        {maps.datagrams, 0},
         {maps.non_masquerade, 0},
         {maps.settings, 0},
         {maps.drops, 0},

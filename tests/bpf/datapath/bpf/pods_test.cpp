@@ -456,15 +456,21 @@ TEST_P(MasqueradeTest, ErrorsAboutMasqueradedPacketsComeBack) {
 }
 
 TEST_P(MasqueradeTest, FragmentsAreMasqueradedTogether) {
-    const Listener listener(fabric.world, AF_INET, SOCK_DGRAM, 7004);
-    fabric.pod(1, 0).netns.run([&] {
-        const Socket socket(AF_INET, SOCK_DGRAM);
-        ASSERT_EQ(socket.connect(world(AF_INET), 7004), 0);
-        ASSERT_EQ(socket.send(std::string(6000, 'x')), 0);
-        std::size_t length = 0;
-        EXPECT_EQ(listener.sender(&length), fabric.node(1).ip4());
-        EXPECT_EQ(length, 6000U);
-    });
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const Listener listener(fabric.world, family, SOCK_DGRAM, 7004);
+        fabric.pod(1, 0).netns.run([&] {
+            const Socket socket(family, SOCK_DGRAM);
+            ASSERT_EQ(socket.connect(world(family), 7004), 0);
+            ASSERT_EQ(socket.send(std::string(6000, 'x')), 0);
+            std::size_t length = 0;
+            EXPECT_EQ(listener.sender(&length), node);
+            EXPECT_EQ(length, 6000U);
+        });
+        // Its answer comes in fragments as well.
+        EXPECT_EQ(ping(fabric.pod(1, 0).netns, "-s 6000 " + world(family)), 0) << family;
+    }
+    EXPECT_TRUE(fabric.node(1).pods().drops().empty());
 }
 
 TEST_P(MasqueradeTest, NonMasqueradeCidrsSeeThePod) {

@@ -1,0 +1,383 @@
+#include "meshctl/connectivity_sandboxes.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <charconv>
+#include <thread>
+
+#include "meshctl/agents.hpp"
+#include "meshctl/targets.hpp"
+#include "sandbox/ipam.hpp"
+#include "sandbox/names.hpp"
+
+namespace mesh::ctl::connectivity {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::chrono::milliseconds kPoll{50};
+constexpr std::chrono::seconds kReady{60};
+constexpr std::uint32_t kMostId = 511;
+constexpr std::uint32_t kUsualMostId = 255;
+
+Result<std::uint32_t> parse_id(std::string_view text) {
+    std::uint32_t id = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
+    if (error != std::errc() || end != text.data() + text.size() || id == 0 || id > kMostId) {
+        return invalid_argument(
+            fmt::format("--cluster-ids: \"{}\": expected 1 to {}", text, kMostId));
+    }
+    return id;
+}
+
+sandbox::CreateOptions options_of(std::string name, std::uint32_t id) {
+    sandbox::CreateOptions options;
+    options.name = std::move(name);
+    options.cluster_id = id;
+    // One octet of IPv4 for 511 ids; Plan::make sees to it that the two differ.
+    options.pod_cidr = fmt::format("10.{}.0.0/17,fd00:{:x}::/48", id % 256, id);
+    options.service_cidr = fmt::format("10.{}.128.0/17,fd00:{:x}:1::/112", id % 256, id);
+    return options;
+}
+
+const json::array& list_of(const json::object& object, std::string_view key) {
+    static const json::array none;
+    const json::value* value = object.if_contains(key);
+    return value != nullptr && value->is_array() ? value->get_array() : none;
+}
+
+std::string service_manifest(std::string_view name, std::string_view annotations) {
+    return fmt::format(R"(---
+apiVersion: v1
+kind: Service
+metadata: {{name: {}, namespace: {}, annotations: {{{}}}}}
+spec:
+  selector: {{app: server}}
+  ipFamilyPolicy: PreferDualStack
+  ports:
+  - {{name: web, port: {}, targetPort: {}}}
+  - {{name: who, port: {}, targetPort: {}, protocol: UDP}}
+)",
+                       name, kNamespace, annotations, kServiceTcpPort, kPodPort, kServiceUdpPort,
+                       kPodPort);
+}
+
+std::string pods_manifest(std::uint32_t node) {
+    return fmt::format(R"(---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {}, namespace: {}, labels: {{app: server}}}}
+spec:
+  nodeName: {}
+  containers:
+  - name: server
+    command: [mesh-echo, --udp, --port, "{}"]
+    ports:
+    - {{name: web, containerPort: {}}}
+    - {{name: who, containerPort: {}, protocol: UDP}}
+    readinessProbe: {{httpGet: {{path: /healthz, port: web}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {}, namespace: {}, labels: {{app: client}}}}
+spec:
+  nodeName: {}
+  containers: [{{name: client, command: [sleep, infinity]}}]
+)",
+                       server_name(node), kNamespace, sandbox::node_name(node), kPodPort, kPodPort,
+                       kPodPort, client_name(node), kNamespace, sandbox::node_name(node));
+}
+
+Result<Addresses> both_families(const std::vector<model::IpAddress>& ips, std::string_view what) {
+    if (ips.size() != 2 || !ips[0].is_v4() || ips[1].is_v4()) {
+        return not_found(fmt::format("{}: expected an IPv4 and an IPv6 address", what));
+    }
+    return Addresses{ips[0], ips[1]};
+}
+
+Result<Addresses> pod_addresses(const sandbox::State& state, const std::string& name) {
+    const auto found = state.objects.pods.find({std::string(kNamespace), name});
+    if (found == state.objects.pods.end()) {
+        return not_found(fmt::format("no pod {}/{} in sandbox {}", kNamespace, name, state.name));
+    }
+    return both_families(found->second.ips, name);
+}
+
+Result<Addresses> service_addresses(const sandbox::State& state, const std::string& name) {
+    const auto found = state.objects.services.find({std::string(kNamespace), name});
+    if (found == state.objects.services.end()) {
+        return not_found(
+            fmt::format("no service {}/{} in sandbox {}", kNamespace, name, state.name));
+    }
+    return both_families(sandbox::cluster_ips(found->second), name);
+}
+
+Result<Network::Cluster> cluster_network(const sandbox::State& state) {
+    Network::Cluster cluster;
+    cluster.name = state.name;
+    MESH_TRY(const std::vector<sandbox::NodeInfo> nodes, sandbox::nodes_of(state));
+    if (nodes.size() != kNodes) {
+        return not_found(
+            fmt::format("sandbox {} has {} nodes, expected {}", state.name, nodes.size(), kNodes));
+    }
+    for (std::uint32_t number = 1; number <= kNodes; ++number) {
+        const sandbox::NodeInfo& info = nodes[number - 1];
+        Network::Node& node = cluster.nodes.at(number - 1);
+        std::vector<model::IpAddress> routers;
+        for (const auto& block : info.pod_blocks) routers.push_back(sandbox::address_at(block, 1));
+        MESH_TRY(node.node, both_families(info.addresses, info.name));
+        MESH_TRY(node.router, both_families(routers, info.name));
+        MESH_TRY(node.client, pod_addresses(state, client_name(number)));
+        MESH_TRY(node.server, pod_addresses(state, server_name(number)));
+    }
+    MESH_TRY(cluster.global_service, service_addresses(state, "global"));
+    MESH_TRY(cluster.local_service, service_addresses(state, "local"));
+    return cluster;
+}
+
+// Why an agent does not forward to and from its node's pods yet, or "".
+std::string unready_endpoints(const AgentSocket& agent) {
+    const auto answer = ask(agent, "/v1/endpoints");
+    if (!answer) return answer.error().detail();
+    std::size_t ready = 0;
+    for (const json::value& item : answer->is_array() ? answer->get_array() : json::array()) {
+        if (!item.is_object()) continue;
+        const json::object& endpoint = item.get_object();
+        if (flag_of(endpoint, "attached") && integer_of(endpoint, "identity") != 0) ++ready;
+    }
+    // A client and a server.
+    return ready == 2 ? "" : fmt::format("{} of 2 pods attached", ready);
+}
+
+// Why a service does not have its backends in the agent yet, or "".
+std::string unready_service(const AgentSocket& agent, std::string_view name, std::size_t backends) {
+    const auto answer = ask(agent, fmt::format("/v1/services/{}/{}", kNamespace, name));
+    if (!answer) return answer.error().detail();
+    static const json::object none;
+    const json::array& frontends =
+        list_of(answer->is_object() ? answer->get_object() : none, "frontends");
+    for (const json::value& item : frontends) {
+        std::size_t used = 0;
+        for (const json::value& backend :
+             item.is_object() ? list_of(item.get_object(), "backends") : json::array()) {
+            used += backend.is_object() && flag_of(backend.get_object(), "selected") ? 1 : 0;
+        }
+        if (used != backends) {
+            return fmt::format("service {} has {} of {} backends", name, used, backends);
+        }
+    }
+    // TCP and UDP over both families.
+    return frontends.size() == 4
+               ? ""
+               : fmt::format("service {} has {} of 4 frontends", name, frontends.size());
+}
+
+}  // namespace
+
+Result<Plan> Plan::make(const std::string& prefix, const std::string& ids) {
+    Plan plan;
+    plan.clusters = {prefix + "-a", prefix + "-b"};
+    plan.outside = prefix + "-out";
+    for (const std::string& name : plan.names()) {
+        if (auto names = sandbox::Names::make(name); !names) {
+            return std::move(names).error().with_prefix("--prefix");
+        }
+    }
+    const std::size_t comma = ids.find(',');
+    if (comma == std::string::npos) {
+        return invalid_argument(fmt::format("--cluster-ids \"{}\": expected two, as 201,202", ids));
+    }
+    MESH_TRY(plan.ids[0], parse_id(std::string_view(ids).substr(0, comma)));
+    MESH_TRY(plan.ids[1], parse_id(std::string_view(ids).substr(comma + 1)));
+    if (plan.ids[0] % 256 == plan.ids[1] % 256) {
+        return invalid_argument(fmt::format(
+            "--cluster-ids {}: expected two that differ, also in their last 8 bits", ids));
+    }
+    return plan;
+}
+
+std::vector<std::string> Plan::names() const {
+    return {clusters[0], clusters[1], outside};
+}
+
+sandbox::CreateOptions Plan::options(std::size_t cluster, const std::string& routing) const {
+    sandbox::CreateOptions options = options_of(clusters.at(cluster), ids.at(cluster));
+    options.nodes = kNodes;
+    options.routing = routing;
+    options.max_clusters = std::max(ids[0], ids[1]) > kUsualMostId ? kMostId : kUsualMostId;
+    if (cluster > 0) options.inherit_ca = clusters[0];
+    return options;
+}
+
+sandbox::CreateOptions Plan::outside_options() const {
+    // Nothing uses its id and CIDRs.
+    sandbox::CreateOptions options = options_of(outside, 1);
+    options.daemons = false;
+    return options;
+}
+
+std::string manifest() {
+    std::string out =
+        fmt::format("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", kNamespace);
+    out += service_manifest("global", R"(service.cilium.io/global: "true")");
+    out += service_manifest("local", "");
+    for (std::uint32_t node = 1; node <= kNodes; ++node) out += pods_manifest(node);
+    return out;
+}
+
+Result<void> Sandboxes::check_interrupted() const {
+    if (interrupted_()) return Error(Errc::kCancelled, "interrupted");
+    return {};
+}
+
+Result<void> Sandboxes::create(const sandbox::CreateOptions& options) {
+    MESH_CHECK(check_interrupted());
+    const sandbox::Environment environment = context_.environment();
+    environment.report(fmt::format("making sandbox {}", options.name));
+    auto created = sandbox::create(environment, options);
+    if (!created && created.error().code() == Errc::kConflict) {
+        return Error(
+            Errc::kConflict,
+            fmt::format("{}; expected none of that name: run in it with --reuse, remove it "
+                        "with \"meshctl sandbox delete {}\", or give another --prefix",
+                        created.error().detail(), options.name));
+    }
+    MESH_CHECK(created);
+    made_.push_back(options.name);
+    return {};
+}
+
+Result<void> Sandboxes::make(const std::string& routing) {
+    for (std::size_t cluster = 0; cluster < kClusters; ++cluster) {
+        MESH_CHECK(create(plan_.options(cluster, routing)));
+    }
+    MESH_CHECK(create(plan_.outside_options()));
+    const sandbox::Environment environment = context_.environment();
+    MESH_CHECK(sandbox::connect(environment, plan_.clusters[0], plan_.clusters[1]));
+    MESH_CHECK(sandbox::connect(environment, plan_.clusters[1], plan_.clusters[0]));
+    for (const std::string& cluster : plan_.clusters) {
+        MESH_CHECK(check_interrupted());
+        auto applied =
+            sandbox::apply(environment, cluster, manifest(), "connectivity manifest", kNamespace);
+        if (!applied) return std::move(applied).error().with_prefix(cluster);
+        for (std::uint32_t node = 1; node <= kNodes; ++node) {
+            MESH_CHECK(start_host_echo(cluster, node));
+        }
+    }
+    MESH_CHECK(start_host_echo(plan_.outside, 1));
+    for (const std::string& cluster : plan_.clusters) MESH_CHECK(wait_status(cluster));
+    for (const std::string& cluster : plan_.clusters) MESH_CHECK(wait_services(cluster));
+    return {};
+}
+
+// A process of the node, as of its host network; it goes with the sandbox.
+Result<void> Sandboxes::start_host_echo(const std::string& cluster, std::uint32_t node) {
+    MESH_CHECK(check_interrupted());
+    const sandbox::Environment environment = context_.environment();
+    const std::string name = sandbox::node_name(node);
+    MESH_TRY(sandbox::ProcessSpec spec,
+             sandbox::prepare_exec(
+                 environment, cluster, "", name,
+                 {"mesh-echo", "--udp", "--port", std::to_string(kHostPort), "--cluster", cluster,
+                  "--node", name, "--pod", std::string(kHostName)}));
+    spec.log_file = environment.paths(cluster).log("echo-" + name);
+    MESH_TRY(const sandbox::ProcessId process, sandbox::start_process(spec));
+    ProbeRequest request;
+    request.to = model::IpAddress::v4(127, 0, 0, 1);
+    request.port = kHostPort;
+    return wait_until(fmt::format("{}: mesh-echo on {}", cluster, name), [&]() -> std::string {
+        if (!sandbox::is_running(process)) return sandbox::last_lines(spec.log_file, 3);
+        const auto result = run_probe(environment, {cluster, "", name}, request);
+        return result ? text_of(*result, "error") : result.error().detail();
+    });
+}
+
+Result<void> Sandboxes::wait_status(const std::string& cluster) {
+    Target target;
+    target.cluster = cluster;
+    MESH_TRY(const Agents agents, find_agents(context_, target));
+    return wait_until(cluster, [&]() -> std::string {
+        std::vector<std::string> reasons;
+        (void)wait_ready(context_, agents, false, kReady, reasons);
+        return reasons.empty() ? "" : reasons.front();
+    });
+}
+
+Result<void> Sandboxes::wait_services(const std::string& cluster) {
+    Target target;
+    target.cluster = cluster;
+    MESH_TRY(const Agents agents, find_agents(context_, target));
+    for (const AgentSocket& agent : agents.sockets) {
+        MESH_CHECK(wait_until(fmt::format("{}: {}", cluster, agent.node), [&]() -> std::string {
+            std::string reason = unready_endpoints(agent);
+            if (reason.empty()) reason = unready_service(agent, "global", kClusters * kNodes);
+            if (reason.empty()) reason = unready_service(agent, "local", kNodes);
+            return reason;
+        }));
+    }
+    return {};
+}
+
+Result<void> Sandboxes::wait_until(const std::string& who,
+                                   const std::function<std::string()>& unready) {
+    const TimePoint begin = context_.clock.now();
+    for (;;) {
+        MESH_CHECK(check_interrupted());
+        const std::string reason = unready();
+        if (reason.empty()) return {};
+        if (context_.clock.now() - begin >= kReady) {
+            return Error(Errc::kTimeout,
+                         fmt::format("{}: not ready within {} s: {}", who, kReady.count(), reason));
+        }
+        context_.progress(fmt::format("waiting: {}: {}", who, reason));
+        std::this_thread::sleep_for(kPoll);
+    }
+}
+
+Result<std::string> Sandboxes::routing_of_existing() const {
+    std::string routing;
+    for (const std::string& cluster : plan_.clusters) {
+        MESH_TRY(const sandbox::State state, sandbox::describe(context_.environment(), cluster));
+        if (!routing.empty() && state.routing != routing) {
+            return Error(Errc::kConflict,
+                         fmt::format("sandbox {}: routing {}, expected {} as {}", cluster,
+                                     state.routing, routing, plan_.clusters[0]));
+        }
+        routing = state.routing;
+    }
+    return routing;
+}
+
+Result<Network> Sandboxes::network() const {
+    const sandbox::Environment environment = context_.environment();
+    Network network;
+    for (std::size_t cluster = 0; cluster < kClusters; ++cluster) {
+        MESH_TRY(const sandbox::State state,
+                 sandbox::describe(environment, plan_.clusters.at(cluster)));
+        network.tunnel = state.routing == "tunnel";
+        MESH_TRY(network.clusters.at(cluster), cluster_network(state));
+    }
+    MESH_TRY(const sandbox::State outside, sandbox::describe(environment, plan_.outside));
+    MESH_TRY(const std::vector<sandbox::NodeInfo> nodes, sandbox::nodes_of(outside));
+    if (nodes.empty()) return not_found(fmt::format("sandbox {} has no node", plan_.outside));
+    network.outside = plan_.outside;
+    MESH_TRY(network.outside_node, both_families(nodes.front().addresses, plan_.outside));
+    return network;
+}
+
+Result<void> Sandboxes::remove() {
+    Result<void> outcome;
+    const sandbox::Environment environment = context_.environment();
+    while (!made_.empty()) {
+        const std::string name = made_.back();
+        made_.pop_back();
+        environment.report(fmt::format("removing sandbox {}", name));
+        auto done = sandbox::destroy(environment, name);
+        if (!done && done.error().code() != Errc::kNotFound && outcome) outcome = std::move(done);
+    }
+    return outcome;
+}
+
+}  // namespace mesh::ctl::connectivity
