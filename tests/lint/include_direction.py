@@ -26,11 +26,11 @@ ALLOWED = {
     "compile/ipcache": FOUNDATIONS + ["state/tables", "compile/routes"],   # routes settle the CIDRs
     "compile/encryption": FOUNDATIONS + ["state/tables", "compile/routes"],
     "datapath": FOUNDATIONS,
-    "attach": FOUNDATIONS + ["datapath"],
     "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],
     "serve/status": FOUNDATIONS,
     "serve/l7": FOUNDATIONS,
     "serve/dns": FOUNDATIONS,
+    "attach": FOUNDATIONS + ["sources/config", "datapath", "serve/status"],
     "publish": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables", "compile/identities"],
     "engine": None,   # all but capi and sandbox
     "sandbox": FOUNDATIONS + ["sources/config", "sources/etcd", "datapath", "attach", "serve/status"],

@@ -1,8 +1,11 @@
 #include "attach/pod_link.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <openssl/sha.h>
 
 #include <algorithm>
+#include <array>
 
 namespace mesh::attach {
 namespace {
@@ -21,13 +24,30 @@ std::uint8_t full_length(const IpAddress& ip) {
     return ip.is_v4() ? 32 : 128;
 }
 
-Route default_route(const PodLink& link, bool v4) {
+IpPrefix everything(bool v4) {
+    return {v4 ? IpAddress::v4(0) : IpAddress(), 0};
+}
+
+// In the pod.
+Route route_to_node(const PodLink& link, const IpPrefix& destination) {
     Route route;
-    route.destination = IpPrefix(v4 ? IpAddress::v4(0) : IpAddress(), 0);
-    route.via = pod_gateway(v4);
+    route.destination = destination;
+    route.via = pod_gateway(destination.is_v4());
     route.device = link.pod_device;
     route.onlink = true;
     return route;
+}
+
+bool has_route(const std::vector<Route>& routes, const IpPrefix& to, const std::string& device) {
+    return std::ranges::any_of(routes, [&](const Route& route) {
+        return route.destination == to && route.device == device;
+    });
+}
+
+Result<void> check_up(Rtnetlink& links, const std::string& device) {
+    MESH_TRY(const datapath::Link link, links.link(device));
+    if (!link.up) return unavailable(fmt::format("{} is down", device));
+    return {};
 }
 
 // The pod's own (end 0) and the node's (end 1).
@@ -43,6 +63,13 @@ std::string node_device_of(const IpAddress& ip) {
     const auto& b = ip.bytes();
     return fmt::format("lxc{}{:02x}{:02x}{:02x}{:02x}", ip.is_v4() ? "" : "x", b[12], b[13], b[14],
                        b[15]);
+}
+
+std::string node_device_of(std::string_view container_id, std::string_view pod_device) {
+    const std::string key = fmt::format("{}/{}", container_id, pod_device);
+    std::array<unsigned char, SHA256_DIGEST_LENGTH> digest{};
+    ::SHA256(reinterpret_cast<const unsigned char*>(key.data()), key.size(), digest.data());
+    return fmt::format("lxc{:02x}", fmt::join(digest.begin(), digest.begin() + 6, ""));
 }
 
 LinkMacs macs_of(const IpAddress& ip) {
@@ -83,13 +110,17 @@ Result<LinkMacs> attach_pod(const PodLink& link) {
     for (const IpAddress& ip : link.ips) {
         MESH_CHECK(in.add_address(link.pod_device, ip, full_length(ip)));
         MESH_CHECK(in.set_neighbour(link.pod_device, pod_gateway(ip.is_v4()), macs.node));
-        MESH_CHECK(in.add_route(default_route(link, ip.is_v4())));
+        MESH_CHECK(in.add_route(route_to_node(link, everything(ip.is_v4()))));
         Route to_pod;
         to_pod.destination = IpPrefix(ip, full_length(ip));
         to_pod.device = link.node_device;
         to_pod.protocol = kStaticProtocol;
         MESH_CHECK(out.add_route(to_pod));
         MESH_CHECK(out.set_neighbour(link.node_device, ip, macs.pod));
+    }
+    for (const IpPrefix& destination : link.routes) {
+        if (destination.length() == 0) continue;
+        MESH_CHECK(in.add_route(route_to_node(link, destination)));
     }
     return macs;
 }
@@ -104,21 +135,16 @@ Result<void> detach_pod(const Netns& node, const std::string& node_device) {
 Result<void> check_pod(const PodLink& link) {
     MESH_TRY(Rtnetlink in, Rtnetlink::open(*link.pod));
     MESH_TRY(Rtnetlink out, Rtnetlink::open(*link.node));
-    MESH_CHECK(out.link(link.node_device));
+    MESH_CHECK(check_up(out, link.node_device));
+    MESH_CHECK(check_up(in, link.pod_device));
     MESH_TRY(const auto addresses, in.addresses(link.pod_device));
     MESH_TRY(const auto inside, in.routes());
     MESH_TRY(const auto outside, out.routes());
-    const auto has_route = [](const std::vector<Route>& routes, const IpPrefix& to,
-                              const std::string& device) {
-        return std::ranges::any_of(routes, [&](const Route& route) {
-            return route.destination == to && route.device == device;
-        });
-    };
     for (const IpAddress& ip : link.ips) {
         if (!std::ranges::any_of(addresses, [&](const auto& a) { return a.address == ip; })) {
             return not_found(fmt::format("{} has no address {}", link.pod_device, ip.to_string()));
         }
-        if (!has_route(inside, default_route(link, ip.is_v4()).destination, link.pod_device)) {
+        if (!has_route(inside, everything(ip.is_v4()), link.pod_device)) {
             return not_found(fmt::format("the pod has no default route of {} on {}",
                                          ip.is_v4() ? "IPv4" : "IPv6", link.pod_device));
         }
@@ -126,6 +152,11 @@ Result<void> check_pod(const PodLink& link) {
             return not_found(
                 fmt::format("the node has no route to {} on {}", ip.to_string(), link.node_device));
         }
+    }
+    for (const IpPrefix& destination : link.routes) {
+        if (has_route(inside, destination, link.pod_device)) continue;
+        return not_found(fmt::format("the pod has no route to {} on {}", destination.to_string(),
+                                     link.pod_device));
     }
     return {};
 }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <mesh/error.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "datapath/netlink/netns.hpp"
@@ -24,6 +25,8 @@ struct PodLink {
     std::string pod_device = "eth0";    ///< name of the pod's end
     std::vector<model::IpAddress> ips;  ///< of the pod; IPv4 first
     std::uint32_t mtu = 1500;           ///< bytes
+    /// Routed to the node beside the default route. One of length 0 is that route already.
+    std::vector<model::IpPrefix> routes{};
 };
 
 /// The link layer addresses of a link.
@@ -34,6 +37,11 @@ struct LinkMacs {
 
 /// "lxc0a0a0105" for 10.10.1.5; of an IPv6 address its last four bytes and an "x" before them.
 [[nodiscard]] std::string node_device_of(const model::IpAddress& ip);
+
+/// "lxc" and 12 digits, derived from the container and its device: who knows these finds the link,
+/// whatever else is lost.
+[[nodiscard]] std::string node_device_of(std::string_view container_id,
+                                         std::string_view pod_device);
 
 /// Derived from the first address, which is unique on its node.
 [[nodiscard]] LinkMacs macs_of(const model::IpAddress& ip);
@@ -50,7 +58,8 @@ struct LinkMacs {
 [[nodiscard]] Result<void> detach_pod(const datapath::Netns& node, const std::string& node_device);
 
 /// Whether the link is as attach_pod() makes it.
-/// @errors kNotFound naming what is missing: a device, an address or a route
+/// @errors kNotFound naming what is missing: a device, an address or a route; kUnavailable when a
+///   device is down
 [[nodiscard]] Result<void> check_pod(const PodLink& link);
 
 /// What every namespace of nodes and pods needs: no reverse path filter, no duplicate address

@@ -16,6 +16,15 @@ TEST(PodLink, DeviceNamesFitAndTellAddressesApart) {
     EXPECT_LT(node_device_of(address("ffff::ffff:ffff")).size(), std::size_t{IFNAMSIZ});
 }
 
+TEST(PodLink, DevicesOfContainersFitAndTellThemApart) {
+    const std::string device = node_device_of("c0ffee", "eth0");
+    EXPECT_EQ(device, node_device_of("c0ffee", "eth0"));
+    EXPECT_TRUE(device.starts_with("lxc"));
+    EXPECT_LT(device.size(), std::size_t{IFNAMSIZ});
+    EXPECT_NE(device, node_device_of("c0ffee", "net1"));
+    EXPECT_NE(device, node_device_of("c0ffee1", "eth0"));
+}
+
 TEST(PodLink, MacsAreLocallyAdministeredAndOfBothEnds) {
     const auto macs = macs_of(address("10.10.0.5"));
     EXPECT_EQ(datapath::to_string(macs.pod), "02:70:0a:0a:00:05");

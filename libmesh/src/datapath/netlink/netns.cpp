@@ -104,6 +104,10 @@ Result<Netns> Netns::open(std::string_view name) {
     return open_path(path, std::string(name));
 }
 
+Result<Netns> Netns::at(const std::string& path) {
+    return open_path(path, path);
+}
+
 Result<Netns> Netns::of_process(int pid) {
     return open_path(fmt::format("/proc/{}/ns/net", pid), fmt::format("of process {}", pid));
 }

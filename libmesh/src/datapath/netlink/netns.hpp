@@ -21,6 +21,9 @@ class Netns {
     /// left
     ///   without a namespace: delete_netns() removes it
     [[nodiscard]] static Result<Netns> open(std::string_view name);
+    /// The one that a file is: a bind mount of it, or "/proc/<pid>/ns/net".
+    /// @errors kNotFound, kPermission, kCorrupt when the file is no network namespace
+    [[nodiscard]] static Result<Netns> at(const std::string& path);
     /// That of a process. @errors kNotFound when it is gone
     [[nodiscard]] static Result<Netns> of_process(int pid);
 

@@ -97,6 +97,10 @@ Result<EndpointFile> parse_endpoint_file(std::string_view text) {
     MESH_TRY(file.netns, text_field(object, "netns", false));
     MESH_TRY(file.device, text_field(object, "device", true));
     if (file.device.size() > kMaxDevice) return expected("device", "1 to 15 bytes");
+    if (object.contains("podDevice")) {
+        MESH_TRY(file.pod_device, text_field(object, "podDevice", true));
+        if (file.pod_device.size() > kMaxDevice) return expected("podDevice", "1 to 15 bytes");
+    }
     MESH_TRY(file.pod_mac, mac_field(object, "podMAC"));
     MESH_TRY(file.node_mac, mac_field(object, "nodeMAC"));
     const auto* ips = object.if_contains("ips");
@@ -121,6 +125,7 @@ std::string encode_endpoint_file(const EndpointFile& endpoint) {
                               {"containerID", endpoint.container_id},
                               {"netns", endpoint.netns},
                               {"device", endpoint.device},
+                              {"podDevice", endpoint.pod_device},
                               {"podMAC", mac_text(endpoint.pod_mac)},
                               {"nodeMAC", mac_text(endpoint.node_mac)},
                               {"ips", std::move(ips)}};

@@ -4,8 +4,8 @@
 //
 //   <directory>/<id>.json:
 //   {"namespace":"shop","pod":"echo-1","containerID":"","netns":"mesh-c1.node1.shop.echo-1",
-//    "device":"lxc0a0a0105","podMAC":"02:70:0a:0a:01:05","nodeMAC":"02:71:0a:0a:01:05",
-//    "ips":["10.10.1.5","fd00:10::5"]}
+//    "device":"lxc0a0a0105","podDevice":"eth0","podMAC":"02:70:0a:0a:01:05",
+//    "nodeMAC":"02:71:0a:0a:01:05","ips":["10.10.1.5","fd00:10::5"]}
 // Our own format.
 #pragma once
 
@@ -34,6 +34,7 @@ struct EndpointFile {
     std::string container_id;  ///< the runtime's; may be empty
     std::string netns;         ///< the pod's network namespace: a path, or a name of ip-netns
     std::string device;        ///< the node's end of the pod's link, 1..15 bytes
+    std::string pod_device = "eth0";         ///< the pod's end; a file may leave it out
     std::array<std::uint8_t, 6> pod_mac{};   ///< of the pod's end
     std::array<std::uint8_t, 6> node_mac{};  ///< of the node's end
     std::vector<model::IpAddress> ips;       ///< at least one

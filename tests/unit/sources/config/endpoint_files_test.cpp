@@ -44,6 +44,7 @@ TEST_F(EndpointFiles, WhatIsWrittenIsRead) {
     const auto parsed = parse_endpoint_file(text);
     ASSERT_TRUE(parsed) << parsed.error().message();
     EXPECT_EQ(*parsed, example());
+    EXPECT_THAT(text, HasSubstr(R"("podDevice":"eth0")"));
     EXPECT_THAT(text, HasSubstr(R"("podMAC":"02:70:0a:0a:01:05")"));
 }
 
@@ -58,6 +59,8 @@ TEST_F(EndpointFiles, BadFilesNameTheFieldAndWhatWasExpected) {
     EXPECT_THAT(why(text, "\"shop\"", "7"), HasSubstr("namespace: expected a text"));
     EXPECT_THAT(why(text, "\"echo-1\"", "\"\""), HasSubstr("pod: expected a text"));
     EXPECT_THAT(why(text, "lxc0a0a0105", "lxc0a0a01050000x"), HasSubstr("device: expected 1 to"));
+    EXPECT_THAT(why(text, "\"eth0\"", "\"\""), HasSubstr("podDevice: expected a text"));
+    EXPECT_EQ(why(text, "podDevice", "other"), "accepted");
     EXPECT_THAT(why(text, "02:70", "2:70"), HasSubstr("podMAC: expected six bytes"));
     EXPECT_THAT(why(text, "02:71", "02-71"), HasSubstr("nodeMAC: expected six bytes"));
     EXPECT_THAT(why(text, "10.10.1.5", "10.10.1.500"), HasSubstr("ips: "));
