@@ -12,6 +12,7 @@
 #include "meshctl/commands.hpp"
 #include "meshctl/connectivity_cases.hpp"
 #include "meshctl/connectivity_checks.hpp"
+#include "meshctl/connectivity_plan.hpp"
 #include "meshctl/connectivity_probe.hpp"
 #include "meshctl/connectivity_report.hpp"
 #include "meshctl/connectivity_sandboxes.hpp"

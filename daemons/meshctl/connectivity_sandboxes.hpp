@@ -2,39 +2,19 @@
 // another, and a third without daemons for a host that is in no cluster.
 #pragma once
 
-#include <array>
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <mesh/error.hpp>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "meshctl/commands.hpp"
 #include "meshctl/connectivity_checks.hpp"
+#include "meshctl/connectivity_plan.hpp"
 #include "sandbox/sandbox.hpp"
 
 namespace mesh::ctl::connectivity {
-
-/// Names and ids of a test's sandboxes.
-struct Plan {
-    std::array<std::string, kClusters> clusters;  ///< "conn-a", "conn-b"
-    std::string outside;                          ///< "conn-out"
-    std::array<std::uint32_t, kClusters> ids{};
-
-    /// @param ids "201,202"
-    /// @errors kInvalidArgument: not two different ids of 1 to 511
-    [[nodiscard]] static Result<Plan> make(const std::string& prefix, const std::string& ids);
-    [[nodiscard]] std::vector<std::string> names() const;
-    /// What a sandbox is created with. CIDRs follow from its cluster's id.
-    [[nodiscard]] sandbox::CreateOptions options(std::size_t cluster,
-                                                 const std::string& routing) const;
-    [[nodiscard]] sandbox::CreateOptions outside_options() const;
-};
-
-/// The objects of each cluster, YAML.
-[[nodiscard]] std::string manifest();
 
 /// Sandboxes that this process made, and so has to remove.
 class Sandboxes {
