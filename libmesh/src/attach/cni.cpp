@@ -84,14 +84,18 @@ PodLink link_of(const CniCall& call, const NetworkConfig& config, const Netns& n
     return link;
 }
 
-CniResult<LinkMacs> make_link(const PodLink& link, Undo& undo) {
-    auto links = Rtnetlink::open(*link.node);
+// Undoing a second ADD would take what the first one made.
+CniResult<void> check_not_added(const CniCall& call, const Netns& node) {
+    auto links = Rtnetlink::open(node);
     if (!links) return CniError(CniCode::kLink, links.error());
-    if (links->link(link.node_device)) {
-        return CniError(CniCode::kLink,
-                        fmt::format("{} has its link {} already: expected DEL before another ADD",
-                                    link.pod_device, link.node_device));
-    }
+    const std::string device = node_device_of(call.container_id, call.ifname);
+    if (!links->link(device)) return {};
+    return CniError(CniCode::kLink,
+                    fmt::format("{} has its link {} already: expected DEL before another ADD",
+                                call.ifname, device));
+}
+
+CniResult<LinkMacs> make_link(const PodLink& link, Undo& undo) {
     undo.add([&link] { (void)!detach_pod(*link.node, link.node_device); });
     auto macs = attach_pod(link);
     if (!macs) return CniError(CniCode::kLink, macs.error());
@@ -148,6 +152,7 @@ CniAddResult result_of(const CniCall& call, const NetworkConfig& config, const P
 CniResult<std::string> add(const CniCall& call, const NetworkConfig& config, const Clock& clock) {
     MESH_TRY(const Netns node, open_node());
     MESH_TRY(const Netns pod, open_pod(call, node));
+    MESH_CHECK(check_not_added(call, node));
     PodLink link;
     Undo undo;
     MESH_TRY(const CniAddResult given, give_addresses(config, call, clock));

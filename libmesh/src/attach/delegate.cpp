@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -115,7 +116,11 @@ std::optional<std::string> find_plugin(std::string_view type, std::string_view p
         const std::string_view folder = path.substr(0, path.find(':'));
         path.remove_prefix(std::min(folder.size() + 1, path.size()));
         std::string candidate = fmt::format("{}/{}", folder, type);
-        if (!folder.empty() && ::access(candidate.c_str(), X_OK) == 0) return candidate;
+        std::error_code ec;
+        if (!folder.empty() && std::filesystem::is_regular_file(candidate, ec) &&
+            ::access(candidate.c_str(), X_OK) == 0) {
+            return candidate;
+        }
     }
     return std::nullopt;
 }

@@ -93,7 +93,7 @@ class Store {
             const std::string name = at->path().filename().string();
             if (!IpAddress::parse(name)) continue;
             MESH_TRY(const std::string text, pki::read_file(at->path().string(), kMaxFileBytes));
-            if (text == wanted) MESH_CHECK(remove(name));
+            if (text == wanted || !is_whole(text)) MESH_CHECK(remove(name));
         }
         if (ec) return unavailable(fmt::format("{}: {}", directory_, ec.message()));
         return {};

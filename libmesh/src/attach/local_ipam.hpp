@@ -35,7 +35,8 @@ struct AddressOwner {
     const std::string& directory, std::span<const model::IpPrefix> blocks,
     const AddressOwner& owner);
 
-/// Takes back all that the owner holds; nothing happens when that is nothing.
+/// Takes back all that the owner holds, and what killed calls left half done; nothing happens when
+/// that is nothing.
 /// @complexity reads each address's file
 [[nodiscard]] Result<void> release_addresses(const std::string& directory,
                                              const AddressOwner& owner);

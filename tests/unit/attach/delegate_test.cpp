@@ -72,6 +72,11 @@ TEST_F(Delegate, APluginThatIsNotThereNamesThePath) {
     EXPECT_THAT(answer.error().message, HasSubstr(path() + "\": expected a folder"));
 }
 
+TEST_F(Delegate, AFolderIsNoPlugin) {
+    std::filesystem::create_directory(folder + "/sub");
+    EXPECT_EQ(call("sub").error().code, 4U);
+}
+
 TEST_F(Delegate, WhatCannotBeExecutedIsToldAsSuch) {
     std::ofstream(folder + "/text") << "no program";
     std::filesystem::permissions(folder + "/text", std::filesystem::perms::owner_all);

@@ -133,6 +133,7 @@ TEST_F(LocalIpam, WhatAKilledCallLeftHalfDoneIsUsed) {
     std::ofstream(directory + "/last-10.1.1.0_24") << "nonsense";
     EXPECT_THAT(give({"10.1.1.0/24"}, "c"), ElementsAre("10.1.1.3"));
     EXPECT_THAT(give({"10.1.1.0/24"}, "d"), ElementsAre("10.1.1.4"));
+    std::ofstream(directory + "/10.1.1.9");
     take_back("c");
     take_back("d");
     EXPECT_THAT(held(), ElementsAre("10.1.1.2"));
