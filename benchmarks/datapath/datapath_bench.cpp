@@ -4,6 +4,7 @@
 // root for the kernel part, which is skipped with a message otherwise. Leaves nothing behind.
 //
 //   datapath_bench [Google Benchmark's flags]
+// The ipcache: 1,000,000 addresses, beside the bare batch system call on such a map.
 #include <benchmark/benchmark.h>
 #include <bpf/bpf.h>
 #include <sched.h>
@@ -14,6 +15,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -23,6 +25,7 @@
 
 #include "bpf/layout.h"
 #include "datapath/bpf/bpf_datapath.hpp"
+#include "datapath/bpf/bpf_pods.hpp"
 #include "datapath/memory_datapath.hpp"
 
 namespace {
@@ -246,6 +249,88 @@ void bare_array(benchmark::State& state) {
     state.SetItemsProcessed(state.iterations() * kCount);
 }
 
+constexpr std::uint32_t kIps = 1'000'000;
+
+IpcacheEntry ip_entry(std::uint32_t n) {
+    IpcacheEntry entry;
+    entry.prefix = mesh::model::IpPrefix(IpAddress::v4(0x0a000000U + n), 32);
+    entry.identity = 65536 + n % 1000;
+    entry.cluster_id = 1;
+    entry.tunnel = IpAddress::v4(0xac120000U + n / 250);
+    return entry;
+}
+
+/// 1,000,000 addresses into the kernel's ipcache through BpfPods, as the engine hands them over.
+void ipcache_ours(benchmark::State& state) {
+    if (scratch.empty()) return state.SkipWithError("skipped: needs root");
+    constexpr std::uint32_t kAtOnce = 4096;
+    for (auto _ : state) {
+        state.PauseTiming();
+        BpfPodsOptions to;
+        to.bpffs = scratch + "/bpf";
+        to.pin_directory = "bench_pods";
+        auto pods = BpfPods::open(to);
+        if (!pods) return state.SkipWithError(pods.error().message().c_str());
+        std::vector<PodsChanges> batches;
+        for (std::uint32_t n = 0; n < kIps; ++n) {
+            if (n % kAtOnce == 0) batches.emplace_back();
+            batches.back().upserts.push_back(ip_entry(n));
+        }
+        state.ResumeTiming();
+        for (const PodsChanges& batch : batches) {
+            if (!(*pods)->apply(batch)) std::abort();
+        }
+        state.PauseTiming();
+        pods->reset();
+        if (!BpfPods::teardown(to)) std::abort();
+        state.ResumeTiming();
+    }
+    state.SetItemsProcessed(state.iterations() * kIps);
+}
+
+/// The same entries by the bare batch system call, keys and values made beforehand.
+void ipcache_bare(benchmark::State& state) {
+    if (scratch.empty()) return state.SkipWithError("skipped: needs root");
+    constexpr std::uint32_t kBatch = 512;
+    std::vector<mesh_ipcache_key> keys(kIps);
+    std::vector<mesh_ipcache_entry> values(kIps);
+    const auto address = [](const IpAddress& from) {
+        mesh_address to{};
+        std::memcpy(to.word, from.bytes().data(), sizeof to.word);
+        return to;
+    };
+    for (std::uint32_t n = 0; n < kIps; ++n) {
+        const IpcacheEntry entry = ip_entry(n);
+        keys[n] = {128, address(entry.prefix.address())};
+        values[n].identity = entry.identity;
+        values[n].cluster_id = entry.cluster_id;
+        values[n].tunnel = address(*entry.tunnel);
+    }
+    bpf_map_batch_opts flags{};
+    flags.sz = sizeof flags;
+    bpf_map_create_opts options{};
+    options.sz = sizeof options;
+    options.map_flags = BPF_F_NO_PREALLOC;
+    for (auto _ : state) {
+        state.PauseTiming();
+        const int map = bpf_map_create(BPF_MAP_TYPE_LPM_TRIE, "bench_lpm", sizeof keys[0],
+                                       sizeof values[0], kIps, &options);
+        if (map < 0) std::abort();
+        state.ResumeTiming();
+        for (std::uint32_t n = 0; n < kIps;) {
+            std::uint32_t count = std::min(kBatch, kIps - n);
+            if (bpf_map_update_batch(map, &keys[n], &values[n], &count, &flags) != 0) std::abort();
+            n += count;
+        }
+        state.PauseTiming();
+        ::close(map);
+        state.ResumeTiming();
+    }
+    state.SetItemsProcessed(state.iterations() * kIps);
+}
+
+BENCHMARK(ipcache_ours)->Name("ipcache/ours")->Iterations(1)->Unit(benchmark::kMillisecond);
+BENCHMARK(ipcache_bare)->Name("ipcache/bare")->Iterations(1)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(apply_all, memory, false)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(apply_all, kernel, true)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(apply_unchanged, memory, false)->Unit(benchmark::kMillisecond);
