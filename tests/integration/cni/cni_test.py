@@ -380,6 +380,7 @@ class CniTest(unittest.TestCase):
         process = self.runtime.start("ADD", a, config)
         wait_for("the plugin", lambda: mark.exists() and mark.read_text().strip())
         plugin = int(mark.read_text())
+        self.addCleanup(lambda: running(plugin) and os.kill(plugin, signal.SIGKILL))
         process.kill()
         process.communicate(timeout=60)
         self.assertEqual(len(self.runtime.held("host-local/mesh")), 2)
