@@ -53,7 +53,9 @@ CniResult<CniAddResult> read_delegated(const NetworkConfig& config, const std::s
     auto result = parse_result(document.get_object());
     if (!result) return refuse(result.error().detail());
     if (result->ips.empty()) return refuse("ips: expected at least one");
-    std::ranges::stable_partition(result->ips, [](const CniIp& ip) { return ip.address.is_v4(); });
+    // clang 14 does not compile the one of std::ranges.
+    std::stable_partition(result->ips.begin(), result->ips.end(),
+                          [](const CniIp& ip) { return ip.address.is_v4(); });
     return *std::move(result);
 }
 
