@@ -85,7 +85,7 @@ TEST_F(Delegate, WhatCannotBeExecutedIsToldAsSuch) {
 
 TEST_F(Delegate, AProgramThatHangsIsKilledAtTheDeadline) {
     // A child that keeps standard output does not keep us.
-    plugin("parent", "sleep 60 & echo done\n");
+    plugin("parent", "sleep 60 2>/dev/null & echo done\n");
     const auto end = run_program(folder + "/parent", {"PATH=/usr/bin:/bin"}, "",
                                  std::chrono::seconds(30), clock);
     ASSERT_TRUE(end) << end.error().message();
