@@ -252,30 +252,55 @@ Result<FlushResult> NodeState::flush() {
     return result;
 }
 
+/// Compiles the next part. Where room becomes free with it, tries again what was refused for want
+/// of it.
+void NodeState::next_ipcache_changes() {
+    pending_ipcache_ = to_changes(ipcache_->flush(kPrefixesAtOnce));
+    for (const auto& entry : pending_ipcache_.upserts) ipcache_refused_.erase(entry.prefix);
+    for (const auto& prefix : pending_ipcache_.removed) ipcache_refused_.erase(prefix);
+    auto again = ipcache_refused_.begin();
+    for (std::size_t i = 0; i < pending_ipcache_.removed.size() && again != ipcache_refused_.end();
+         ++i) {
+        pending_ipcache_.upserts.push_back(again->second);
+        again = ipcache_refused_.erase(again);
+    }
+    for (const auto& node : pending_ipcache_.nodes) nodes_refused_.erase(node.address);
+    for (const auto& address : pending_ipcache_.removed_nodes) nodes_refused_.erase(address);
+    auto node = nodes_refused_.begin();
+    for (std::size_t i = 0;
+         i < pending_ipcache_.removed_nodes.size() && node != nodes_refused_.end(); ++i) {
+        pending_ipcache_.nodes.push_back(node->second);
+        node = nodes_refused_.erase(node);
+    }
+}
+
+void NodeState::keep_refused(const datapath::PodsStats& stats) {
+    if (!stats.refused.empty() && !std::exchange(refusal_told_, true)) {
+        log_.error("{}", stats.refusal);
+    }
+    for (const std::size_t index : stats.refused) {
+        if (index < pending_ipcache_.upserts.size()) {
+            const auto& entry = pending_ipcache_.upserts[index];
+            ipcache_refused_.emplace(entry.prefix, entry);
+        } else {
+            const auto& node = pending_ipcache_.nodes[index - pending_ipcache_.upserts.size()];
+            nodes_refused_.emplace(node.address, node);
+        }
+    }
+}
+
 Result<void> NodeState::write_ipcache() {
     do {
         // What an earlier call could not write comes first: rows of the same prefix are in order.
-        if (pending_ipcache_.empty()) {
-            pending_ipcache_ = to_changes(ipcache_->flush(kPrefixesAtOnce));
-            for (const auto& entry : pending_ipcache_.upserts) ipcache_refused_.erase(entry.prefix);
-            for (const auto& prefix : pending_ipcache_.removed) ipcache_refused_.erase(prefix);
-            // Room may have become free: try again what was refused for want of it.
-            auto again = ipcache_refused_.begin();
-            for (std::size_t i = 0;
-                 i < pending_ipcache_.removed.size() && again != ipcache_refused_.end(); ++i) {
-                pending_ipcache_.upserts.push_back(again->second);
-                again = ipcache_refused_.erase(again);
-            }
-        }
+        if (pending_ipcache_.empty()) next_ipcache_changes();
         MESH_TRY(const auto stats, pods_->apply(pending_ipcache_));
-        if (!stats.refused.empty() && ipcache_refused_.empty()) log_.error("{}", stats.refusal);
-        for (const std::size_t index : stats.refused) {
-            if (index >= pending_ipcache_.upserts.size()) continue;
-            const auto& entry = pending_ipcache_.upserts[index];
-            ipcache_refused_.emplace(entry.prefix, entry);
-        }
+        keep_refused(stats);
         pending_ipcache_ = {};
     } while (ipcache_->pending());
+    if (refusal_told_ && ipcache_refused_.empty() && nodes_refused_.empty()) {
+        refusal_told_ = false;
+        log_.info("ipcache and nodes: all rows have found room");
+    }
     return {};
 }
 

@@ -92,6 +92,11 @@ class NodeState {
         const noexcept {
         return ipcache_refused_;
     }
+    /// Likewise, nodes that may send to the tunnel device.
+    [[nodiscard]] const std::map<model::IpAddress, datapath::PeerNode>& nodes_refused()
+        const noexcept {
+        return nodes_refused_;
+    }
     /// Native routes to the pod CIDRs of all other nodes.
     [[nodiscard]] const datapath::DesiredRoutes& desired_routes() const noexcept {
         return desired_routes_;
@@ -114,6 +119,8 @@ class NodeState {
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
     [[nodiscard]] Result<void> retry_unfit();
     [[nodiscard]] Result<void> write_ipcache();
+    void next_ipcache_changes();
+    void keep_refused(const datapath::PodsStats& stats);
     [[nodiscard]] Result<void> finish_adopt_cluster(const state::ClusterKey& cluster);
     void note_removed(const datapath::ApplyStats& stats) noexcept;
 
@@ -127,6 +134,8 @@ class NodeState {
     std::optional<compile::IpcacheCompiler> ipcache_;
     datapath::PodsChanges pending_ipcache_;  ///< compiled and not yet accepted
     std::map<model::IpPrefix, datapath::IpcacheEntry> ipcache_refused_;
+    std::map<model::IpAddress, datapath::PeerNode> nodes_refused_;
+    bool refusal_told_ = false;  ///< that something found no room was logged
     /// Compiled and not yet accepted by the datapath.
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> pending_;
     std::map<datapath::ServiceFrontend, datapath::RejectedRow> rejected_;
