@@ -227,7 +227,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
-        const auto result = node_.flush();
+        // A pod is attached before a service leads to it.
+        bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
+        const auto result = node_.flush([&] {
+            failed = !refresh_network() || failed;
+            reconcile_routes();
+        });
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
         wait_for_traffic();
@@ -236,18 +241,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             return;
         }
         own_written_ = own_written_ || own_is_ready;
-        bool failed = false;
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
             failed = true;
         }
-        if (network_) {
-            if (auto refreshed = network_->refresh(node_.tables()); !refreshed) {
-                fail(refreshed.error());
-                failed = true;
-            }
-            routes_due_ = network_->take_routes_changed() || routes_due_;
-        }
+        failed = !refresh_network() || failed;
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_) reconcile_routes();
         if (node_.take_backends_removed() || std::exchange(sweep_due_, false)) end_stale_sockets();
@@ -263,9 +261,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (on_change_) on_change_();
     }
 
+    [[nodiscard]] bool refresh_network() {
+        if (!network_) return true;
+        const auto refreshed = network_->refresh(node_.tables());
+        if (!refreshed) fail(refreshed.error());
+        routes_due_ = network_->take_routes_changed() || routes_due_;
+        return refreshed.has_value();
+    }
+
     void take_endpoints() {
         const auto& scan = endpoints_->scan();
         network_->set_endpoints(scan.endpoints(), scan.errors().empty());
+        endpoints_due_ = true;
     }
 
     void note_freshness() {
@@ -445,6 +452,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     state::ClusterKey own_;
     NodeState node_;
     std::optional<PodNetwork> network_;
+    bool endpoints_due_ = false;  ///< they changed since the last flush
     std::optional<EventLog> events_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
