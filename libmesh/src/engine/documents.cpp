@@ -315,6 +315,11 @@ std::string metrics_document(const StatusSources& from) {
     }
     families.counter("mesh_datapath_no_backend_total", "Connects refused for want of a backend.",
                      {}, static_cast<double>(counters.no_backend));
+    families.counter("mesh_flushes_total", "Times that changes were compiled and written.", {},
+                     static_cast<double>(from.flushes));
+    families.counter("mesh_route_comparisons_total",
+                     "Times that routes were compared with those of the kernel.", {},
+                     static_cast<double>(from.route_comparisons));
     families.gauge("mesh_routes", "Native routes to other nodes' pod CIDRs.", {},
                    static_cast<double>(from.node.desired_routes().size()));
     families.gauge("mesh_route_failures", "Routes that could not be set.", {},
