@@ -38,6 +38,7 @@ PodWires wires_of(const Opened& sandbox, const Pod& pod) {
     return {.node = pod.node,
             .namespace_ = pod.namespace_,
             .name = pod.name,
+            .uid = pod.uid,
             .ips = pod.ips,
             .mtu = sandbox.state.routing == "tunnel" ? kTunnelPodMtu : kNodeMtu,
             .endpoints = sandbox.paths.endpoints(pod.node)};
