@@ -30,6 +30,9 @@ constexpr std::chrono::seconds kLongestSyncTimeout{3600};
 /// A remote that is stale for some service is looked at this often: its session tells of a
 /// connection, but not of an answer after a silence.
 constexpr std::chrono::seconds kStaleRecheck{1};
+/// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
+/// nodes that flap share a comparison.
+constexpr std::chrono::milliseconds kRoutesPace{50};
 
 Result<void> check(const MeshOptions& options) {
     if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
@@ -82,7 +85,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                  .service_topology = options_.enable_service_topology}),
           retry_(executor),
           sync_timeout_(executor),
-          traffic_due_(executor) {
+          traffic_due_(executor),
+          pace_(executor) {
         if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));
         if (pods_ && datapaths.devices) {
             network_.emplace(options_.datapath, own_, options_.node_name,
@@ -156,6 +160,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         sync_timeout_.cancel();
         if (events_) events_->stop();
         traffic_due_.cancel();
+        pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
     }
@@ -207,22 +212,32 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .pods = pods_.get(),
                                   .network = pod_network(),
                                   .route_failures = route_failures_,
+                                  .flushes = flushes_,
+                                  .route_comparisons = route_comparisons_,
                                   .last_error = last_error_});
     }
 
-    /// One flush for all batches of this turn of the loop.
+    /// One flush for all batches of this turn of the loop, and of a moment where routes change.
     void schedule_flush() {
         if (flush_scheduled_ || stopped_) return;
         flush_scheduled_ = true;
-        asio::post(executor_, [weak = weak_from_this()] {
+        const auto run = [weak = weak_from_this()](boost::system::error_code = {}) {
             if (auto self = weak.lock()) {
                 self->flush_scheduled_ = false;
                 if (!self->stopped_) self->flush();
             }
-        });
+        };
+        const TimePoint now = clock_.now();
+        if (now >= not_before_) {
+            asio::post(executor_, [run] { run(); });
+            return;
+        }
+        pace_.expires_after(not_before_ - now);
+        pace_.async_wait(run);
     }
 
     void flush() {
+        ++flushes_;
         const bool freshness_known = node_.merger().wants_freshness();
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
@@ -399,6 +414,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void reconcile_routes() {
         routes_due_ = false;
         if (!routes_) return;
+        not_before_ = clock_.now() + kRoutesPace;
+        ++route_comparisons_;
         datapath::DesiredRoutes desired =
             network_ ? network_->routes(node_.desired_routes()) : node_.desired_routes();
         // What was there and is not wanted stays until everything had its say.
@@ -461,6 +478,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     asio::steady_timer retry_;
     asio::steady_timer sync_timeout_;
     asio::steady_timer traffic_due_;
+    asio::steady_timer pace_;
+    TimePoint not_before_{};  ///< no flush before
+    std::uint64_t flushes_ = 0, route_comparisons_ = 0;
     Backoff backoff_{std::chrono::milliseconds(100), std::chrono::seconds(5)};
     std::vector<std::string> route_failures_;
     std::string last_error_;

@@ -248,6 +248,10 @@ Result<FlushResult> NodeState::flush(const std::function<void()>& on_routes) {
     for (const auto& prefix : leaving_routes_) desired_routes_.erase(prefix);
     result.routes_changed = !leaving_routes_.empty() || (new_routes_ && !on_routes);
     MESH_CHECK(remove_from_ipcache());
+    if (refusal_told_ && ipcache_refused_.empty() && nodes_refused_.empty()) {
+        refusal_told_ = false;
+        log_.info("ipcache and nodes: all rows have found room");
+    }
     leaving_routes_.clear();
     new_routes_ = false;
     dirty_ = false;
@@ -275,10 +279,16 @@ Result<void> NodeState::write_ipcache() {
                 ipcache_refused_.erase(entry.prefix);
                 leaving_prefixes_.erase(entry.prefix);
             }
-            for (const auto& node : pending_ipcache_.nodes) leaving_nodes_.erase(node.address);
+            for (const auto& node : pending_ipcache_.nodes) {
+                nodes_refused_.erase(node.address);
+                leaving_nodes_.erase(node.address);
+            }
             for (const auto& prefix : pending_ipcache_.removed) {
                 ipcache_refused_.erase(prefix);
                 leaving_prefixes_.insert(prefix);
+            }
+            for (const auto& address : pending_ipcache_.removed_nodes) {
+                nodes_refused_.erase(address);
             }
             leaving_nodes_.insert(pending_ipcache_.removed_nodes.begin(),
                                   pending_ipcache_.removed_nodes.end());
@@ -308,20 +318,36 @@ Result<void> NodeState::remove_from_ipcache() {
         pending_ipcache_.upserts.push_back(again->second);
         again = ipcache_refused_.erase(again);
     }
+    auto node = nodes_refused_.begin();
+    for (std::size_t i = 0;
+         i < pending_ipcache_.removed_nodes.size() && node != nodes_refused_.end(); ++i) {
+        pending_ipcache_.nodes.push_back(node->second);
+        node = nodes_refused_.erase(node);
+    }
     return apply_to_ipcache();
 }
 
 Result<void> NodeState::apply_to_ipcache() {
     if (pending_ipcache_.empty()) return {};
     MESH_TRY(const auto stats, pods_->apply(pending_ipcache_));
-    if (!stats.refused.empty() && ipcache_refused_.empty()) log_.error("{}", stats.refusal);
-    for (const std::size_t index : stats.refused) {
-        if (index >= pending_ipcache_.upserts.size()) continue;
-        const auto& entry = pending_ipcache_.upserts[index];
-        ipcache_refused_.emplace(entry.prefix, entry);
-    }
+    keep_refused(stats);
     pending_ipcache_ = {};
     return {};
+}
+
+void NodeState::keep_refused(const datapath::PodsStats& stats) {
+    if (!stats.refused.empty() && !std::exchange(refusal_told_, true)) {
+        log_.error("{}", stats.refusal);
+    }
+    for (const std::size_t index : stats.refused) {
+        if (index < pending_ipcache_.upserts.size()) {
+            const auto& entry = pending_ipcache_.upserts[index];
+            ipcache_refused_.emplace(entry.prefix, entry);
+        } else {
+            const auto& node = pending_ipcache_.nodes[index - pending_ipcache_.upserts.size()];
+            nodes_refused_.emplace(node.address, node);
+        }
+    }
 }
 
 Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {

@@ -94,6 +94,11 @@ class NodeState {
         const noexcept {
         return ipcache_refused_;
     }
+    /// Likewise, nodes that may send to the tunnel device.
+    [[nodiscard]] const std::map<model::IpAddress, datapath::PeerNode>& nodes_refused()
+        const noexcept {
+        return nodes_refused_;
+    }
     /// Native routes to the pod CIDRs of all other nodes.
     [[nodiscard]] const datapath::DesiredRoutes& desired_routes() const noexcept {
         return desired_routes_;
@@ -119,6 +124,7 @@ class NodeState {
     [[nodiscard]] Result<void> write_ipcache();
     [[nodiscard]] Result<void> remove_from_ipcache();
     [[nodiscard]] Result<void> apply_to_ipcache();
+    void keep_refused(const datapath::PodsStats& stats);
     [[nodiscard]] Result<void> finish_adopt_cluster(const state::ClusterKey& cluster);
     void note_removed(const datapath::ApplyStats& stats) noexcept;
 
@@ -132,6 +138,8 @@ class NodeState {
     std::optional<compile::IpcacheCompiler> ipcache_;
     datapath::PodsChanges pending_ipcache_;  ///< compiled and not yet accepted
     std::map<model::IpPrefix, datapath::IpcacheEntry> ipcache_refused_;
+    std::map<model::IpAddress, datapath::PeerNode> nodes_refused_;
+    bool refusal_told_ = false;  ///< that something found no room was logged
     /// Rows that go once no service leads there.
     std::set<model::IpPrefix> leaving_prefixes_, leaving_routes_;
     std::set<model::IpAddress> leaving_nodes_;

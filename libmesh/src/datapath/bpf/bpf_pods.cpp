@@ -75,6 +75,7 @@ struct BpfPods::State {
     [[nodiscard]] Result<void> adopt();
     [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
                                              PodsStats& stats);
+    [[nodiscard]] bool replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value);
     [[nodiscard]] Result<void> erase_entries(std::span<const mesh_ipcache_key> keys,
                                              PodsStats& stats);
     [[nodiscard]] Result<PodsStats> prune(std::optional<std::uint32_t> cluster_id);
@@ -206,6 +207,11 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         next += done;
         if (error == 0) continue;
         if (!no_room(error)) return system_error("cannot write ipcache", error);
+        if (replace_entry(keys[done], values[done])) {
+            ++stats.written;
+            ++next;
+            continue;
+        }
         stats.refused.push_back(next);
         if (stats.refusal.empty()) {
             stats.refusal =
@@ -215,6 +221,20 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         ++next;
     }
     return {};
+}
+
+// Before Linux 6.13 a full trie takes no change of an entry that it has either.
+bool BpfPods::State::replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value) {
+    const auto number = fingerprint(key);
+    if (!written.contains(number)) return false;
+    const int map = fd(skeleton->maps.ipcache);
+    if (bpf_map_delete_elem(map, &key) != 0) return false;
+    if (bpf_map_update_elem(map, &key, &value, BPF_ANY) != 0) {
+        written.erase(number);
+        return false;
+    }
+    unconfirmed.erase(number);
+    return true;
 }
 
 // One by one: the kernel has no batch for it that goes on after a key that is not there.
@@ -312,6 +332,12 @@ Result<std::unique_ptr<BpfPods>> BpfPods::open_on(PinDirectory pins, const BpfPo
     state->ring = ring_buffer__new(bpf_map__fd(state->skeleton->maps.events), on_sample,
                                    state.get(), nullptr);
     if (state->ring == nullptr) return system_error("cannot read events", errno);
+    if (state->max_ipcache != options.max_ipcache || state->max_nodes != options.max_nodes ||
+        state->max_endpoints != options.max_endpoints) {
+        logger.warn(
+            "{}: the pinned maps keep their sizes: {} of the ipcache, {} nodes, {} endpoints",
+            state->pins.path(), state->max_ipcache, state->max_nodes, state->max_endpoints);
+    }
     logger.info("{}: pod forwarding, adopted {} ipcache entries, {} nodes, {} endpoints",
                 state->pins.path(), state->written.size(), state->nodes.size(),
                 state->endpoints.size());
@@ -387,7 +413,11 @@ Result<void> BpfPods::upsert_endpoint(const Endpoint& endpoint) {
     const mesh_endpoint value = to_kernel(endpoint);
     if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.endpoints), &key, &value, BPF_ANY) !=
         0) {
-        return system_error(fmt::format("endpoint {}", endpoint.address.to_string()), errno);
+        const int error = errno;
+        const std::string address = endpoint.address.to_string();
+        if (!no_room(error)) return system_error("endpoint " + address, error);
+        return Error(Errc::kCapacity, fmt::format("endpoints: no room for {} ({} entries)", address,
+                                                  state_->max_endpoints));
     }
     state_->endpoints.insert_or_assign(endpoint.address, endpoint);
     return {};
