@@ -349,22 +349,15 @@ RefVerdict Reference::verdict(const RefIdentity& subject, const RefPacket& packe
     return enforced(subject, packet.direction) ? RefVerdict::kDrop : RefVerdict::kAllow;
 }
 
-std::vector<const L7Rules*> Reference::l7_rules(const RefIdentity& subject,
-                                                const RefPacket& packet) const {
+std::vector<const L7Rules*> Reference::l7_rules(const RefIdentity& subject, const RefPacket& packet,
+                                                std::uint16_t first, std::uint16_t end) const {
     std::vector<const L7Rules*> rules;
-    const auto all = matches(subject, packet, false);
-    for (const Match& match : all) {
-        if (match.redirects()) rules.push_back(match.ports->rules.get());
-    }
-    // The same port without L7 rules lets everything pass.
-    for (const Match& plain : all) {
-        if (plain.redirects() || plain.port == nullptr) continue;
-        const bool same = std::any_of(all.begin(), all.end(), [&](const Match& other) {
-            return other.redirects() && other.port->port == plain.port->port &&
-                   other.port->end_port == plain.port->end_port &&
-                   other.port->name == plain.port->name;
-        });
-        if (same) rules.push_back(nullptr);
+    for (const Match& match : matches(subject, packet, false)) {
+        if (match.port == nullptr) continue;
+        const bool named = !match.port->name.empty();
+        const std::uint16_t number = named ? packet.port : match.port->port;
+        const std::uint16_t last = match.port->end_port == number ? 0 : match.port->end_port;
+        if (number == first && last == end) rules.push_back(match.ports->rules.get());
     }
     return rules;
 }

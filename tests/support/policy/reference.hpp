@@ -56,10 +56,12 @@ class Reference {
     [[nodiscard]] bool enforced(const RefIdentity& subject,
                                 model::policy::Direction direction) const;
     [[nodiscard]] RefVerdict verdict(const RefIdentity& subject, const RefPacket& packet) const;
-    /// The L7 rules of which one must hold for a request of a packet that is redirected; nullptr in
-    /// it: everything passes.
-    [[nodiscard]] std::vector<const model::policy::L7Rules*> l7_rules(
-        const RefIdentity& subject, const RefPacket& packet) const;
+    /// The L7 rules for the packet's peer on exactly these ports (`end` 0: one port), of which one
+    /// must hold for a request; nullptr in it: everything passes.
+    [[nodiscard]] std::vector<const model::policy::L7Rules*> l7_rules(const RefIdentity& subject,
+                                                                      const RefPacket& packet,
+                                                                      std::uint16_t first,
+                                                                      std::uint16_t end) const;
 
   private:
     struct Selecting {
