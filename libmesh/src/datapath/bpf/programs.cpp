@@ -93,7 +93,7 @@ Result<std::unique_ptr<Programs>> Programs::load(const BpfOptions& options,
     programs->cpus_ = static_cast<std::uint32_t>(cpus);
     programs->skeleton_ = socklb__open();
     if (programs->skeleton_ == nullptr) return system_error("cannot open the BPF object", errno);
-    MESH_TRY(const auto maps, programs->wanted_maps(options, pins));
+    MESH_TRY(const auto maps, programs->wanted_maps(options, pins, logger));
     MESH_TRY(programs->migration_, Migration::prepare(pins, maps, services_layout(), logger));
     if (auto loaded = programs->load_and_fill(pins); !loaded) {
         programs->migration_->abandon(pins);
@@ -103,14 +103,15 @@ Result<std::unique_ptr<Programs>> Programs::load(const BpfOptions& options,
 }
 
 Result<std::vector<WantedMap>> Programs::wanted_maps(const BpfOptions& options,
-                                                     const PinDirectory& pins) const {
+                                                     const PinDirectory& pins,
+                                                     const Logger& logger) const {
     const TableSizes& sizes = options.sizes;
     if (sizes.services < 2 || sizes.backends < 2 || sizes.slots < 1) {
         return invalid_argument("sizes: expected room for at least one service and one backend");
     }
     // What is numbered alike has one size.
-    MESH_TRY(const std::uint32_t services, fitting_size(pins, "services", sizes.services));
-    MESH_TRY(const std::uint32_t backends, fitting_size(pins, "backends", sizes.backends));
+    MESH_TRY(const std::uint32_t services, fitting_size(pins, "services", sizes.services, logger));
+    MESH_TRY(const std::uint32_t backends, fitting_size(pins, "backends", sizes.backends, logger));
     const auto& maps = skeleton_->maps;
     return std::vector<WantedMap>{
         {maps.frontends, services},
