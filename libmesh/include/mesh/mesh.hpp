@@ -76,6 +76,26 @@ struct DatapathOptions {
     MapSizes sizes;  ///< kBpf
 };
 
+/// Probes of other nodes, and of backends of services with annotation libmesh.io/health-check; with
+/// kBpf only.
+struct HealthOptions {
+    std::uint16_t port = 4240;  ///< where nodes answer, the same in all clusters; 0 = no probes
+    std::chrono::milliseconds interval{200};  ///< of nodes; 50 ms to 60 s
+    std::chrono::milliseconds timeout{200};   ///< likewise
+    std::uint32_t failures = 2;               ///< in a row, to count as unreachable; 1 to 10
+    std::uint32_t probes_per_second = 1000;   ///< beyond, all intervals grow in proportion
+};
+
+/// Connections through services whose backend went: the application gets an error at once instead
+/// of silence. Those to a terminating backend end by themselves.
+struct ResetOptions {
+    bool tcp = true;
+    bool udp = true;
+    /// How long a backend is unhealthy, with others to use instead, until connections to it are
+    /// reset; those to a backend that is gone are reset at once. 0 to 1 h.
+    std::chrono::milliseconds grace{5000};
+};
+
 struct MeshOptions {
     std::string cluster_name;                    ///< spec wire.md §17
     std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
@@ -90,6 +110,11 @@ struct MeshOptions {
     bool enable_service_topology = false;
     /// How long remotes' services are awaited before unconfirmed kernel state goes; 1 s to 1 h.
     std::chrono::seconds sync_timeout{60};
+    HealthOptions health;
+    ResetOptions resets;
+    /// A remote without connection for that long loses its services, unless its file says
+    /// otherwise (max-stale-age); 0 = what is known of it stays, fail-static.
+    std::chrono::seconds remote_max_stale_age{0};
     LogCallback log;
 };
 

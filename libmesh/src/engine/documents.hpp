@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/health_watch.hpp"
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
 #include "state/clusters/session.hpp"
@@ -28,6 +29,8 @@ struct StatusSources {
     const datapath::Datapath& datapath;
     const datapath::PodDatapath* pods = nullptr;  ///< null without a pod network
     const PodNetwork* network = nullptr;
+    const HealthWatch* health = nullptr;  ///< null if nothing is probed
+    std::uint64_t sockets_ended = 0;      ///< whose backends went
     std::span<const std::string> route_failures;
     std::uint64_t flushes = 0;            ///< times that changes were compiled and written
     std::uint64_t route_comparisons = 0;  ///< times that routes were compared with the kernel's
