@@ -13,6 +13,7 @@
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
+#include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
@@ -59,7 +60,7 @@ Result<void> check(const MeshOptions& options) {
         !options.datapath.endpoints_directory.empty()) {
         return invalid_argument("endpoints_directory: expected none with the datapath in memory");
     }
-    return {};
+    return Encryption::check(options.datapath);
 }
 
 }  // namespace
@@ -79,7 +80,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
           node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"),
                 {.pods = pods_.get(),
                  .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
-                 .service_topology = options_.enable_service_topology}),
+                 .service_topology = options_.enable_service_topology,
+                 .on_effect =
+                     [this](const state::Effect& effect) {
+                         if (encryption_) encryption_->note(effect);
+                     }}),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor) {
@@ -134,6 +139,20 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                               log_.named("clusters"), std::move(events));
     }
 
+    /// Once, before start().
+    [[nodiscard]] Result<void> open_encryption() {
+        if (!network_) return {};
+        const auto context = encryption_context(options_, own_);
+        if (context.options.kind == "none") return Encryption::disable(context, *pods_);
+        MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
+                                               [this] { schedule_flush(); }));
+        return {};
+    }
+
+    [[nodiscard]] Result<void> reload() {
+        return encryption_ ? encryption_->reload_key() : Result<void>();
+    }
+
     void start() {
         if (events_) events_->start();
         if (endpoints_) {
@@ -155,6 +174,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
+        if (encryption_) encryption_->stop();
         traffic_due_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
@@ -182,6 +202,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return boost::json::serialize(events_->since(since, trace, node_.tables()));
     }
 
+    [[nodiscard]] std::string encryption_json() {
+        return boost::json::serialize(encryption_ ? encryption_->document()
+                                                  : boost::json::object{{"kind", "none"}});
+    }
+
     [[nodiscard]] std::string status_json() const {
         return with_sources([](const StatusSources& sources) {
             return boost::json::serialize(status_document(sources));
@@ -206,6 +231,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .datapath = *datapath_,
                                   .pods = pods_.get(),
                                   .network = pod_network(),
+                                  .encryption = encryption_.get(),
                                   .route_failures = route_failures_,
                                   .last_error = last_error_});
     }
@@ -227,6 +253,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
+        // Before the ipcache: what goes to a new node is encrypted from the first packet.
+        const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
         const auto result = node_.flush();
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
@@ -236,7 +264,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             return;
         }
         own_written_ = own_written_ || own_is_ready;
-        bool failed = false;
+        bool failed = !encrypted;
+        if (!encrypted) fail(encrypted.error());
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
             failed = true;
@@ -310,6 +339,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        if (encryption_) {
+            encryption_->finish_adoption();
+            schedule_flush();
+        }
         // A former run may have ended between a removal and its sweep.
         sweep_due_ = true;
         adopted_routes_.clear();
@@ -445,6 +478,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     state::ClusterKey own_;
     NodeState node_;
     std::optional<PodNetwork> network_;
+    std::unique_ptr<Encryption> encryption_;  ///< null = there is none
     std::optional<EventLog> events_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
@@ -471,9 +505,10 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    return std::unique_ptr<Agent>(
-        new Agent(std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                         std::move(log), std::move(datapaths), *std::move(own))));
+    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
+                                       std::move(log), std::move(datapaths), *std::move(own));
+    MESH_CHECK(impl->open_encryption());
+    return std::unique_ptr<Agent>(new Agent(std::move(impl)));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -501,6 +536,12 @@ const PodNetwork* Agent::pod_network() const noexcept {
 }
 std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
     return impl_->events_json(since, trace);
+}
+std::string Agent::encryption_json() {
+    return impl_->encryption_json();
+}
+Result<void> Agent::reload() {
+    return impl_->reload();
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

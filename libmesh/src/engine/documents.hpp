@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/encryption.hpp"
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
 #include "state/clusters/session.hpp"
@@ -28,6 +29,7 @@ struct StatusSources {
     const datapath::Datapath& datapath;
     const datapath::PodDatapath* pods = nullptr;  ///< null without a pod network
     const PodNetwork* network = nullptr;
+    const Encryption* encryption = nullptr;  ///< null = there is none
     std::span<const std::string> route_failures;
     std::string_view last_error;  ///< of the datapath; empty = none
 };

@@ -110,6 +110,7 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       datapath_(datapath),
       pods_(options.pods),
       log_(std::move(log)),
+      on_effect_(std::move(options.on_effect)),
       tables_(own_.name, hash_seed),
       merger_(tables_,
               {.own = own_, .node = node, .zone = {}, .zone_hints = options.service_topology}),
@@ -126,6 +127,7 @@ void NodeState::note(const state::Effect& effect) {
     merger_.note(effect);
     routes_.note(effect);
     if (ipcache_) ipcache_->note(effect);
+    if (on_effect_) on_effect_(effect);
     dirty_ = true;
 }
 

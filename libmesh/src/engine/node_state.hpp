@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mesh/error.hpp>
 #include <mesh/mesh.hpp>
@@ -39,6 +40,8 @@ struct NodeStateOptions {
     datapath::PodDatapath* pods = nullptr;
     bool tunnel = false;            ///< pods of other nodes are reached by encapsulation
     bool service_topology = false;  ///< follow zone hints; the zone is the own node's label
+    /// Told each change of the tables as well; may be empty.
+    std::function<void(const state::Effect&)> on_effect{};
 };
 
 /// @thread same object not concurrently
@@ -121,6 +124,7 @@ class NodeState {
     datapath::Datapath& datapath_;
     datapath::PodDatapath* pods_;
     Logger log_;
+    std::function<void(const state::Effect&)> on_effect_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;
