@@ -118,6 +118,23 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Serve the same on this port of 127.0.0.1 as well; 0 = any");
 }
 
+/// As Cilium's --bpf-*-map-max.
+void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
+    const auto add = [&app](const char* name, std::uint32_t& value, const char* help) {
+        app.add_option(name, value, help)
+            ->check(CLI::Range(2U, 16'777'216U))
+            ->capture_default_str()
+            ->group("Table sizes (bpf; pinned tables keep theirs)");
+    };
+    add("--ipcache-entries", sizes.ipcache, "Addresses and blocks of pods and nodes, all clusters");
+    add("--node-entries", sizes.nodes, "Addresses of nodes, all clusters (tunnel)");
+    add("--endpoint-entries", sizes.endpoints, "Addresses of this node's pods");
+    add("--nat-entries", sizes.nat,
+        "Two for each masqueraded flow; those unused for longest go first");
+    add("--service-entries", sizes.services, "Frontends: address, port and protocol");
+    add("--backend-entries", sizes.backends, "Backends, summed over frontends");
+}
+
 void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
     using mesh::serve::StatusRequest;
     using mesh::serve::StatusResponse;
@@ -250,6 +267,7 @@ int main(int argc, char** argv) {
         "the node's service load balancing and pod network",
         "mesh-agent");
     add_flags(app, flags);
+    add_size_flags(app, flags.mesh.datapath.sizes);
     mesh::daemon::add_common_flags(
         app, flags.common,
         "mesh-agent --cluster-name cluster1 --cluster-id 1 --node-name node1 "

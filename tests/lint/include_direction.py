@@ -16,6 +16,7 @@ ALLOWED = {
     "sources/etcd": FOUNDATIONS,
     "sources/kubernetes": FOUNDATIONS,
     "sources/config": FOUNDATIONS + ["sources/etcd"],   # a file's text → the client's options
+    "sources/health": FOUNDATIONS,
     "state/store": FOUNDATIONS,
     "state/tables": FOUNDATIONS,
     "state/clusters": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables"],

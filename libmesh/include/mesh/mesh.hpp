@@ -37,6 +37,18 @@ struct EncryptionOptions {
     std::string backend = "auto";  ///< "kernel", "userspace" (wireguard-go), or what there is
 };
 
+/// Bounds of the kernel's tables, in entries. Tables that are pinned already keep those that they
+/// were made with. What finds no room is left out, logged, counted and shown in status; it is
+/// written when room becomes free.
+struct MapSizes {
+    std::uint32_t ipcache = 1'048'576;  ///< prefixes: one for each address of a pod or node
+    std::uint32_t nodes = 65'536;       ///< addresses of nodes
+    std::uint32_t endpoints = 8'192;    ///< addresses of this node's pods
+    std::uint32_t nat = 131'072;        ///< two for each flow that leaves the mesh; oldest go first
+    std::uint32_t services = 65'536;    ///< frontends
+    std::uint32_t backends = 131'072;   ///< summed over frontends
+};
+
 /// Where rows go.
 struct DatapathOptions {
     enum class Kind : std::uint8_t {
@@ -76,6 +88,7 @@ struct DatapathOptions {
     /// this node has no pods.
     std::string endpoints_directory;
     EncryptionOptions encryption;
+    MapSizes sizes;  ///< kBpf
 };
 
 struct MeshOptions {

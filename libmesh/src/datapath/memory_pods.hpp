@@ -12,7 +12,8 @@ namespace mesh::datapath {
 class MemoryPods final : public PodDatapath {
   public:
     /// @param max_ipcache entries that find room
-    explicit MemoryPods(std::size_t max_ipcache = 1'000'000) : max_ipcache_(max_ipcache) {}
+    explicit MemoryPods(std::size_t max_ipcache = 1'000'000, std::size_t max_nodes = 65'536)
+        : max_ipcache_(max_ipcache), max_nodes_(max_nodes) {}
 
     [[nodiscard]] Result<void> configure(const PodsSettings& settings) override;
     [[nodiscard]] PodsSettings settings() const override { return settings_; }
@@ -53,7 +54,7 @@ class MemoryPods final : public PodDatapath {
     }
 
   private:
-    std::size_t max_ipcache_;
+    std::size_t max_ipcache_, max_nodes_;
     PodsSettings settings_;
     std::map<model::IpPrefix, IpcacheEntry> ipcache_;
     std::map<model::IpAddress, std::uint32_t> nodes_;

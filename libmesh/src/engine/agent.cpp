@@ -31,6 +31,9 @@ constexpr std::chrono::seconds kLongestSyncTimeout{3600};
 /// A remote that is stale for some service is looked at this often: its session tells of a
 /// connection, but not of an answer after a silence.
 constexpr std::chrono::seconds kStaleRecheck{1};
+/// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
+/// nodes that flap share a comparison.
+constexpr std::chrono::milliseconds kRoutesPace{50};
 
 Result<void> check(const MeshOptions& options) {
     if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
@@ -87,7 +90,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                      }}),
           retry_(executor),
           sync_timeout_(executor),
-          traffic_due_(executor) {
+          traffic_due_(executor),
+          pace_(executor) {
         if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));
         if (pods_ && datapaths.devices) {
             network_.emplace(options_.datapath, own_, options_.node_name,
@@ -176,6 +180,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (events_) events_->stop();
         if (encryption_) encryption_->stop();
         traffic_due_.cancel();
+        pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
     }
@@ -233,29 +238,46 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .network = pod_network(),
                                   .encryption = encryption_.get(),
                                   .route_failures = route_failures_,
+                                  .flushes = flushes_,
+                                  .route_comparisons = route_comparisons_,
                                   .last_error = last_error_});
     }
 
-    /// One flush for all batches of this turn of the loop.
+    /// One flush for all batches of this turn of the loop, and of a moment where routes change.
     void schedule_flush() {
         if (flush_scheduled_ || stopped_) return;
         flush_scheduled_ = true;
-        asio::post(executor_, [weak = weak_from_this()] {
+        const auto run = [weak = weak_from_this()](boost::system::error_code = {}) {
             if (auto self = weak.lock()) {
                 self->flush_scheduled_ = false;
                 if (!self->stopped_) self->flush();
             }
-        });
+        };
+        const TimePoint now = clock_.now();
+        if (now >= not_before_) {
+            asio::post(executor_, [run] { run(); });
+            return;
+        }
+        pace_.expires_after(not_before_ - now);
+        pace_.async_wait(run);
     }
 
     void flush() {
+        ++flushes_;
         const bool freshness_known = node_.merger().wants_freshness();
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
         // Before the ipcache: what goes to a new node is encrypted from the first packet.
         const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
-        const auto result = node_.flush();
+        if (!encrypted) fail(encrypted.error());
+        // A pod is attached before a service leads to it.
+        bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
+        failed = failed || !encrypted;
+        const auto result = node_.flush([&] {
+            failed = !refresh_network() || failed;
+            reconcile_routes();
+        });
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
         wait_for_traffic();
@@ -264,19 +286,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             return;
         }
         own_written_ = own_written_ || own_is_ready;
-        bool failed = !encrypted;
-        if (!encrypted) fail(encrypted.error());
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
             failed = true;
         }
-        if (network_) {
-            if (auto refreshed = network_->refresh(node_.tables()); !refreshed) {
-                fail(refreshed.error());
-                failed = true;
-            }
-            routes_due_ = network_->take_routes_changed() || routes_due_;
-        }
+        failed = !refresh_network() || failed;
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_) reconcile_routes();
         if (node_.take_backends_removed() || std::exchange(sweep_due_, false)) end_stale_sockets();
@@ -292,9 +306,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (on_change_) on_change_();
     }
 
+    [[nodiscard]] bool refresh_network() {
+        if (!network_) return true;
+        const auto refreshed = network_->refresh(node_.tables());
+        if (!refreshed) fail(refreshed.error());
+        routes_due_ = network_->take_routes_changed() || routes_due_;
+        return refreshed.has_value();
+    }
+
     void take_endpoints() {
         const auto& scan = endpoints_->scan();
         network_->set_endpoints(scan.endpoints(), scan.errors().empty());
+        endpoints_due_ = true;
     }
 
     void note_freshness() {
@@ -425,6 +448,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void reconcile_routes() {
         routes_due_ = false;
         if (!routes_) return;
+        not_before_ = clock_.now() + kRoutesPace;
+        ++route_comparisons_;
         datapath::DesiredRoutes desired =
             network_ ? network_->routes(node_.desired_routes()) : node_.desired_routes();
         // What was there and is not wanted stays until everything had its say.
@@ -479,6 +504,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     NodeState node_;
     std::optional<PodNetwork> network_;
     std::unique_ptr<Encryption> encryption_;  ///< null = there is none
+    bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
@@ -487,6 +513,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     asio::steady_timer retry_;
     asio::steady_timer sync_timeout_;
     asio::steady_timer traffic_due_;
+    asio::steady_timer pace_;
+    TimePoint not_before_{};  ///< no flush before
+    std::uint64_t flushes_ = 0, route_comparisons_ = 0;
     Backoff backoff_{std::chrono::milliseconds(100), std::chrono::seconds(5)};
     std::vector<std::string> route_failures_;
     std::string last_error_;

@@ -31,7 +31,9 @@ struct StatusSources {
     const PodNetwork* network = nullptr;
     const Encryption* encryption = nullptr;  ///< null = there is none
     std::span<const std::string> route_failures;
-    std::string_view last_error;  ///< of the datapath; empty = none
+    std::uint64_t flushes = 0;            ///< times that changes were compiled and written
+    std::uint64_t route_comparisons = 0;  ///< times that routes were compared with the kernel's
+    std::string_view last_error;          ///< of the datapath; empty = none
 };
 
 /// GET /v1/status.

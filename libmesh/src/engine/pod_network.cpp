@@ -200,8 +200,12 @@ Result<void> PodNetwork::refresh_endpoints(const state::ClusterTables& tables) {
         }
         // Its addresses first: without them the program would take the pod for a spoofer.
         if (done && fresh) done = attach(pod);
-        pod.error = done ? std::string() : done.error().message();
-        if (!done) keep_first(outcome, done.error().with_prefix("endpoint " + id));
+        const std::string error = done ? std::string() : done.error().message();
+        // No reason to restart the agent: the others are forwarded to, and it waits for room.
+        const bool full = !done && done.error().code() == Errc::kCapacity;
+        if (full && pod.error != error) log_.error("endpoint {}: {}", id, error);
+        if (!done && !full) keep_first(outcome, done.error().with_prefix("endpoint " + id));
+        pod.error = error;
     }
     if (!complete_) return outcome;
     for (auto at = written_.begin(); at != written_.end();) {

@@ -121,13 +121,21 @@ class Reader {
     /// Sets `out` by what `parse` makes of the annotation; warns if it makes nothing of it.
     template <class Out, class Parse>
     void read(std::string_view name, std::string_view form, Out& out, Parse parse) {
+        read_as_written(name, form, out, [&](std::string_view value) {
+            std::string text(value);
+            std::ranges::transform(text, text.begin(), [](char c) {
+                return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+            });
+            return parse(std::string_view(text));
+        });
+    }
+
+    /// The same for a value of which upper case means something.
+    template <class Out, class Parse>
+    void read_as_written(std::string_view name, std::string_view form, Out& out, Parse parse) {
         const auto value = annotations_.get(name);
         if (!value) return;
-        std::string text(trim(*value));
-        std::ranges::transform(text, text.begin(), [](char c) {
-            return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-        });
-        if (auto parsed = parse(std::string_view(text))) {
+        if (auto parsed = parse(trim(*value))) {
             out = *std::move(parsed);
             return;
         }
@@ -165,6 +173,8 @@ TrafficAnnotations parse_traffic_annotations(const OptionalStringMap& annotation
         return parse_time(text, kShortestSlowStart, kLongestSlowStart);
     });
     reader.read(kStalePolicyAnnotation, kStaleForm, policy.close_when_stale, parse_stale_policy);
+    reader.read_as_written(kHealthCheckAnnotation, kHealthCheckForm, result.health_check,
+                           parse_health_check);
     return result;
 }
 

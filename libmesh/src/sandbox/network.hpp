@@ -29,6 +29,7 @@ inline constexpr std::uint32_t kWireguardOverhead = 80;
 
 struct PodWires {
     std::string node, namespace_, name;
+    std::string uid;  ///< tells it from an earlier pod of the same name and address
     std::vector<model::IpAddress> ips;  ///< IPv4 first
     std::uint32_t mtu = kNodeMtu;
     std::string endpoints;  ///< folder of the node's endpoint files

@@ -39,6 +39,7 @@ PodWires wires_of(const Opened& sandbox, const Pod& pod) {
     return {.node = pod.node,
             .namespace_ = pod.namespace_,
             .name = pod.name,
+            .uid = pod.uid,
             .ips = pod.ips,
             .mtu = pod_mtu(sandbox.state),
             .endpoints = sandbox.paths.endpoints(pod.node)};
