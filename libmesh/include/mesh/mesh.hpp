@@ -23,6 +23,20 @@ enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
 using LogCallback =
     std::function<void(LogSeverity severity, std::string_view subsystem, std::string_view text)>;
 
+/// Encryption of what pods of different nodes say to each other (kBpf, with routing). Nodes without
+/// a published key are spoken to in plain.
+struct EncryptionOptions {
+    std::string kind = "none";  ///< or "wireguard"; "ipsec" is refused
+    /// Packets that would go to, or came from, a node with a key in plain are dropped.
+    bool strict = false;
+    /// Private key, made with the first start; the public one is kept beside it, in the file with
+    /// ".pub" added. Who publishes the node puts that into annotation network.cilium.io/wg-pub-key.
+    std::string key_file = "/var/lib/libmesh/wireguard.key";
+    std::uint16_t port = 51871;    ///< UDP; the same on all nodes of all clusters
+    std::string device;            ///< made if absent; empty = a name of this node's own
+    std::string backend = "auto";  ///< "kernel", "userspace" (wireguard-go), or what there is
+};
+
 /// Bounds of the kernel's tables, in entries. Tables that are pinned already keep those that they
 /// were made with. What finds no room is left out, logged, counted and shown in status; it is
 /// written when room becomes free.
@@ -73,6 +87,7 @@ struct DatapathOptions {
     /// Folder of files of this node's pods, as mesh-cni and the sandbox write them (kBpf); empty:
     /// this node has no pods.
     std::string endpoints_directory;
+    EncryptionOptions encryption;
     MapSizes sizes;  ///< kBpf
 };
 

@@ -13,6 +13,7 @@
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
+#include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
 #include "engine/health_watch.hpp"
 #include "runtime/backoff.hpp"
@@ -72,7 +73,8 @@ Result<void> check(const MeshOptions& options) {
     if (options.remote_max_stale_age < std::chrono::seconds::zero()) {
         return invalid_argument("remote_max_stale_age: expected 0 or more");
     }
-    return check_health(options.health);
+    MESH_CHECK(check_health(options.health));
+    return Encryption::check(options.datapath);
 }
 
 Result<void> check_health(const HealthOptions& options) {
@@ -117,7 +119,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                  .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
                  .service_topology = options_.enable_service_topology,
                  .health = probes(options_),
-                 .resets = options_.resets}),
+                 .resets = options_.resets,
+                 .on_effect =
+                     [this](const state::Effect& effect) {
+                         if (encryption_) encryption_->note(effect);
+                     }}),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor),
@@ -181,6 +187,20 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                               log_.named("clusters"), std::move(events));
     }
 
+    /// Once, before start().
+    [[nodiscard]] Result<void> open_encryption() {
+        if (!network_) return {};
+        const auto context = encryption_context(options_, own_);
+        if (context.options.kind == "none") return Encryption::disable(context, *pods_);
+        MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
+                                               [this] { schedule_flush(); }));
+        return {};
+    }
+
+    [[nodiscard]] Result<void> reload() {
+        return encryption_ ? encryption_->reload_key() : Result<void>();
+    }
+
     void start() {
         if (events_) events_->start();
         if (endpoints_) {
@@ -202,6 +222,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
+        if (encryption_) encryption_->stop();
         traffic_due_.cancel();
         pace_.cancel();
         co_await clusters_->stop();
@@ -231,6 +252,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return boost::json::serialize(events_->since(since, trace, node_.tables()));
     }
 
+    [[nodiscard]] std::string encryption_json() {
+        return boost::json::serialize(encryption_ ? encryption_->document()
+                                                  : boost::json::object{{"kind", "none"}});
+    }
+
     [[nodiscard]] std::string status_json() const {
         return with_sources([](const StatusSources& sources) {
             return boost::json::serialize(status_document(sources));
@@ -257,6 +283,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .network = pod_network(),
                                   .health = health_ ? &*health_ : nullptr,
                                   .sockets_ended = sockets_ended_,
+                                  .encryption = encryption_.get(),
                                   .route_failures = route_failures_,
                                   .flushes = flushes_,
                                   .route_comparisons = route_comparisons_,
@@ -288,8 +315,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
+        // Before the ipcache: what goes to a new node is encrypted from the first packet.
+        const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
+        if (!encrypted) fail(encrypted.error());
         // A pod is attached before a service leads to it.
         bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
+        failed = failed || !encrypted;
         const auto result = node_.flush([&] {
             failed = !refresh_network() || failed;
             reconcile_routes();
@@ -381,6 +412,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        if (encryption_) {
+            encryption_->finish_adoption();
+            schedule_flush();
+        }
         // A former run may have ended between a removal and its sweep.
         sweep_due_ = true;
         adopted_routes_.clear();
@@ -532,7 +567,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     NodeState node_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
-    bool endpoints_due_ = false;  ///< they changed since the last flush
+    std::unique_ptr<Encryption> encryption_;  ///< null = there is none
+    bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
@@ -563,9 +599,10 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    return std::unique_ptr<Agent>(
-        new Agent(std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                         std::move(log), std::move(datapaths), *std::move(own))));
+    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
+                                       std::move(log), std::move(datapaths), *std::move(own));
+    MESH_CHECK(impl->open_encryption());
+    return std::unique_ptr<Agent>(new Agent(std::move(impl)));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -593,6 +630,12 @@ const PodNetwork* Agent::pod_network() const noexcept {
 }
 std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
     return impl_->events_json(since, trace);
+}
+std::string Agent::encryption_json() {
+    return impl_->encryption_json();
+}
+Result<void> Agent::reload() {
+    return impl_->reload();
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

@@ -248,6 +248,22 @@ void add_health_metrics(Families& to, const StatusSources& from) {
              schedule.stretch());
 }
 
+void add_encryption_metrics(Families& to, const StatusSources& from) {
+    if (from.encryption == nullptr) return;
+    const Encryption& encryption = *from.encryption;
+    to.gauge("mesh_encryption_up",
+             "1 if the WireGuard device and its routes are as they should be.", {},
+             encryption.up() ? 1 : 0);
+    to.gauge("mesh_encryption_key_published", "1 if the own node's record has this node's key.", {},
+             encryption.unpublished().empty() ? 1 : 0);
+    to.gauge("mesh_encryption_peers", "Nodes that are spoken to in encrypted form.", {},
+             static_cast<double>(encryption.peer_count()));
+    to.gauge("mesh_encryption_nodes_without_key", "Nodes that are spoken to in plain.", {},
+             static_cast<double>(encryption.without_key().size()));
+    to.counter("mesh_encryption_device_starts_total", "How often the WireGuard device was made.",
+               {}, static_cast<double>(encryption.device_starts()));
+}
+
 }  // namespace
 
 json::object status_document(const StatusSources& from) {
@@ -298,6 +314,8 @@ json::object status_document(const StatusSources& from) {
             {"config_errors", std::move(config_errors)},
             {"pods", pods_document(from)},
             {"health", from.health != nullptr ? json::value(from.health->status()) : nullptr},
+            {"encryption", from.encryption != nullptr ? from.encryption->summary()
+                                                      : json::object{{"kind", "none"}}},
             {"datapath",
              json::object{{"kind", from.datapath.kind()},
                           {"services", occupancy.services},
@@ -355,6 +373,7 @@ std::string metrics_document(const StatusSources& from) {
                    static_cast<double>(from.node.routes().conflicts().size()));
     add_pods_metrics(families, from);
     add_health_metrics(families, from);
+    add_encryption_metrics(families, from);
     return families.text();
 }
 

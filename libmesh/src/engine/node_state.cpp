@@ -111,6 +111,7 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       datapath_(datapath),
       pods_(options.pods),
       log_(std::move(log)),
+      on_effect_(std::move(options.on_effect)),
       tables_(own_.name, hash_seed),
       merger_(tables_, {.own = own_,
                         .node = node,
@@ -134,6 +135,7 @@ void NodeState::note(const state::Effect& effect) {
     if (const auto* ip = std::get_if<state::Changed<model::IpIdentityPair>>(&effect.change)) {
         if (ip->after == nullptr) resets_.note_pod_gone(ip->before->ip);
     }
+    if (on_effect_) on_effect_(effect);
     dirty_ = true;
 }
 

@@ -43,6 +43,8 @@ struct NodeStateOptions {
     bool service_topology = false;  ///< follow zone hints; the zone is the own node's label
     bool health = false;            ///< nodes and backends are probed
     ResetOptions resets = {};
+    /// Told each change of the tables as well; may be empty.
+    std::function<void(const state::Effect&)> on_effect{};
 };
 
 /// @thread same object not concurrently
@@ -145,6 +147,7 @@ class NodeState {
     datapath::Datapath& datapath_;
     datapath::PodDatapath* pods_;
     Logger log_;
+    std::function<void(const state::Effect&)> on_effect_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;

@@ -11,6 +11,7 @@
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -92,6 +93,7 @@ struct BpfPods::State {
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
+    std::set<model::IpAddress> encrypted;
     boost::unordered_flat_set<std::uint64_t> written;
     /// Adopted and not confirmed yet.
     struct Unconfirmed {
@@ -116,6 +118,8 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.settings},
         {maps.drops, 0, Contents::kPrograms},
         {maps.events, 0, Contents::kPassing},
+        {maps.encryption},
+        {maps.encrypted, options.max_nodes},
     };
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
     auto loaded = load_and_fill();
@@ -168,6 +172,9 @@ Result<void> BpfPods::State::adopt() {
             nodes.emplace(from_kernel(key), node.cluster_id);
         })));
     unconfirmed_nodes = nodes;
+    MESH_CHECK((read_all<mesh_address, std::uint8_t>(
+        fd(maps.encrypted), "encrypted",
+        [&](const auto& key, std::uint8_t) { encrypted.insert(from_kernel(key)); })));
     return read_all<mesh_address, mesh_endpoint>(
         fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
             const auto address = from_kernel(key);
@@ -428,6 +435,37 @@ Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>& cid
     return {};
 }
 
+Result<void> BpfPods::configure_encryption(const PodsEncryption& encryption) {
+    const std::uint32_t zero = 0;
+    const mesh_encryption wanted = to_kernel(encryption);
+    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.encryption), &zero, &wanted,
+                            BPF_ANY) != 0) {
+        return system_error("cannot write encryption", errno);
+    }
+    return {};
+}
+
+Result<void> BpfPods::set_encrypted(const model::IpAddress& node, bool encrypted) {
+    const int map = state_->fd(state_->skeleton->maps.encrypted);
+    const mesh_address key = to_kernel(node);
+    const std::uint8_t yes = 1;
+    const int failed =
+        encrypted ? bpf_map_update_elem(map, &key, &yes, BPF_ANY) : bpf_map_delete_elem(map, &key);
+    if (failed != 0 && (encrypted || errno != ENOENT)) {
+        return system_error(fmt::format("encrypted node {}", node.to_string()), errno);
+    }
+    if (encrypted) {
+        state_->encrypted.insert(node);
+    } else {
+        state_->encrypted.erase(node);
+    }
+    return {};
+}
+
+std::vector<model::IpAddress> BpfPods::encrypted() const {
+    return {state_->encrypted.begin(), state_->encrypted.end()};
+}
+
 Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
@@ -439,6 +477,8 @@ Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
         case DeviceRole::kDevice:
             MESH_CHECK(set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device));
             return set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_device);
+        case DeviceRole::kWireguard:
+            return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_wireguard);
     }
     return {};
 }
