@@ -11,6 +11,7 @@
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -76,6 +77,7 @@ struct BpfPods::State {
     [[nodiscard]] Result<void> adopt();
     [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
                                              PodsStats& stats);
+    [[nodiscard]] bool replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value);
     [[nodiscard]] Result<void> erase_entries(std::span<const mesh_ipcache_key> keys,
                                              PodsStats& stats);
     [[nodiscard]] Result<PodsStats> prune(std::optional<std::uint32_t> cluster_id);
@@ -91,6 +93,7 @@ struct BpfPods::State {
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
+    std::set<model::IpAddress> encrypted;
     boost::unordered_flat_set<std::uint64_t> written;
     /// Adopted and not confirmed yet.
     struct Unconfirmed {
@@ -115,6 +118,8 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.settings},
         {maps.drops, 0, Contents::kPrograms},
         {maps.events, 0, Contents::kPassing},
+        {maps.encryption},
+        {maps.encrypted, options.max_nodes},
     };
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
     auto loaded = load_and_fill();
@@ -167,6 +172,9 @@ Result<void> BpfPods::State::adopt() {
             nodes.emplace(from_kernel(key), node.cluster_id);
         })));
     unconfirmed_nodes = nodes;
+    MESH_CHECK((read_all<mesh_address, std::uint8_t>(
+        fd(maps.encrypted), "encrypted",
+        [&](const auto& key, std::uint8_t) { encrypted.insert(from_kernel(key)); })));
     return read_all<mesh_address, mesh_endpoint>(
         fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
             const auto address = from_kernel(key);
@@ -200,6 +208,11 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         next += done;
         if (error == 0) continue;
         if (!no_room(error)) return system_error("cannot write ipcache", error);
+        if (replace_entry(keys[done], values[done])) {
+            ++stats.written;
+            ++next;
+            continue;
+        }
         stats.refused.push_back(next);
         if (stats.refusal.empty()) {
             stats.refusal =
@@ -209,6 +222,20 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         ++next;
     }
     return {};
+}
+
+// Before Linux 6.13 a full trie takes no change of an entry that it has either.
+bool BpfPods::State::replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value) {
+    const auto number = fingerprint(key);
+    if (!written.contains(number)) return false;
+    const int map = fd(skeleton->maps.ipcache);
+    if (bpf_map_delete_elem(map, &key) != 0) return false;
+    if (bpf_map_update_elem(map, &key, &value, BPF_ANY) != 0) {
+        written.erase(number);
+        return false;
+    }
+    unconfirmed.erase(number);
+    return true;
 }
 
 // One by one: the kernel has no batch for it that goes on after a key that is not there.
@@ -282,6 +309,12 @@ Result<std::unique_ptr<BpfPods>> BpfPods::open_on(PinDirectory pins, const BpfPo
     state->ring = ring_buffer__new(bpf_map__fd(state->skeleton->maps.events), on_sample,
                                    state.get(), nullptr);
     if (state->ring == nullptr) return system_error("cannot read events", errno);
+    if (state->max_ipcache != options.max_ipcache || state->max_nodes != options.max_nodes ||
+        state->max_endpoints != options.max_endpoints) {
+        logger.warn(
+            "{}: the pinned maps keep their sizes: {} of the ipcache, {} nodes, {} endpoints",
+            state->pins.path(), state->max_ipcache, state->max_nodes, state->max_endpoints);
+    }
     logger.info("{}: pod forwarding, adopted {} ipcache entries, {} nodes, {} endpoints",
                 state->pins.path(), state->written.size(), state->nodes.size(),
                 state->endpoints.size());
@@ -357,7 +390,11 @@ Result<void> BpfPods::upsert_endpoint(const Endpoint& endpoint) {
     const mesh_endpoint value = to_kernel(endpoint);
     if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.endpoints), &key, &value, BPF_ANY) !=
         0) {
-        return system_error(fmt::format("endpoint {}", endpoint.address.to_string()), errno);
+        const int error = errno;
+        const std::string address = endpoint.address.to_string();
+        if (!no_room(error)) return system_error("endpoint " + address, error);
+        return Error(Errc::kCapacity, fmt::format("endpoints: no room for {} ({} entries)", address,
+                                                  state_->max_endpoints));
     }
     state_->endpoints.insert_or_assign(endpoint.address, endpoint);
     return {};
@@ -398,6 +435,37 @@ Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>& cid
     return {};
 }
 
+Result<void> BpfPods::configure_encryption(const PodsEncryption& encryption) {
+    const std::uint32_t zero = 0;
+    const mesh_encryption wanted = to_kernel(encryption);
+    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.encryption), &zero, &wanted,
+                            BPF_ANY) != 0) {
+        return system_error("cannot write encryption", errno);
+    }
+    return {};
+}
+
+Result<void> BpfPods::set_encrypted(const model::IpAddress& node, bool encrypted) {
+    const int map = state_->fd(state_->skeleton->maps.encrypted);
+    const mesh_address key = to_kernel(node);
+    const std::uint8_t yes = 1;
+    const int failed =
+        encrypted ? bpf_map_update_elem(map, &key, &yes, BPF_ANY) : bpf_map_delete_elem(map, &key);
+    if (failed != 0 && (encrypted || errno != ENOENT)) {
+        return system_error(fmt::format("encrypted node {}", node.to_string()), errno);
+    }
+    if (encrypted) {
+        state_->encrypted.insert(node);
+    } else {
+        state_->encrypted.erase(node);
+    }
+    return {};
+}
+
+std::vector<model::IpAddress> BpfPods::encrypted() const {
+    return {state_->encrypted.begin(), state_->encrypted.end()};
+}
+
 Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
@@ -409,6 +477,8 @@ Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
         case DeviceRole::kDevice:
             MESH_CHECK(set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device));
             return set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_device);
+        case DeviceRole::kWireguard:
+            return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_wireguard);
     }
     return {};
 }

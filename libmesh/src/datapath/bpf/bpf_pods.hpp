@@ -83,6 +83,10 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] std::vector<Endpoint> endpoints() const override;
     [[nodiscard]] Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) override;
+    [[nodiscard]] Result<void> configure_encryption(const PodsEncryption& encryption) override;
+    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node,
+                                             bool encrypted) override;
+    [[nodiscard]] std::vector<model::IpAddress> encrypted() const override;
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<PodsStats> finish_adopt() override;
