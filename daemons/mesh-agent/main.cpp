@@ -132,6 +132,26 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "... but not those to this block; may be given several times");
     app.add_option("--endpoints", flags.mesh.datapath.endpoints_directory,
                    "Folder of files of this node's pods, as mesh-cni writes them (bpf)");
+    auto& encryption = flags.mesh.datapath.encryption;
+    app.add_option("--encryption", encryption.kind,
+                   "How what pods say to pods of other nodes is encrypted: none or wireguard (bpf, "
+                   "with a routing mode); nodes without a published key are spoken to in plain")
+        ->capture_default_str();
+    app.add_flag("--encryption-strict", encryption.strict,
+                 "Drop, and count, what would go to or came from a node with a key in plain");
+    app.add_option("--wireguard-key-file", encryption.key_file,
+                   "Private key, made if absent. FILE.pub has the public one, for annotation "
+                   "network.cilium.io/wg-pub-key of the Node. To change it: replace the file, send "
+                   "SIGHUP, publish FILE.pub")
+        ->capture_default_str();
+    app.add_option("--wireguard-port", encryption.port, "UDP; the same on all nodes of the mesh")
+        ->capture_default_str();
+    app.add_option("--wireguard-device", encryption.device,
+                   "Made if absent; default a name of this node's own");
+    app.add_option("--wireguard-backend", encryption.backend,
+                   "kernel, userspace (wireguard-go, which outlives the agent), or what there is")
+        ->check(CLI::IsMember({"auto", "kernel", "userspace"}))
+        ->capture_default_str();
     app.add_flag("--enable-service-topology", flags.mesh.enable_service_topology,
                  "Follow the zone hints of EndpointSlices; this node's zone is its label "
                  "topology.kubernetes.io/zone");
@@ -144,6 +164,23 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Unix socket for status (HTTP and JSON): /v1/status, /v1/services, /metrics");
     app.add_option("--metrics-port", flags.metrics_port,
                    "Serve the same on this port of 127.0.0.1 as well; 0 = any");
+}
+
+/// As Cilium's --bpf-*-map-max.
+void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
+    const auto add = [&app](const char* name, std::uint32_t& value, const char* help) {
+        app.add_option(name, value, help)
+            ->check(CLI::Range(2U, 16'777'216U))
+            ->capture_default_str()
+            ->group("Table sizes (bpf; pinned tables keep theirs)");
+    };
+    add("--ipcache-entries", sizes.ipcache, "Addresses and blocks of pods and nodes, all clusters");
+    add("--node-entries", sizes.nodes, "Addresses of nodes, all clusters (tunnel)");
+    add("--endpoint-entries", sizes.endpoints, "Addresses of this node's pods");
+    add("--nat-entries", sizes.nat,
+        "Two for each masqueraded flow; those unused for longest go first");
+    add("--service-entries", sizes.services, "Frontends: address, port and protocol");
+    add("--backend-entries", sizes.backends, "Backends, summed over frontends");
 }
 
 void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
@@ -178,6 +215,9 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
                 network != nullptr ? network->endpoints()
                                    : std::vector<mesh::engine::EndpointStatus>{}))};
     });
+    server.route("/v1/encryption", [&agent](const StatusRequest&) {
+        return StatusResponse{.body = agent.encryption_json()};
+    });
     server.route("/v1/events", [&agent](const StatusRequest& request) {
         std::uint64_t since = 0;
         const std::string text = request.parameter("since").value_or("0");
@@ -208,6 +248,7 @@ void use_memory(mesh::DatapathOptions& options) {
     options.routing = mesh::DatapathOptions::Routing::kNone;
     options.masquerade = false;
     options.endpoints_directory.clear();
+    options.encryption = {};
 }
 
 /// With --datapath auto: in memory where the machine does not give the kernel's, saying so once.
@@ -251,9 +292,15 @@ asio::awaitable<mesh::Result<void>> run(mesh::daemon::Daemon& daemon, const mesh
     agent->on_change([&daemon, raw = agent.get()] {
         if (raw->serving()) daemon.set_ready();
     });
+    daemon.on_reload([&daemon, raw = agent.get()] {
+        if (auto done = raw->reload(); !done) {
+            daemon.log().error("reload: {}", done.error().message());
+        }
+    });
     agent->start();
     co_await daemon.stop_requested();
     agent->on_change({});
+    daemon.on_reload({});
     co_await server.async_stop();
     co_await agent->stop();
     co_return mesh::Result<void>{};
@@ -268,6 +315,7 @@ int main(int argc, char** argv) {
         "the node's service load balancing and pod network",
         "mesh-agent");
     add_flags(app, flags);
+    add_size_flags(app, flags.mesh.datapath.sizes);
     mesh::daemon::add_common_flags(
         app, flags.common,
         "mesh-agent --cluster-name cluster1 --cluster-id 1 --node-name node1 "

@@ -167,7 +167,7 @@ void print_status(const std::vector<AgentStatus>& agents) {
 
 json::object status_document(const Agents& agents, const std::vector<AgentStatus>& answers,
                              const std::vector<std::string>& reasons) {
-    json::array nodes, why;
+    json::array nodes, why, warnings;
     for (const AgentStatus& agent : answers) {
         json::object entry{{"node", agent.node}, {"socket", agent.socket}};
         if (agent.status) {
@@ -178,9 +178,11 @@ json::object status_document(const Agents& agents, const std::vector<AgentStatus
         nodes.push_back(std::move(entry));
     }
     for (const std::string& reason : reasons) why.emplace_back(reason);
+    for (const std::string& warning : capacity_warnings(answers)) warnings.emplace_back(warning);
     return {{"cluster", agents.cluster},
             {"ready", reasons.empty()},
             {"not_ready", why},
+            {"warnings", warnings},
             {"nodes", nodes}};
 }
 
@@ -328,6 +330,9 @@ void add_status(CLI::App& app, Context& context) {
         } else {
             print_status(answers);
             for (const std::string& reason : reasons) fmt::print("not ready: {}\n", reason);
+            for (const std::string& warning : capacity_warnings(answers)) {
+                fmt::print("warning: {}\n", warning);
+            }
         }
         if (!reasons.empty()) context.exit_code = kExitNotReady;
         return {};

@@ -23,6 +23,32 @@ enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
 using LogCallback =
     std::function<void(LogSeverity severity, std::string_view subsystem, std::string_view text)>;
 
+/// Encryption of what pods of different nodes say to each other (kBpf, with routing). Nodes without
+/// a published key are spoken to in plain.
+struct EncryptionOptions {
+    std::string kind = "none";  ///< or "wireguard"; "ipsec" is refused
+    /// Packets that would go to, or came from, a node with a key in plain are dropped.
+    bool strict = false;
+    /// Private key, made with the first start; the public one is kept beside it, in the file with
+    /// ".pub" added. Who publishes the node puts that into annotation network.cilium.io/wg-pub-key.
+    std::string key_file = "/var/lib/libmesh/wireguard.key";
+    std::uint16_t port = 51871;    ///< UDP; the same on all nodes of all clusters
+    std::string device;            ///< made if absent; empty = a name of this node's own
+    std::string backend = "auto";  ///< "kernel", "userspace" (wireguard-go), or what there is
+};
+
+/// Bounds of the kernel's tables, in entries. Tables that are pinned already keep those that they
+/// were made with. What finds no room is left out, logged, counted and shown in status; it is
+/// written when room becomes free.
+struct MapSizes {
+    std::uint32_t ipcache = 1'048'576;  ///< prefixes: one for each address of a pod or node
+    std::uint32_t nodes = 65'536;       ///< addresses of nodes
+    std::uint32_t endpoints = 8'192;    ///< addresses of this node's pods
+    std::uint32_t nat = 131'072;        ///< two for each flow that leaves the mesh; oldest go first
+    std::uint32_t services = 65'536;    ///< frontends
+    std::uint32_t backends = 131'072;   ///< summed over frontends
+};
+
 /// Where rows go.
 struct DatapathOptions {
     enum class Kind : std::uint8_t {
@@ -61,6 +87,8 @@ struct DatapathOptions {
     /// Folder of files of this node's pods, as mesh-cni and the sandbox write them (kBpf); empty:
     /// this node has no pods.
     std::string endpoints_directory;
+    EncryptionOptions encryption;
+    MapSizes sizes;  ///< kBpf
 };
 
 /// Probes of other nodes, and of backends of services with annotation libmesh.io/health-check; with

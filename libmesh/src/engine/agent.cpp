@@ -13,6 +13,7 @@
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
+#include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
 #include "engine/health_watch.hpp"
 #include "runtime/backoff.hpp"
@@ -31,6 +32,9 @@ constexpr std::chrono::seconds kLongestSyncTimeout{3600};
 /// A remote that is stale for some service is looked at this often: its session tells of a
 /// connection, but not of an answer after a silence.
 constexpr std::chrono::seconds kStaleRecheck{1};
+/// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
+/// nodes that flap share a comparison.
+constexpr std::chrono::milliseconds kRoutesPace{50};
 
 Result<void> check_health(const HealthOptions& options);
 
@@ -69,7 +73,8 @@ Result<void> check(const MeshOptions& options) {
     if (options.remote_max_stale_age < std::chrono::seconds::zero()) {
         return invalid_argument("remote_max_stale_age: expected 0 or more");
     }
-    return check_health(options.health);
+    MESH_CHECK(check_health(options.health));
+    return Encryption::check(options.datapath);
 }
 
 Result<void> check_health(const HealthOptions& options) {
@@ -114,10 +119,15 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                  .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
                  .service_topology = options_.enable_service_topology,
                  .health = probes(options_),
-                 .resets = options_.resets}),
+                 .resets = options_.resets,
+                 .on_effect =
+                     [this](const state::Effect& effect) {
+                         if (encryption_) encryption_->note(effect);
+                     }}),
           retry_(executor),
           sync_timeout_(executor),
-          traffic_due_(executor) {
+          traffic_due_(executor),
+          pace_(executor) {
         if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));
         if (pods_ && datapaths.devices) {
             network_.emplace(options_.datapath, own_, options_.node_name,
@@ -177,6 +187,20 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                               log_.named("clusters"), std::move(events));
     }
 
+    /// Once, before start().
+    [[nodiscard]] Result<void> open_encryption() {
+        if (!network_) return {};
+        const auto context = encryption_context(options_, own_);
+        if (context.options.kind == "none") return Encryption::disable(context, *pods_);
+        MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
+                                               [this] { schedule_flush(); }));
+        return {};
+    }
+
+    [[nodiscard]] Result<void> reload() {
+        return encryption_ ? encryption_->reload_key() : Result<void>();
+    }
+
     void start() {
         if (events_) events_->start();
         if (endpoints_) {
@@ -198,7 +222,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
+        if (encryption_) encryption_->stop();
         traffic_due_.cancel();
+        pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
         if (health_) co_await health_->async_stop();
@@ -224,6 +250,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace) {
         if (!events_) return std::nullopt;
         return boost::json::serialize(events_->since(since, trace, node_.tables()));
+    }
+
+    [[nodiscard]] std::string encryption_json() {
+        return boost::json::serialize(encryption_ ? encryption_->document()
+                                                  : boost::json::object{{"kind", "none"}});
     }
 
     [[nodiscard]] std::string status_json() const {
@@ -252,28 +283,48 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .network = pod_network(),
                                   .health = health_ ? &*health_ : nullptr,
                                   .sockets_ended = sockets_ended_,
+                                  .encryption = encryption_.get(),
                                   .route_failures = route_failures_,
+                                  .flushes = flushes_,
+                                  .route_comparisons = route_comparisons_,
                                   .last_error = last_error_});
     }
 
-    /// One flush for all batches of this turn of the loop.
+    /// One flush for all batches of this turn of the loop, and of a moment where routes change.
     void schedule_flush() {
         if (flush_scheduled_ || stopped_) return;
         flush_scheduled_ = true;
-        asio::post(executor_, [weak = weak_from_this()] {
+        const auto run = [weak = weak_from_this()](boost::system::error_code = {}) {
             if (auto self = weak.lock()) {
                 self->flush_scheduled_ = false;
                 if (!self->stopped_) self->flush();
             }
-        });
+        };
+        const TimePoint now = clock_.now();
+        if (now >= not_before_) {
+            asio::post(executor_, [run] { run(); });
+            return;
+        }
+        pace_.expires_after(not_before_ - now);
+        pace_.async_wait(run);
     }
 
     void flush() {
+        ++flushes_;
         const bool freshness_known = node_.merger().wants_freshness();
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
-        const auto result = node_.flush();
+        // Before the ipcache: what goes to a new node is encrypted from the first packet.
+        const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
+        if (!encrypted) fail(encrypted.error());
+        // A pod is attached before a service leads to it.
+        bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
+        failed = failed || !encrypted;
+        const auto result = node_.flush([&] {
+            failed = !refresh_network() || failed;
+            reconcile_routes();
+        });
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
         wait_for_traffic();
@@ -283,18 +334,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         }
         own_written_ = own_written_ || own_is_ready;
         if (health_) health_->refresh();
-        bool failed = false;
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
             failed = true;
         }
-        if (network_) {
-            if (auto refreshed = network_->refresh(node_.tables()); !refreshed) {
-                fail(refreshed.error());
-                failed = true;
-            }
-            routes_due_ = network_->take_routes_changed() || routes_due_;
-        }
+        failed = !refresh_network() || failed;
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_) reconcile_routes();
         sweep_due_ = node_.take_backends_removed() || sweep_due_;
@@ -312,9 +356,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (on_change_) on_change_();
     }
 
+    [[nodiscard]] bool refresh_network() {
+        if (!network_) return true;
+        const auto refreshed = network_->refresh(node_.tables());
+        if (!refreshed) fail(refreshed.error());
+        routes_due_ = network_->take_routes_changed() || routes_due_;
+        return refreshed.has_value();
+    }
+
     void take_endpoints() {
         const auto& scan = endpoints_->scan();
         network_->set_endpoints(scan.endpoints(), scan.errors().empty());
+        endpoints_due_ = true;
     }
 
     void note_freshness() {
@@ -359,6 +412,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        if (encryption_) {
+            encryption_->finish_adoption();
+            schedule_flush();
+        }
         // A former run may have ended between a removal and its sweep.
         sweep_due_ = true;
         adopted_routes_.clear();
@@ -441,6 +498,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void reconcile_routes() {
         routes_due_ = false;
         if (!routes_) return;
+        not_before_ = clock_.now() + kRoutesPace;
+        ++route_comparisons_;
         datapath::DesiredRoutes desired =
             network_ ? network_->routes(node_.desired_routes()) : node_.desired_routes();
         // What was there and is not wanted stays until everything had its say.
@@ -508,6 +567,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     NodeState node_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
+    std::unique_ptr<Encryption> encryption_;  ///< null = there is none
+    bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
@@ -516,6 +577,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     asio::steady_timer retry_;
     asio::steady_timer sync_timeout_;
     asio::steady_timer traffic_due_;
+    asio::steady_timer pace_;
+    TimePoint not_before_{};  ///< no flush before
+    std::uint64_t flushes_ = 0, route_comparisons_ = 0;
     Backoff backoff_{std::chrono::milliseconds(100), std::chrono::seconds(5)};
     std::vector<std::string> route_failures_;
     std::string last_error_;
@@ -535,9 +599,10 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    return std::unique_ptr<Agent>(
-        new Agent(std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                         std::move(log), std::move(datapaths), *std::move(own))));
+    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
+                                       std::move(log), std::move(datapaths), *std::move(own));
+    MESH_CHECK(impl->open_encryption());
+    return std::unique_ptr<Agent>(new Agent(std::move(impl)));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -565,6 +630,12 @@ const PodNetwork* Agent::pod_network() const noexcept {
 }
 std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
     return impl_->events_json(since, trace);
+}
+std::string Agent::encryption_json() {
+    return impl_->encryption_json();
+}
+Result<void> Agent::reload() {
+    return impl_->reload();
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

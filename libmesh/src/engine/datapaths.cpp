@@ -14,6 +14,10 @@ datapath::BpfOptions service_options(const DatapathOptions& options) {
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory;
     to.cgroup = options.cgroup;
+    to.sizes.services = options.sizes.services;
+    to.sizes.backends = options.sizes.backends;
+    // So that ranges can move.
+    to.sizes.slots = 2 * options.sizes.backends;
     return to;
 }
 
@@ -21,6 +25,10 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     datapath::BpfPodsOptions to;
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory + "_pods";
+    to.max_ipcache = options.sizes.ipcache;
+    to.max_nodes = options.sizes.nodes;
+    to.max_endpoints = options.sizes.endpoints;
+    to.max_nat = options.sizes.nat;
     return to;
 }
 

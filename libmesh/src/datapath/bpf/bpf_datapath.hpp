@@ -26,7 +26,8 @@ struct BpfOptions {
     std::string pin_directory = "mesh";
     /// Path of the cgroup v2 directory whose processes use the services.
     std::string cgroup;
-    /// Sizes of the tables. Pinned maps keep the size they were made with (a warning tells).
+    /// Sizes of the tables. Pinned maps of other sizes are migrated to these, unless they hold more
+    /// (a warning tells).
     TableSizes sizes;
     std::uint32_t affinity_entries = 65536;  ///< clients × services remembered; oldest go first
     std::uint32_t udp_flows = 65536;  ///< UDP sockets, and peers of unconnected ones, remembered
@@ -52,11 +53,12 @@ struct ServiceSocket {
 class BpfDatapath final : public Datapath {
   public:
     /// Loads or adopts. Programs that an earlier process attached are replaced atomically: at no
-    /// moment is a connect untranslated. What a failed call made is removed again.
+    /// moment is a connect untranslated. Pinned maps of an older layout or another size are
+    /// migrated (README.md). What a failed call made is removed again.
     /// @errors kPermission: not root, or BPF is forbidden; kConflict: another process writes to
-    ///         these pins, or they were made with another layout; kInvalidArgument: cgroup is no
-    ///         cgroup v2 directory; kUnavailable: the kernel lacks something, or this library was
-    ///         built without BPF
+    ///         these pins, or they have a layout that this build does not know; kInvalidArgument:
+    ///         cgroup is no cgroup v2 directory; kUnavailable: the kernel lacks something, or this
+    ///         library was built without BPF
     [[nodiscard]] static Result<std::unique_ptr<BpfDatapath>> open(const BpfOptions& options,
                                                                    Logger logger = {});
 
