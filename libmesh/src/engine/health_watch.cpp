@@ -106,8 +106,7 @@ void HealthWatch::take(const health::Verdict& verdict) {
     } else if (verdict.status.failed > 0) {
         log_.info("{}: answers", what);
     }
-    const compile::Finding finding{healthy, verdict.status.since,
-                                   healthy ? std::string() : verdict.status.last_error};
+    const compile::Finding finding{healthy, healthy ? std::string() : verdict.status.last_error};
     if (target.is_host()) {
         node_.note_host({target.group, target.address}, finding);
     } else {

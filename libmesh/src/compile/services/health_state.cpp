@@ -371,11 +371,6 @@ std::vector<std::string> HealthState::notes(const HealthCheck* check,
     std::vector<std::string> notes;
     std::set<HostProbe> hosts;
     std::map<BackendProbe, std::string> backends;
-    const auto seconds = [this](const Finding& finding) {
-        return std::chrono::duration_cast<std::chrono::seconds>(
-                   std::max(now_ - finding.since, Duration::zero()))
-            .count();
-    };
     for (const FrontendRow& row : rows) {
         const bool open = std::ranges::any_of(
             row.backends, [](const auto& b) { return b.reason == Reason::kAllUnhealthy; });
@@ -405,21 +400,21 @@ std::vector<std::string> HealthState::notes(const HealthCheck* check,
     for (const HostProbe& host : hosts) {
         const auto at = hosts_.find(host);
         if (at == hosts_.end() || !at->second.bad() || ++told > kMostNotes) continue;
-        notes.push_back(at->second.lost
-                            ? fmt::format("{}: the record of the node at {} is gone", host.cluster,
-                                          host.address.to_string())
-                            : fmt::format("{}: the node at {} does not answer for {} s: {}",
-                                          host.cluster, host.address.to_string(),
-                                          seconds(at->second.finding), at->second.finding.error));
+        const std::string where = host.address.to_string();
+        notes.push_back(
+            at->second.lost
+                ? fmt::format("{}: the record of the node at {} is gone", host.cluster, where)
+                : fmt::format("{}: the node at {} does not answer probes: {}", host.cluster, where,
+                              at->second.finding.error));
     }
     told = 0;
     for (const auto& [probe, cluster] : backends) {
         const auto at = backends_.find(probe);
         const std::string where = endpoint_text(probe.address, probe.port);
         if (at == backends_.end() || at->second.finding.healthy || ++told > kMostNotes) continue;
-        notes.push_back(fmt::format("{} {}: fails {} {} for {} s: {}", cluster, where,
+        notes.push_back(fmt::format("{} {}: fails {} {}: {}", cluster, where,
                                     model::kHealthCheckAnnotation, to_string(probe.check),
-                                    seconds(at->second.finding), at->second.finding.error));
+                                    at->second.finding.error));
     }
     return notes;
 }

@@ -39,8 +39,6 @@ class HealthState {
 
     /// Takes changes of nodes and ips; others are ignored.
     void note(const state::Effect& effect, Marks& marks);
-    /// Moves the time on, for notes.
-    void advance(TimePoint now) noexcept { now_ = now; }
     /// @complexity O(services that have a backend there)
     void note_host(const HostProbe& probe, const Finding& finding, Marks& marks);
     void note_backend(const BackendProbe& probe, const Finding& finding, Marks& marks);
@@ -111,7 +109,6 @@ class HealthState {
     const state::ClusterTables& tables_;
     std::string own_;
     std::string node_;
-    TimePoint now_{};
     Hosts hosts_;
     std::map<model::IpAddress, std::set<std::string, std::less<>>> node_addresses_;  ///< → clusters
     std::size_t bad_hosts_ = 0;

@@ -234,7 +234,6 @@ void ServiceMerger::note(const state::Effect& effect) {
 
 void ServiceMerger::advance(TimePoint now) {
     state_->traffic.advance(now, state_->dirty);
-    if (state_->health) state_->health->advance(now);
 }
 std::optional<TimePoint> ServiceMerger::next_due() const {
     return state_->traffic.next_due();

@@ -167,7 +167,6 @@ struct BackendProbe {
 /// What a probe found.
 struct Finding {
     bool healthy = true;
-    TimePoint since;    ///< when that began
     std::string error;  ///< of the last failure
 };
 /// What is to be probed from now on, and no longer. Removed comes first: what is in both lists is

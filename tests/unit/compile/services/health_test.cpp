@@ -152,10 +152,10 @@ class Health : public testing::Test {
     }
     std::vector<std::string> notes() { return merger_.explain(kName).notes; }
     void find(const HostProbe& probe, bool healthy) {
-        merger_.note_host(probe, {healthy, kNow, healthy ? "" : "no answer in time"});
+        merger_.note_host(probe, {healthy, healthy ? "" : "no answer in time"});
     }
     void find(const BackendProbe& probe, bool healthy) {
-        merger_.note_backend(probe, {healthy, kNow, healthy ? "" : "HTTP status 503"});
+        merger_.note_backend(probe, {healthy, healthy ? "" : "HTTP status 503"});
     }
 
     ClusterTables tables_{kOwn.name, 7};
@@ -192,7 +192,7 @@ TEST_F(Health, BackendsOfAnUnreachableNodeGetNoNewConnectionsAndKeepWhatTheyHave
     EXPECT_THAT(used(), ElementsAre(pod(kOwn, 1, 1), pod(kBee, 2, 1)));
     EXPECT_EQ(reason(pod(kBee, 1, 1)), Reason::kNodeUnreachable);
     EXPECT_TRUE(row().backends[1].programmed);
-    EXPECT_THAT(notes(), Contains(HasSubstr("bee: the node at 172.18.2.1 does not answer")));
+    EXPECT_THAT(notes(), Contains(HasSubstr("bee: the node at 172.18.2.1 does not answer probes")));
     find(host(kBee, 1), true);
     EXPECT_EQ(used().size(), 3U);
 }
@@ -255,8 +255,8 @@ TEST_F(Health, BackendsAreProbedByTheAnnotationAndAvoidedByTheVerdict) {
     find(probe(pod(kBee, 1, 1)), false);
     EXPECT_THAT(used(), ElementsAre(pod(kOwn, 1, 1), pod(kBee, 2, 1)));
     EXPECT_EQ(reason(pod(kBee, 1, 1)), Reason::kFailsProbe);
-    EXPECT_THAT(notes(), Contains("bee 10.2.1.1:8080: fails libmesh.io/health-check http:/up for "
-                                  "0 s: HTTP status 503"));
+    EXPECT_THAT(notes(), Contains("bee 10.2.1.1:8080: fails libmesh.io/health-check http:/up: "
+                                  "HTTP status 503"));
     // Another check begins anew, and what the old one found is forgotten.
     service_.annotations = StringMap{{"libmesh.io/health-check", "tcp"}};
     put(service_);
