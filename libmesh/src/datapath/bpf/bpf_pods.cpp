@@ -151,8 +151,10 @@ Result<void> BpfPods::State::read_settings() {
     return {};
 }
 
+/// On all devices at once, so that none is left with maps that nobody writes any more; what the
+/// devices are for is said later.
 Result<void> BpfPods::State::replace_programs() {
-    if (!migration->replaces_programs()) return {};
+    if (pins.was_empty()) return {};
     MESH_TRY(const std::uint32_t replaced, replace_filters(skeleton->obj, logger));
     MESH_CHECK(migration->finish(pins));
     logger.info("{}: {} programs on devices replaced", pins.path(), replaced);

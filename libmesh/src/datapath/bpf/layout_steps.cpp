@@ -7,10 +7,20 @@
 namespace mesh::datapath {
 namespace {
 
-// One line for each version that was raised, with the structs of the older layout and their
-// functions above it (README.md). No released layout is older than those of today.
+// The oldest layouts that an upgrade starts from: no released one is older.
+constexpr std::uint32_t kOldestServices = 2;
+constexpr std::uint32_t kOldestPods = 1;
+
+// A line for each version that was raised, {old version, changes}, with the structs of the older
+// layout and their functions above it (README.md). Where there are only new maps, the line is
+//   constexpr std::array kPodsSteps{LayoutStep{1, {}}};
 constexpr std::array<LayoutStep, 0> kServicesSteps{};
 constexpr std::array<LayoutStep, 0> kPodsSteps{};
+
+static_assert(kOldestServices + kServicesSteps.size() == MESH_LAYOUT_VERSION,
+              "MESH_LAYOUT_VERSION was raised: how do older maps become such? Add the step.");
+static_assert(kOldestPods + kPodsSteps.size() == MESH_PODS_LAYOUT_VERSION,
+              "MESH_PODS_LAYOUT_VERSION was raised: how do older maps become such? Add the step.");
 
 }  // namespace
 
