@@ -214,6 +214,17 @@ struct mesh_pods_settings {
     __u32 pad;
 };
 
+/* mesh_encryption.flags */
+#define MESH_ENCRYPTION_STRICT 1U /* nothing of pods goes to or comes from `encrypted` in plain */
+
+/* encryption, one element; all zero: there is none. */
+struct mesh_encryption {
+    __u32 flags; /* MESH_ENCRYPTION_* */
+    __u32 wireguard_ifindex;
+    __u16 tunnel_port; /* network order; UDP, of the overlay; 0: none */
+    __u16 pad;
+};
+
 /* nat: what leaves the mesh, by the packet as it is before; and the answers, likewise. */
 struct mesh_nat_key {
     struct mesh_address source, destination;
@@ -254,7 +265,8 @@ struct mesh_fragment {
 #define MESH_DROP_TUNNEL_KEY 6U          /* the kernel did not take the tunnel key */
 #define MESH_DROP_NO_NAT_PORT 7U         /* masquerading: no port left to that destination */
 #define MESH_DROP_UNSUPPORTED 8U         /* a protocol that is not forwarded, or not masqueraded */
-#define MESH_DROP_REASONS 9U
+#define MESH_DROP_PLAINTEXT 9U           /* not encrypted, to or from a node that encrypts */
+#define MESH_DROP_REASONS 10U
 
 struct mesh_drop_count { /* by reason; a row per CPU */
     __u64 packets;
@@ -350,6 +362,8 @@ MESH_ASSERT_OFFSET(mesh_endpoint, node_mac, 14);
 MESH_ASSERT_SIZE(mesh_pods_settings, 88);
 MESH_ASSERT_OFFSET(mesh_pods_settings, node4, 16);
 MESH_ASSERT_OFFSET(mesh_pods_settings, router6, 64);
+MESH_ASSERT_SIZE(mesh_encryption, 12);
+MESH_ASSERT_OFFSET(mesh_encryption, tunnel_port, 8);
 MESH_ASSERT_SIZE(mesh_nat_key, 40);
 MESH_ASSERT_OFFSET(mesh_nat_key, answer, 37);
 MESH_ASSERT_SIZE(mesh_nat, 20);

@@ -85,9 +85,10 @@ void ServiceTables::write_invisible(const Plan& plan, ApplyStats& stats) {
         stats.entries_written += slots.size();
     }
     if (plan.is_new) {
-        storage_.write_service(plan.next.id,
-                               {table_key(plan.frontend), plan.next.affinity_seconds,
-                                MESH_WINDOW(plan.next.range.base, plan.next.range.count)});
+        storage_.write_service(
+            plan.next.id, {.frontend = table_key(plan.frontend),
+                           .affinity_seconds = plan.next.affinity_seconds,
+                           .window = MESH_WINDOW(plan.next.range.base, plan.next.range.count)});
         stats.entries_written += 2;
     }
 }

@@ -223,6 +223,47 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
     }
 }
 
+void add_health_metrics(Families& to, const StatusSources& from) {
+    to.counter("mesh_sockets_ended_total", "Connections ended, as their backends went.", {},
+               static_cast<double>(from.sockets_ended));
+    if (from.health == nullptr) return;
+    const auto add = [&](const char* kind, const HealthCounts& counts) {
+        const auto gauge = [&](const char* state, std::size_t count) {
+            to.gauge("mesh_health_targets", "Nodes and backends that are probed, by state.",
+                     {{"kind", kind}, {"state", state}}, static_cast<double>(count));
+        };
+        gauge("healthy", counts.healthy);
+        gauge("unhealthy", counts.unhealthy);
+        gauge("unknown", counts.unknown);
+    };
+    add("node", from.health->hosts());
+    add("backend", from.health->backends());
+    const auto& schedule = from.health->schedule();
+    to.counter("mesh_health_probes_total", "Probes that ended.", {},
+               static_cast<double>(schedule.probes()));
+    to.counter("mesh_health_probe_failures_total", "Probes that failed.", {},
+               static_cast<double>(schedule.failed()));
+    to.gauge("mesh_health_interval_stretch",
+             "By how much intervals grew, as there is more to probe than is allowed.", {},
+             schedule.stretch());
+}
+
+void add_encryption_metrics(Families& to, const StatusSources& from) {
+    if (from.encryption == nullptr) return;
+    const Encryption& encryption = *from.encryption;
+    to.gauge("mesh_encryption_up",
+             "1 if the WireGuard device and its routes are as they should be.", {},
+             encryption.up() ? 1 : 0);
+    to.gauge("mesh_encryption_key_published", "1 if the own node's record has this node's key.", {},
+             encryption.unpublished().empty() ? 1 : 0);
+    to.gauge("mesh_encryption_peers", "Nodes that are spoken to in encrypted form.", {},
+             static_cast<double>(encryption.peer_count()));
+    to.gauge("mesh_encryption_nodes_without_key", "Nodes that are spoken to in plain.", {},
+             static_cast<double>(encryption.without_key().size()));
+    to.counter("mesh_encryption_device_starts_total", "How often the WireGuard device was made.",
+               {}, static_cast<double>(encryption.device_starts()));
+}
+
 }  // namespace
 
 json::object status_document(const StatusSources& from) {
@@ -272,6 +313,9 @@ json::object status_document(const StatusSources& from) {
             {"remotes", std::move(remotes)},
             {"config_errors", std::move(config_errors)},
             {"pods", pods_document(from)},
+            {"health", from.health != nullptr ? json::value(from.health->status()) : nullptr},
+            {"encryption", from.encryption != nullptr ? from.encryption->summary()
+                                                      : json::object{{"kind", "none"}}},
             {"datapath",
              json::object{{"kind", from.datapath.kind()},
                           {"services", occupancy.services},
@@ -281,6 +325,7 @@ json::object status_document(const StatusSources& from) {
                           {"rejected", std::move(rejected)},
                           {"truncated", std::move(truncated)},
                           {"last_error", shown(from.last_error)},
+                          {"sockets_ended", from.sockets_ended},
                           {"routes", from.node.desired_routes().size()},
                           {"route_conflicts", std::move(conflicts)},
                           {"route_failures",
@@ -327,6 +372,8 @@ std::string metrics_document(const StatusSources& from) {
     families.gauge("mesh_route_conflicts", "Pod CIDRs that two nodes announce.", {},
                    static_cast<double>(from.node.routes().conflicts().size()));
     add_pods_metrics(families, from);
+    add_health_metrics(families, from);
+    add_encryption_metrics(families, from);
     return families.text();
 }
 

@@ -54,6 +54,14 @@ mesh_endpoint to_kernel(const Endpoint& endpoint) {
     return result;
 }
 
+mesh_encryption to_kernel(const PodsEncryption& encryption) {
+    mesh_encryption result{};
+    result.flags = flag(encryption.strict, MESH_ENCRYPTION_STRICT);
+    result.wireguard_ifindex = encryption.wireguard_ifindex;
+    result.tunnel_port = htons(encryption.tunnel_port);
+    return result;
+}
+
 mesh_pods_settings to_kernel(const PodsSettings& settings) {
     mesh_pods_settings result{};
     result.layout_version = MESH_PODS_LAYOUT_VERSION;

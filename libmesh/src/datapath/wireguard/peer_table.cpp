@@ -133,7 +133,7 @@ Result<WireguardOutcome> WireguardTable::apply(std::span<const WireguardChange> 
         }
     }
     if (!started_) return WireguardOutcome{};
-    if (!known_) return reconcile();
+    if (!known_) return reconcile(unknown_);
     return send(touched);
 }
 
@@ -178,7 +178,8 @@ Result<void> WireguardTable::configure(const WireguardState& state) {
     return device_->configure(differing);
 }
 
-Result<WireguardOutcome> WireguardTable::reconcile() {
+Result<WireguardOutcome> WireguardTable::reconcile(UnknownPeers unknown) {
+    unknown_ = unknown;
     started_ = true;
     known_ = false;
     MESH_TRY(const bool made, device_->ensure());
@@ -188,7 +189,9 @@ Result<WireguardOutcome> WireguardTable::reconcile() {
     held_ = std::move(state.peers);
     Keys touched;
     for (const auto& [key, peer] : desired_) touched.insert(touched.end(), key);
-    for (const auto& [key, peer] : held_) touched.insert(key);
+    if (unknown == UnknownPeers::kRemove) {
+        for (const auto& [key, peer] : held_) touched.insert(key);
+    }
     MESH_TRY(WireguardOutcome outcome, send(touched));
     known_ = true;
     outcome.device_made = made;
