@@ -105,21 +105,23 @@ def set_links(netns, prefix, state):
             subprocess.run(["ip", "-n", netns, "link", "set", link["ifname"], state], check=True)
 
 
-def underlay_device(cluster, node):
-    """The device by which a node is plugged in: the one with its address."""
-    out = json.loads(subprocess.run(["ip", "-n", f"mesh-{cluster.name}.{node}", "-j", "-d", "link"],
-                                    capture_output=True, text=True, check=True).stdout)
-    routes = json.loads(subprocess.run(["ip", "-n", f"mesh-{cluster.name}.{node}", "-j", "route"],
-                                       capture_output=True, text=True, check=True).stdout)
-    direct = next(r["dev"] for r in routes if r.get("protocol") == "kernel" and r["dst"].endswith("/15"))
-    assert any(link["ifname"] == direct for link in out)
-    return direct
+def underlay_port(cluster, node):
+    """The bridge's end of a node's wire: of the device with the route to the underlay's /15."""
+    netns = f"mesh-{cluster.name}.{node}"
+    show = lambda where, *words: json.loads(subprocess.run(["ip", "-n", where, "-j", *words], capture_output=True,
+                                                           text=True, check=True).stdout)
+    device = next(r["dev"] for r in show(netns, "route") if r["dst"].endswith("/15"))
+    index = next(link["link_index"] for link in show(netns, "link") if link["ifname"] == device)
+    return next(link["ifname"] for link in show("mesh-underlay", "link") if link["ifindex"] == index)
+
+
+def set_wire(cluster, node, state):
+    subprocess.run(["ip", "-n", "mesh-underlay", "link", "set", underlay_port(cluster, node), state], check=True)
 
 
 def kill_node(cluster, node):
     """As by its power switch: the wire first, so that nobody hears of the rest."""
-    device = underlay_device(cluster, node)
-    subprocess.run(["ip", "-n", f"mesh-{cluster.name}.{node}", "link", "set", device, "down"], check=True)
+    set_wire(cluster, node, "down")
     folder = cgroup_root() / f"mesh-{cluster.name}.{node}"
     # Supervisors would tell the cluster of the pods' ends, which a node that is gone does not.
     signal_all(processes(folder / "supervisors"), signal.SIGKILL)
