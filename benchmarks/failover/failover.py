@@ -178,7 +178,7 @@ class Bench:
     def round(self, way):
         victims, kill, restore = getattr(self, way)()
         frontend = self.one.frontend("echo")
-        held = [HeldConnection(self.one, frontend, pod["name"]) for pod in victims]
+        held = [HeldConnection(self.one, frontend, pod) for pod in victims]
         command = self.one.exec_command("shop/client", "/usr/bin/python3", "-u", "-c", CONNECT, frontend["address"],
                                         str(frontend["port"]))
         client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -188,6 +188,8 @@ class Bench:
             at = time.monotonic()
             kill()
             fates = [each.fate(30) for each in held]
+            # Its last failure may be after that.
+            time.sleep(max(0.0, at + 4 - time.monotonic()))
             out, _ = client.communicate(timeout=30)
         finally:
             client.kill()

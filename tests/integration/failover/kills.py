@@ -14,7 +14,7 @@ for _ in range(1000):
     c = http.client.HTTPConnection(host, port, timeout=3)
     try:
         c.request("GET", "/")
-        if json.loads(c.getresponse().read())["pod"] == pod:
+        if json.loads(c.getresponse().read())["server"].rpartition(":")[0] == pod:
             break
     except OSError:
         pass
@@ -27,7 +27,7 @@ if what == "ask":
 print("connected", flush=True)
 try:
     if what == "ask":
-        word = json.loads(c.getresponse().read())["pod"]
+        word = json.loads(c.getresponse().read())["server"].rpartition(":")[0]
     else:
         word = "data" if c.sock.recv(1) else "closed"
 except OSError as e:
@@ -37,14 +37,14 @@ print(word, time.monotonic(), flush=True)
 
 
 class HeldConnection:
-    """A TCP connection of a pod to one pod of a service."""
+    """A TCP connection of a pod to one pod of a service, chosen by its address: names repeat between clusters."""
 
     def __init__(self, cluster, frontend, pod, what="wait", delay=0, client="shop/client"):
-        command = cluster.exec_command(client, "/usr/bin/python3", "-u", "-c", HOLD, what, pod, frontend["address"],
-                                       str(frontend["port"]), str(delay))
+        command = cluster.exec_command(client, "/usr/bin/python3", "-u", "-c", HOLD, what, pod["ips"][0],
+                                       frontend["address"], str(frontend["port"]), str(delay))
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         if (line := self.process.stdout.readline()) != "connected\n":
-            raise AssertionError(f"no connection to {pod}: {line!r}")
+            raise AssertionError(f"no connection to {pod['name']}: {line!r}")
 
     def fate(self, seconds):
         """What became of it and when (monotonic), or None while nothing did."""
