@@ -85,8 +85,7 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) override;
     [[nodiscard]] Result<void> configure_encryption(const PodsEncryption& encryption) override;
-    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node,
-                                             bool encrypted) override;
+    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node, bool encrypted) override;
     [[nodiscard]] std::vector<model::IpAddress> encrypted() const override;
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
