@@ -14,6 +14,7 @@
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
 #include "engine/event_log.hpp"
+#include "engine/flow_collector.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -89,6 +90,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
                              log_.named("pods"));
         }
+        if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
             events_.emplace(executor, *datapaths.bpf_pods, [this](bool on) {
                 if (auto done = network_->set_trace(on); !done) {
@@ -136,6 +138,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     void start() {
         if (events_) events_->start();
+        if (flow_collector_) flow_collector_->start();
         if (endpoints_) {
             endpoints_->start();
             take_endpoints();
@@ -155,6 +158,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
+        if (flow_collector_) flow_collector_->stop();
         traffic_due_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
@@ -446,6 +450,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     NodeState node_;
     std::optional<PodNetwork> network_;
     std::optional<EventLog> events_;
+    std::optional<FlowCollector> flow_collector_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
     datapath::DesiredRoutes adopted_routes_;

@@ -21,6 +21,7 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     datapath::BpfPodsOptions to;
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory + "_pods";
+    to.services_pin_directory = options.pin_directory;
     return to;
 }
 

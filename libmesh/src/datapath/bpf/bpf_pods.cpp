@@ -16,6 +16,7 @@
 
 #include "bpf/layout.h"
 #include "datapath/bpf/fd.hpp"
+#include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
 #include "datapath/bpf/pin_directory.hpp"
 #include "datapath/bpf/pods_codec.hpp"
@@ -71,6 +72,7 @@ struct BpfPods::State {
     State& operator=(const State&) = delete;
 
     [[nodiscard]] Result<void> load(const BpfPodsOptions& options);
+    [[nodiscard]] Result<void> share_services(const BpfPodsOptions& options);
     [[nodiscard]] Result<void> check_layout();
     [[nodiscard]] Result<void> adopt();
     [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
@@ -87,6 +89,7 @@ struct BpfPods::State {
     ring_buffer* ring = nullptr;
     std::function<void(const PodEvent&)> on_event;
     std::uint32_t max_ipcache = 0, max_nodes = 0, max_endpoints = 0;
+    std::optional<FlowWalk> flow_walk;
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
@@ -105,12 +108,15 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
     skeleton = pods__open();
     if (skeleton == nullptr) return text.error("cannot open the BPF object", errno);
     const auto& maps = skeleton->maps;
-    const std::array<std::pair<bpf_map*, std::uint32_t>, 9> all{{
+    const std::array<std::pair<bpf_map*, std::uint32_t>, 12> all{{
         {maps.ipcache, options.max_ipcache},
         {maps.nodes, options.max_nodes},
         {maps.endpoints, options.max_endpoints},
         {maps.nat, options.max_nat},
         {maps.datagrams, 0},
+        {maps.flows, options.max_flows},
+        {maps.answers, options.max_flows},
+        {maps.flow_filter, 0},
         {maps.non_masquerade, 0},
         {maps.settings, 0},
         {maps.drops, 0},
@@ -132,6 +138,7 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         if (error == 0) error = bpf_map__set_pin_path(map, path.c_str());
         if (error != 0) return system_error(path, error);
     }
+    MESH_CHECK(share_services(options));
     max_ipcache = bpf_map__max_entries(maps.ipcache);
     max_nodes = bpf_map__max_entries(maps.nodes);
     max_endpoints = bpf_map__max_entries(maps.endpoints);
@@ -141,7 +148,38 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         if (failure.code() == Errc::kInternal) return unavailable(failure.detail());
         return failure;
     }
+    flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
+                      options.flow_timeouts);
     return check_layout();
+}
+
+/// The programs read the tables that BpfDatapath writes, or none.
+Result<void> BpfPods::State::share_services(const BpfPodsOptions& options) {
+    const auto& maps = skeleton->maps;
+    auto& constants = *skeleton->rodata;
+    constants.services_at_tc = !options.services_pin_directory.empty();
+    const auto count = [](std::chrono::nanoseconds time) {
+        return static_cast<std::uint64_t>(time.count());
+    };
+    constants.flow_tcp_ns = count(options.flow_timeouts.tcp);
+    constants.flow_tcp_syn_ns = count(options.flow_timeouts.tcp_syn);
+    constants.flow_tcp_close_ns = count(options.flow_timeouts.tcp_close);
+    constants.flow_udp_ns = count(options.flow_timeouts.udp);
+    for (bpf_map* map : {maps.frontends, maps.services, maps.slots, maps.backends, maps.balances,
+                         maps.maglev, maps.affinity, maps.counters, maps.connects}) {
+        int error = 0;
+        std::string path = bpf_map__name(map);
+        if (options.services_pin_directory.empty()) {
+            error = bpf_map__set_max_entries(map, 2);
+        } else {
+            path = fmt::format("{}/{}/maps/{}", options.bpffs, options.services_pin_directory,
+                               bpf_map__name(map));
+            const Fd pinned(bpf_obj_get(path.c_str()));
+            error = pinned ? bpf_map__reuse_fd(map, pinned.get()) : -errno;
+        }
+        if (error != 0) return system_error(path, error);
+    }
+    return {};
 }
 
 Result<void> BpfPods::State::check_layout() {
@@ -432,6 +470,7 @@ Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
         case DeviceRole::kPod:
+            MESH_CHECK(state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_pod));
             return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_pod);
         case DeviceRole::kOverlay:
             MESH_CHECK(state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
@@ -469,6 +508,14 @@ PodsOccupancy BpfPods::occupancy() const {
             .max_nodes = state_->max_nodes,
             .endpoints = state_->endpoints.size(),
             .max_endpoints = state_->max_endpoints};
+}
+
+Result<void> BpfPods::collect_flows(std::size_t most, TimePoint now) {
+    return state_->flow_walk->step(most, now);
+}
+
+FlowStats BpfPods::flows() const {
+    return state_->flow_walk->stats();
 }
 
 std::map<DropReason, DropCount> BpfPods::drops() const {

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <optional>
@@ -38,7 +39,11 @@ Result<std::optional<TableSizes>> pinned_sizes(const PinDirectory& pins, std::ui
         (void)bpf_map_lookup_elem(fd.get(), &zero, &meta);
     }
     if (meta.layout_version == MESH_LAYOUT_VERSION && meta.cpus == cpus) {
-        return std::optional(TableSizes{meta.max_services, meta.max_backends, meta.max_slots});
+        TableSizes sizes{meta.max_services, meta.max_backends, meta.max_slots};
+        Fd maglev;
+        const auto held = pinned_map(pins, "maglev", maglev);
+        sizes.maglev = held ? 2 * held->max_entries : 0;
+        return std::optional(sizes);
     }
     if (meta.layout_version != 0 || !pins.link_paths().empty()) {
         return Error(
@@ -155,11 +160,13 @@ Result<void> Programs::size_maps(const BpfOptions& options, const PinDirectory& 
         const auto info = pinned_map(pins, name, fd);
         return info ? info->max_entries : wanted;
     };
-    const std::array<std::pair<bpf_map*, std::uint32_t>, 11> all{{
+    const std::array<std::pair<bpf_map*, std::uint32_t>, 13> all{{
         {maps.frontends, sizes_.services},
         {maps.services, sizes_.services},
         {maps.slots, sizes_.slots},
         {maps.backends, sizes_.backends},
+        {maps.balances, sizes_.services},
+        {maps.maglev, std::max(sizes_.maglev / 2, 1U)},
         {maps.affinity, client_entries("affinity", options.affinity_entries)},
         {maps.sockets, 0},
         {maps.reverse, client_entries("reverse", options.udp_flows)},
