@@ -82,11 +82,12 @@ struct mesh_balance {
     __u64 window;       /* MESH_WINDOW of maglev; count 0: none, the service's slots serve */
     __u64 local_window; /* the same of this node's backends only */
     __u32 flags;        /* MESH_BALANCE_* */
-    __u32 pad;
+    __u32 digest;       /* of what the tables were made of: for the writer */
 };
 
 /* mesh_balance.flags */
-#define MESH_BALANCE_LOCAL 1U /* externalTrafficPolicy Local: outsiders get local_window only */
+#define MESH_BALANCE_LOCAL 1U   /* externalTrafficPolicy Local: outsiders get local_window only */
+#define MESH_BALANCE_OUTSIDE 2U /* has outsiders at all: for the writer */
 
 /* maglev, by half of a window's index: look-up tables of consistent hashing, of backend ids. Two
  * in an entry, because the kernel gives an entry 8 bytes anyway; bases are even. */

@@ -293,7 +293,7 @@ static __always_inline int choose(const struct mesh_service* service, __u32 serv
             return reason;
         }
         backend = bpf_map_lookup_elem(&backends, &id);
-        if (!backend) return MESH_DROP_NO_BACKEND;
+        if (!backend || backend->service != service_id) return MESH_DROP_NO_BACKEND;
         s->flow.choice = MESH_CHOICE(id, backend->tag);
         if (timeout != 0) {
             struct mesh_client fresh = {.choice = s->flow.choice, .last_used_ns = now};

@@ -202,8 +202,8 @@ Result<void> Programs::attach(const std::string& path, const PinDirectory& pins)
 MapFds Programs::map_fds() const {
     const auto& maps = skeleton_->maps;
     return {bpf_map__fd(maps.frontends), bpf_map__fd(maps.services), bpf_map__fd(maps.slots),
-            bpf_map__fd(maps.backends),  bpf_map__fd(maps.counters), bpf_map__fd(maps.connects),
-            bpf_map__fd(maps.meta)};
+            bpf_map__fd(maps.backends),  bpf_map__fd(maps.balances), bpf_map__fd(maps.maglev),
+            bpf_map__fd(maps.counters),  bpf_map__fd(maps.connects), bpf_map__fd(maps.meta)};
 }
 
 SocketMapFds Programs::socket_map_fds() const {
