@@ -116,8 +116,8 @@ void ServiceTables::publish_balance(const Service& next, ApplyStats& stats) {
     mesh_balance to{};
     to.window = window_of(from.all.base, from.all.count);
     to.local_window = window_of(from.here.base, from.here.count);
-    to.flags = (from.outside_local ? MESH_BALANCE_LOCAL : 0U) |
-               (from.outside ? MESH_BALANCE_OUTSIDE : 0U);
+    to.flags =
+        (from.outside_local ? MESH_BALANCE_LOCAL : 0U) | (from.outside ? MESH_BALANCE_OUTSIDE : 0U);
     to.digest = balance_digest(next);
     storage_.publish_balance(next.id, to);
     ++stats.entries_written;
