@@ -12,10 +12,13 @@ constexpr std::uint32_t kOldestServices = 2;
 constexpr std::uint32_t kOldestPods = 1;
 
 // A line for each version that was raised, {old version, changes}, with the structs of the older
-// layout and their functions above it (README.md). Where there are only new maps, the line is
-//   constexpr std::array kPodsSteps{LayoutStep{1, {}}};
-constexpr std::array<LayoutStep, 0> kServicesSteps{};
-constexpr std::array<LayoutStep, 0> kPodsSteps{};
+// layout and their functions above it (README.md). Without changes, there are only new maps.
+constexpr std::array kServicesSteps{
+    LayoutStep{2, {}},  // balances, maglev
+};
+constexpr std::array kPodsSteps{
+    LayoutStep{1, {}},  // flows, answers, flow_filter
+};
 
 static_assert(kOldestServices + kServicesSteps.size() == MESH_LAYOUT_VERSION,
               "MESH_LAYOUT_VERSION was raised: how do older maps become such? Add the step.");
