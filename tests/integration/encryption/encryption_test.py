@@ -325,6 +325,14 @@ class EncryptionTest(unittest.TestCase):
         _, ip, port = self.servers(two)[0]
         wait_for("requests pass again", lambda: self.say(one, ip, port).returncode == 0)
 
+    def test_a_device_that_was_down_for_a_moment(self):
+        """Its routes went with that: the agent sets them again though the device looks as it did."""
+        one, two = self.one, self.two
+        _, ip, port = self.servers(two)[0]
+        device = encryption(one)["node1"]["device"]
+        on_node(one, "node1", "sh", "-c", f"ip link set {device} down && ip link set {device} up")
+        wait_for("requests pass again", lambda: self.say(one, ip, port).returncode == 0)
+
     # -- strict
 
     def test_without_the_device_nothing_leaves(self):
