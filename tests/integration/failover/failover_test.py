@@ -195,6 +195,25 @@ class FailoverTest(unittest.TestCase):
         self.deploy(self.two)
         self.await_all()
 
+    def test_pod_that_is_gone(self):
+        """Deleted while nothing can reach the client: without any probe of it, its connection is reset."""
+        self.await_all()
+        for cluster in (self.one, self.two):
+            cluster.apply("spare.yaml")  # the same pods, no health check
+        self.one.wait_used("spare", {self.one.name: 2, self.two.name: 2})
+        pod = self.pod_of(self.two)
+        held = HeldConnection(self.one, self.one.frontend("spare"), pod)
+        self.addCleanup(held.close)
+        pod_link(self.two, pod, "down")
+        self.two.remove("deployment/echo")
+        word = held.fate(30)
+        self.assertIsNotNone(word, "the connection hangs")
+        self.assertIn(word[0], RESET)
+        for cluster in (self.one, self.two):
+            cluster.remove("service/spare")
+        self.deploy(self.two)
+        self.await_all()
+
     def test_switched_off(self):
         """--reset-connections none: new connections avoid it all the same, the established one hangs."""
         self.await_all()
