@@ -352,7 +352,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (routes_due_) reconcile_routes();
         sweep_due_ = node_.take_backends_removed() || sweep_due_;
         sweep_due_ = node_.resets().take_due(clock_.now()) || sweep_due_;
-        if (std::exchange(sweep_due_, false)) end_stale_sockets();
+        if (std::exchange(sweep_due_, false)) {
+            end_stale_sockets();
+            // It may have found some that are to be ended later.
+            wait_for_traffic();
+        }
         if (!failed) {
             last_error_.clear();
             // A route that fails takes nothing from the services.
