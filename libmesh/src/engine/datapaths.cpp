@@ -14,6 +14,7 @@ datapath::BpfOptions service_options(const DatapathOptions& options) {
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory;
     to.cgroup = options.cgroup;
+    if (options.maglev_table_size != 0) to.maglev_size = options.maglev_table_size;
     return to;
 }
 
@@ -22,6 +23,7 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory + "_pods";
     to.services_pin_directory = options.pin_directory;
+    if (options.max_service_flows != 0) to.max_flows = options.max_service_flows;
     return to;
 }
 

@@ -107,6 +107,7 @@ struct FrontendRow {
     /// For clients outside of the cluster: a node port, an external or a load balancer's IP.
     bool outside = false;
     bool outside_local = false;  ///< these get backends of this node only
+    bool node_port = false;      ///< at this node's own address: other nodes have others
     std::vector<BackendRow> backends;
     friend bool operator==(const FrontendRow&, const FrontendRow&) = default;
 };
