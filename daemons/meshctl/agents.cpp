@@ -171,6 +171,39 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
     return reasons;
 }
 
+std::vector<std::string> capacity_warnings(const std::vector<AgentStatus>& agents) {
+    std::vector<std::string> warnings;
+    for (const AgentStatus& agent : agents) {
+        if (!agent.status) continue;
+        const auto warn = [&](const json::object& from, std::string_view table,
+                              std::int64_t left_out, std::string_view most, std::string_view flag) {
+            if (left_out == 0) return;
+            warnings.push_back(
+                fmt::format("{}: {} found no room for {} entries, it has room for {} ({})",
+                            agent.node, table, left_out, integer_of(from, most), flag));
+        };
+        if (const json::value* pods = agent.status->if_contains("pods");
+            pods != nullptr && pods->is_object()) {
+            const json::object& its = pods->get_object();
+            warn(its, "ipcache", integer_of(its, "ipcache_refused"), "max_ipcache",
+                 "--ipcache-entries");
+            warn(its, "nodes", integer_of(its, "nodes_refused"), "max_nodes", "--node-entries");
+        }
+        if (const json::value* datapath = agent.status->if_contains("datapath");
+            datapath != nullptr && datapath->is_object()) {
+            const json::object& its = datapath->get_object();
+            const auto rejected = static_cast<std::int64_t>(array_of(its, "rejected").size());
+            std::int64_t left_out = 0;
+            for (const json::value& item : array_of(its, "truncated")) {
+                if (item.is_object()) left_out += integer_of(item.get_object(), "left_out");
+            }
+            warn(its, "services", rejected, "max_services", "--service-entries");
+            warn(its, "backends", left_out, "max_backends", "--backend-entries");
+        }
+    }
+    return warnings;
+}
+
 json::object merge_service(const std::vector<std::pair<std::string, json::object>>& by_node) {
     json::object merged = by_node.front().second;
     if (!merged["frontends"].is_array()) merged["frontends"] = json::array();

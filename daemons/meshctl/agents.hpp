@@ -41,6 +41,9 @@ struct AgentStatus {
 [[nodiscard]] std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agents,
                                                          const std::vector<std::string>& expected);
 
+/// What found no room in the tables of the agents' nodes, one sentence for each table and node.
+[[nodiscard]] std::vector<std::string> capacity_warnings(const std::vector<AgentStatus>& agents);
+
 /// One service as all agents together see it: a backend is selected if every node selects it.
 /// @param by_node the agents' documents, at least one
 [[nodiscard]] boost::json::object merge_service(

@@ -108,10 +108,14 @@ std::vector<std::string> Plan::names() const {
     return {clusters[0], clusters[1], outside};
 }
 
-sandbox::CreateOptions Plan::options(std::size_t cluster, const std::string& routing) const {
+sandbox::CreateOptions Plan::options(std::size_t cluster, const std::string& mode) const {
     sandbox::CreateOptions options = options_of(clusters.at(cluster), ids.at(cluster));
     options.nodes = kNodes;
-    options.routing = routing;
+    options.routing = mode == "native" || mode == "encrypted-native" ? "native" : "tunnel";
+    if (mode.starts_with("encrypted")) {
+        options.encryption = "wireguard";
+        options.encryption_strict = true;
+    }
     options.max_clusters = std::max(ids[0], ids[1]) > kUsualMostId ? kMostId : kUsualMostId;
     if (cluster > 0) options.inherit_ca = clusters[0];
     return options;

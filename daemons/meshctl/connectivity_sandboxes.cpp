@@ -260,12 +260,13 @@ Result<std::string> Sandboxes::routing_of_existing() const {
     std::string routing;
     for (const std::string& cluster : plan_.clusters) {
         MESH_TRY(const sandbox::State state, sandbox::describe(context_.environment(), cluster));
-        if (!routing.empty() && state.routing != routing) {
-            return Error(Errc::kConflict,
-                         fmt::format("sandbox {}: routing {}, expected {} as {}", cluster,
-                                     state.routing, routing, plan_.clusters[0]));
+        std::string its = state.routing;
+        if (state.encryption != "none") its = its == "tunnel" ? "encrypted" : "encrypted-native";
+        if (!routing.empty() && its != routing) {
+            return Error(Errc::kConflict, fmt::format("sandbox {}: routing {}, expected {} as {}",
+                                                      cluster, its, routing, plan_.clusters[0]));
         }
-        routing = state.routing;
+        routing = its;
     }
     return routing;
 }

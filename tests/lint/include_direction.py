@@ -16,10 +16,11 @@ ALLOWED = {
     "sources/etcd": FOUNDATIONS,
     "sources/kubernetes": FOUNDATIONS,
     "sources/config": FOUNDATIONS + ["sources/etcd"],   # a file's text → the client's options
+    "sources/health": FOUNDATIONS,
     "state/store": FOUNDATIONS,
     "state/tables": FOUNDATIONS,
     "state/clusters": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables"],
-    "compile/services": FOUNDATIONS + ["state/tables"],
+    "compile/services": FOUNDATIONS + ["state/tables", "compile/routes"],   # addresses that nobody can have
     "compile/identities": FOUNDATIONS + ["state/tables"],
     "compile/policy": FOUNDATIONS + ["state/tables"],
     "compile/routes": FOUNDATIONS + ["state/tables"],

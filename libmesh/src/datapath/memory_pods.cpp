@@ -25,7 +25,15 @@ Result<PodsStats> MemoryPods::apply(const PodsChanges& changes) {
         ipcache_.insert_or_assign(entry.prefix, entry);
         ++stats.written;
     }
-    for (const PeerNode& node : changes.nodes) {
+    for (std::size_t i = 0; i < changes.nodes.size(); ++i) {
+        const PeerNode& node = changes.nodes[i];
+        if (nodes_.size() >= max_nodes_ && !nodes_.contains(node.address)) {
+            stats.refused.push_back(changes.upserts.size() + i);
+            if (stats.refusal.empty()) {
+                stats.refusal = fmt::format("nodes: no room for {}", node.address.to_string());
+            }
+            continue;
+        }
         nodes_.insert_or_assign(node.address, node.cluster_id);
         ++stats.written;
     }
@@ -53,6 +61,15 @@ Result<void> MemoryPods::set_non_masquerade(const std::vector<model::IpPrefix>& 
     return {};
 }
 
+Result<void> MemoryPods::set_encrypted(const model::IpAddress& node, bool encrypted) {
+    if (encrypted) {
+        encrypted_.insert(node);
+    } else {
+        encrypted_.erase(node);
+    }
+    return {};
+}
+
 Result<void> MemoryPods::attach(std::uint32_t ifindex, DeviceRole role) {
     attached_.insert_or_assign(ifindex, role);
     return {};
@@ -68,7 +85,7 @@ PodsOccupancy MemoryPods::occupancy() const {
     return {.ipcache = ipcache_.size(),
             .max_ipcache = max_ipcache_,
             .nodes = nodes_.size(),
-            .max_nodes = 65536,
+            .max_nodes = max_nodes_,
             .endpoints = endpoints_.size(),
             .max_endpoints = 8192};
 }

@@ -12,7 +12,8 @@ namespace mesh::datapath {
 class MemoryPods final : public PodDatapath {
   public:
     /// @param max_ipcache entries that find room
-    explicit MemoryPods(std::size_t max_ipcache = 1'000'000) : max_ipcache_(max_ipcache) {}
+    explicit MemoryPods(std::size_t max_ipcache = 1'000'000, std::size_t max_nodes = 65'536)
+        : max_ipcache_(max_ipcache), max_nodes_(max_nodes) {}
 
     [[nodiscard]] Result<void> configure(const PodsSettings& settings) override;
     [[nodiscard]] PodsSettings settings() const override { return settings_; }
@@ -22,6 +23,14 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] std::vector<Endpoint> endpoints() const override;
     [[nodiscard]] Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) override;
+    [[nodiscard]] Result<void> configure_encryption(const PodsEncryption& encryption) override {
+        encryption_ = encryption;
+        return {};
+    }
+    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node, bool encrypted) override;
+    [[nodiscard]] std::vector<model::IpAddress> encrypted() const override {
+        return {encrypted_.begin(), encrypted_.end()};
+    }
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t) override { return {}; }
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
@@ -34,6 +43,7 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {
         return non_masquerade_;
     }
+    [[nodiscard]] const PodsEncryption& encryption() const noexcept { return encryption_; }
     /// All rows, for tests.
     [[nodiscard]] const std::map<model::IpPrefix, IpcacheEntry>& ipcache() const noexcept {
         return ipcache_;
@@ -46,13 +56,15 @@ class MemoryPods final : public PodDatapath {
     }
 
   private:
-    std::size_t max_ipcache_;
+    std::size_t max_ipcache_, max_nodes_;
     PodsSettings settings_;
     std::map<model::IpPrefix, IpcacheEntry> ipcache_;
     std::map<model::IpAddress, std::uint32_t> nodes_;
     std::map<model::IpAddress, Endpoint> endpoints_;
     std::map<std::uint32_t, DeviceRole> attached_;
     std::vector<model::IpPrefix> non_masquerade_;
+    PodsEncryption encryption_;
+    std::set<model::IpAddress> encrypted_;
 };
 
 }  // namespace mesh::datapath

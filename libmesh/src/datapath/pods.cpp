@@ -20,6 +20,8 @@ std::string_view to_string(DropReason reason) noexcept {
             return "no-nat-port";
         case DropReason::kUnsupported:
             return "unsupported";
+        case DropReason::kPlaintext:
+            return "plaintext";
         case DropReason::kNoBackend:
             return "no-backend";
         case DropReason::kNoLocalBackend:

@@ -62,7 +62,17 @@ struct PodsSettings {
     std::optional<model::IpAddress> node4, node6;      ///< this node's addresses there
     std::optional<model::IpAddress> router4, router6;  ///< its own addresses out of its pod CIDRs
     std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id: 16 or 15
+    std::uint16_t overlay_port = 0;     ///< UDP, of the tunnel between nodes; 0: none
     friend bool operator==(const PodsSettings&, const PodsSettings&) = default;
+};
+
+/// What the programs know of encryption between nodes; as made: there is none.
+struct PodsEncryption {
+    /// Nothing of pods goes to, or comes from, nodes that encrypt in plain: it is dropped.
+    bool strict = false;
+    std::uint32_t wireguard_ifindex = 0;
+    std::uint16_t tunnel_port = 0;  ///< UDP, of the overlay; 0 = there is no overlay
+    friend bool operator==(const PodsEncryption&, const PodsEncryption&) = default;
 };
 
 /// Changes of the ipcache and of the nodes, each key at most once.
@@ -95,21 +105,20 @@ enum class DropReason : std::uint8_t {
     kTunnelKey = 6,
     kNoNatPort = 7,
     kUnsupported = 8,
-    kNoBackend = 9,
-    kNoLocalBackend = 10,
-    kBackendGone = 11,
-    kFlowTable = 12,
-    kTooBig = 13,
-    kTtlExpired = 14,
+    kPlaintext = 9,
+    kNoBackend = 10,
+    kNoLocalBackend = 11,
+    kBackendGone = 12,
+    kFlowTable = 13,
+    kTooBig = 14,
+    kTtlExpired = 15,
 };
 inline constexpr std::array kDropReasons{
-    DropReason::kMalformed,       DropReason::kInvalidSource,
-    DropReason::kNoEndpoint,      DropReason::kUnknownTunnelPeer,
-    DropReason::kInvalidIdentity, DropReason::kTunnelKey,
-    DropReason::kNoNatPort,       DropReason::kUnsupported,
-    DropReason::kNoBackend,       DropReason::kNoLocalBackend,
-    DropReason::kBackendGone,     DropReason::kFlowTable,
-    DropReason::kTooBig,          DropReason::kTtlExpired,
+    DropReason::kMalformed,         DropReason::kInvalidSource,   DropReason::kNoEndpoint,
+    DropReason::kUnknownTunnelPeer, DropReason::kInvalidIdentity, DropReason::kTunnelKey,
+    DropReason::kNoNatPort,         DropReason::kUnsupported,     DropReason::kPlaintext,
+    DropReason::kNoBackend,         DropReason::kNoLocalBackend,  DropReason::kBackendGone,
+    DropReason::kFlowTable,         DropReason::kTooBig,          DropReason::kTtlExpired,
 };
 /// "invalid-source" and so on, as status, metrics and the monitor show it.
 [[nodiscard]] std::string_view to_string(DropReason reason) noexcept;
@@ -148,9 +157,10 @@ struct FlowStats {
 
 /// Which of our programs a device gets.
 enum class DeviceRole : std::uint8_t {
-    kPod,      ///< the node's end of a pod's link
-    kOverlay,  ///< the VXLAN device
-    kDevice,   ///< the device to the other nodes
+    kPod,        ///< the node's end of a pod's link
+    kOverlay,    ///< the VXLAN device
+    kDevice,     ///< the device to the other nodes
+    kWireguard,  ///< what encrypts packets to the other nodes
 };
 
 /// The node's pod-to-pod forwarding.
@@ -182,6 +192,15 @@ class PodDatapath {
     /// @errors kCapacity: more than find room; kInternal
     [[nodiscard]] virtual Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) = 0;
+
+    /// @errors kInternal, kPermission
+    [[nodiscard]] virtual Result<void> configure_encryption(const PodsEncryption& encryption) = 0;
+    /// Whether packets to and from the node of that address must be encrypted in strict mode.
+    /// @errors kCapacity, kInternal
+    [[nodiscard]] virtual Result<void> set_encrypted(const model::IpAddress& node,
+                                                     bool encrypted) = 0;
+    /// Those that must be, in order; after open() those of an earlier process.
+    [[nodiscard]] virtual std::vector<model::IpAddress> encrypted() const = 0;
 
     /// Puts our programs on a device of this namespace, or replaces, atomically, those of an
     /// earlier process.

@@ -89,9 +89,10 @@ void ServiceTables::write_invisible(const Plan& plan, ApplyStats& stats) {
     if (plan.is_new) {
         // Of a service that had the id before, there may be an old one.
         publish_balance(plan.next, stats);
-        storage_.write_service(plan.next.id,
-                               {table_key(plan.frontend), plan.next.affinity_seconds,
-                                MESH_WINDOW(plan.next.range.base, plan.next.range.count)});
+        storage_.write_service(
+            plan.next.id, {.frontend = table_key(plan.frontend),
+                           .affinity_seconds = plan.next.affinity_seconds,
+                           .window = MESH_WINDOW(plan.next.range.base, plan.next.range.count)});
         stats.entries_written += 2;
     }
 }

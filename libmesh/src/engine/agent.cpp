@@ -13,8 +13,10 @@
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
+#include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
 #include "engine/flow_collector.hpp"
+#include "engine/health_watch.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -31,6 +33,11 @@ constexpr std::chrono::seconds kLongestSyncTimeout{3600};
 /// A remote that is stale for some service is looked at this often: its session tells of a
 /// connection, but not of an answer after a silence.
 constexpr std::chrono::seconds kStaleRecheck{1};
+/// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
+/// nodes that flap share a comparison.
+constexpr std::chrono::milliseconds kRoutesPace{50};
+
+Result<void> check_health(const HealthOptions& options);
 
 Result<void> check(const MeshOptions& options) {
     if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
@@ -60,7 +67,38 @@ Result<void> check(const MeshOptions& options) {
         !options.datapath.endpoints_directory.empty()) {
         return invalid_argument("endpoints_directory: expected none with the datapath in memory");
     }
+    if (options.resets.grace < std::chrono::milliseconds::zero() ||
+        options.resets.grace > std::chrono::hours(1)) {
+        return invalid_argument("resets.grace: expected 0 to 1 h");
+    }
+    if (options.remote_max_stale_age < std::chrono::seconds::zero()) {
+        return invalid_argument("remote_max_stale_age: expected 0 or more");
+    }
+    MESH_CHECK(check_health(options.health));
+    return Encryption::check(options.datapath);
+}
+
+Result<void> check_health(const HealthOptions& options) {
+    using std::chrono::milliseconds;
+    const auto in_range = [](milliseconds time) {
+        return time >= milliseconds(50) && time <= milliseconds(60'000);
+    };
+    if (!in_range(options.interval))
+        return invalid_argument("health.interval: expected 50 ms to 60 s");
+    if (!in_range(options.timeout))
+        return invalid_argument("health.timeout: expected 50 ms to 60 s");
+    if (options.failures < 1 || options.failures > 10) {
+        return invalid_argument("health.failures: expected 1 to 10");
+    }
+    if (options.probes_per_second < 1) {
+        return invalid_argument("health.probes_per_second: expected at least 1");
+    }
     return {};
+}
+
+/// Without the kernel's datapath nothing would follow from a probe.
+bool probes(const MeshOptions& options) {
+    return options.health.port != 0 && options.datapath.kind == DatapathOptions::Kind::kBpf;
 }
 
 }  // namespace
@@ -80,10 +118,17 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
           node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"),
                 {.pods = pods_.get(),
                  .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
-                 .service_topology = options_.enable_service_topology}),
+                 .service_topology = options_.enable_service_topology,
+                 .health = probes(options_),
+                 .resets = options_.resets,
+                 .on_effect =
+                     [this](const state::Effect& effect) {
+                         if (encryption_) encryption_->note(effect);
+                     }}),
           retry_(executor),
           sync_timeout_(executor),
-          traffic_due_(executor) {
+          traffic_due_(executor),
+          pace_(executor) {
         if (datapaths.routes) routes_.emplace(std::move(*datapaths.routes));
         if (pods_ && datapaths.devices) {
             network_.emplace(options_.datapath, own_, options_.node_name,
@@ -106,12 +151,20 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                     schedule_flush();
                 });
         }
+        if (probes(options_)) {
+            health_.emplace(executor, clock, Rng(rng_.next()), options_.health, own_,
+                            options_.node_name, node_, log_.named("health"),
+                            [this] { schedule_flush(); });
+        }
         state::ClustersOptions to;
         to.local_name = own_.name;
         to.local_id = own_.id;
         to.max_clusters = options_.max_connected_clusters;
         to.own = std::move(own);
         to.remotes_directory = options_.clustermesh_config;
+        if (options_.remote_max_stale_age > std::chrono::seconds::zero()) {
+            to.max_stale_age = options_.remote_max_stale_age;
+        }
         state::ClusterEvents events;
         events.on_batch = [this](state::ClusterBatch&& batch) {
             node_.apply(batch);
@@ -134,6 +187,20 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         clusters_ =
             std::make_unique<state::Clusters>(executor, std::move(to), clock, Rng(rng_.next()),
                                               log_.named("clusters"), std::move(events));
+    }
+
+    /// Once, before start().
+    [[nodiscard]] Result<void> open_encryption() {
+        if (!network_) return {};
+        const auto context = encryption_context(options_, own_);
+        if (context.options.kind == "none") return Encryption::disable(context, *pods_);
+        MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
+                                               [this] { schedule_flush(); }));
+        return {};
+    }
+
+    [[nodiscard]] Result<void> reload() {
+        return encryption_ ? encryption_->reload_key() : Result<void>();
     }
 
     void start() {
@@ -159,9 +226,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         sync_timeout_.cancel();
         if (events_) events_->stop();
         if (flow_collector_) flow_collector_->stop();
+        if (encryption_) encryption_->stop();
         traffic_due_.cancel();
+        pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
+        if (health_) co_await health_->async_stop();
     }
 
     void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
@@ -184,6 +254,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace) {
         if (!events_) return std::nullopt;
         return boost::json::serialize(events_->since(since, trace, node_.tables()));
+    }
+
+    [[nodiscard]] std::string encryption_json() {
+        return boost::json::serialize(encryption_ ? encryption_->document()
+                                                  : boost::json::object{{"kind", "none"}});
     }
 
     [[nodiscard]] std::string status_json() const {
@@ -210,28 +285,50 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .datapath = *datapath_,
                                   .pods = pods_.get(),
                                   .network = pod_network(),
+                                  .health = health_ ? &*health_ : nullptr,
+                                  .sockets_ended = sockets_ended_,
+                                  .encryption = encryption_.get(),
                                   .route_failures = route_failures_,
+                                  .flushes = flushes_,
+                                  .route_comparisons = route_comparisons_,
                                   .last_error = last_error_});
     }
 
-    /// One flush for all batches of this turn of the loop.
+    /// One flush for all batches of this turn of the loop, and of a moment where routes change.
     void schedule_flush() {
         if (flush_scheduled_ || stopped_) return;
         flush_scheduled_ = true;
-        asio::post(executor_, [weak = weak_from_this()] {
+        const auto run = [weak = weak_from_this()](boost::system::error_code = {}) {
             if (auto self = weak.lock()) {
                 self->flush_scheduled_ = false;
                 if (!self->stopped_) self->flush();
             }
-        });
+        };
+        const TimePoint now = clock_.now();
+        if (now >= not_before_) {
+            asio::post(executor_, [run] { run(); });
+            return;
+        }
+        pace_.expires_after(not_before_ - now);
+        pace_.async_wait(run);
     }
 
     void flush() {
+        ++flushes_;
         const bool freshness_known = node_.merger().wants_freshness();
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
-        const auto result = node_.flush();
+        // Before the ipcache: what goes to a new node is encrypted from the first packet.
+        const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
+        if (!encrypted) fail(encrypted.error());
+        // A pod is attached before a service leads to it.
+        bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
+        failed = failed || !encrypted;
+        const auto result = node_.flush([&] {
+            failed = !refresh_network() || failed;
+            reconcile_routes();
+        });
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
         wait_for_traffic();
@@ -240,21 +337,17 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             return;
         }
         own_written_ = own_written_ || own_is_ready;
-        bool failed = false;
+        if (health_) health_->refresh();
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
             failed = true;
         }
-        if (network_) {
-            if (auto refreshed = network_->refresh(node_.tables()); !refreshed) {
-                fail(refreshed.error());
-                failed = true;
-            }
-            routes_due_ = network_->take_routes_changed() || routes_due_;
-        }
+        failed = !refresh_network() || failed;
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_) reconcile_routes();
-        if (node_.take_backends_removed() || std::exchange(sweep_due_, false)) end_stale_sockets();
+        sweep_due_ = node_.take_backends_removed() || sweep_due_;
+        sweep_due_ = node_.resets().take_due(clock_.now()) || sweep_due_;
+        if (std::exchange(sweep_due_, false)) end_stale_sockets();
         if (!failed) {
             last_error_.clear();
             // A route that fails takes nothing from the services.
@@ -267,9 +360,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (on_change_) on_change_();
     }
 
+    [[nodiscard]] bool refresh_network() {
+        if (!network_) return true;
+        const auto refreshed = network_->refresh(node_.tables());
+        if (!refreshed) fail(refreshed.error());
+        routes_due_ = network_->take_routes_changed() || routes_due_;
+        return refreshed.has_value();
+    }
+
     void take_endpoints() {
         const auto& scan = endpoints_->scan();
         network_->set_endpoints(scan.endpoints(), scan.errors().empty());
+        endpoints_due_ = true;
     }
 
     void note_freshness() {
@@ -314,6 +416,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        if (encryption_) {
+            encryption_->finish_adoption();
+            schedule_flush();
+        }
         // A former run may have ended between a removal and its sweep.
         sweep_due_ = true;
         adopted_routes_.clear();
@@ -396,6 +502,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void reconcile_routes() {
         routes_due_ = false;
         if (!routes_) return;
+        not_before_ = clock_.now() + kRoutesPace;
+        ++route_comparisons_;
         datapath::DesiredRoutes desired =
             network_ ? network_->routes(node_.desired_routes()) : node_.desired_routes();
         // What was there and is not wanted stays until everything had its say.
@@ -417,11 +525,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     void end_stale_sockets() {
-        if (bpf_ == nullptr) return;
-        std::vector<std::string> paths;
-        if (options_.datapath.netns_directory.empty()) {
-            paths.emplace_back("/proc/self/ns/net");
-        } else {
+        const auto kinds = node_.resets().kinds();
+        if (bpf_ == nullptr || (!kinds.tcp && !kinds.udp)) return;
+        std::vector<std::string> paths{"/proc/self/ns/net"};
+        if (!options_.datapath.netns_directory.empty()) {
             std::error_code ec;
             for (const auto& entry :
                  std::filesystem::directory_iterator(options_.datapath.netns_directory, ec)) {
@@ -430,11 +537,25 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                 }
             }
         }
-        const auto swept = bpf_->end_stale_sockets(paths);
+        std::set<std::string> drained;
+        for (const auto& cluster : clusters_->status()) {
+            if (cluster.drained_as_stale) drained.insert(cluster.cluster);
+        }
+        const auto is_pod = [&](const model::IpAddress& address) {
+            if (node_.merger().is_node(address)) return true;
+            const auto match = node_.tables().lookup(address);
+            return match && match->prefix.is_host() && !drained.contains(match->cluster.name);
+        };
+        node_.resets().begin_sweep();
+        const TimePoint now = clock_.now();
+        const auto swept = bpf_->end_sockets(paths, kinds, [&](const auto& socket) {
+            return node_.resets().ends(socket, now, is_pod);
+        });
+        if (swept) sockets_ended_ += swept->sockets_ended;
         if (!swept) {
-            log_.warn("sockets to removed backends: {}", swept.error().message());
+            log_.warn("sockets to backends that went: {}", swept.error().message());
         } else if (swept->sockets_ended > 0) {
-            log_.info("{} sockets to removed backends ended", swept->sockets_ended);
+            log_.info("{} sockets to backends that went ended", swept->sockets_ended);
         }
     }
 
@@ -448,7 +569,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<datapath::PodDatapath> pods_;
     state::ClusterKey own_;
     NodeState node_;
+    std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
+    std::unique_ptr<Encryption> encryption_;  ///< null = there is none
+    bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
     std::optional<FlowCollector> flow_collector_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
@@ -458,6 +582,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     asio::steady_timer retry_;
     asio::steady_timer sync_timeout_;
     asio::steady_timer traffic_due_;
+    asio::steady_timer pace_;
+    TimePoint not_before_{};  ///< no flush before
+    std::uint64_t flushes_ = 0, route_comparisons_ = 0;
     Backoff backoff_{std::chrono::milliseconds(100), std::chrono::seconds(5)};
     std::vector<std::string> route_failures_;
     std::string last_error_;
@@ -468,6 +595,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     bool own_written_ = false;  ///< the own cluster's services are in the datapath
     bool sweep_due_ = false;    ///< sockets to removed backends are to be looked for
     bool stopped_ = false;
+    std::uint64_t sockets_ended_ = 0;
 };
 
 Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshOptions options,
@@ -476,9 +604,10 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    return std::unique_ptr<Agent>(
-        new Agent(std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                         std::move(log), std::move(datapaths), *std::move(own))));
+    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
+                                       std::move(log), std::move(datapaths), *std::move(own));
+    MESH_CHECK(impl->open_encryption());
+    return std::unique_ptr<Agent>(new Agent(std::move(impl)));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -506,6 +635,12 @@ const PodNetwork* Agent::pod_network() const noexcept {
 }
 std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
     return impl_->events_json(since, trace);
+}
+std::string Agent::encryption_json() {
+    return impl_->encryption_json();
+}
+Result<void> Agent::reload() {
+    return impl_->reload();
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

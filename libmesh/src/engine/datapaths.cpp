@@ -15,6 +15,10 @@ datapath::BpfOptions service_options(const DatapathOptions& options) {
     to.pin_directory = options.pin_directory;
     to.cgroup = options.cgroup;
     if (options.maglev_table_size != 0) to.maglev_size = options.maglev_table_size;
+    to.sizes.services = options.sizes.services;
+    to.sizes.backends = options.sizes.backends;
+    // So that ranges can move.
+    to.sizes.slots = 2 * options.sizes.backends;
     return to;
 }
 
@@ -24,6 +28,10 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     to.pin_directory = options.pin_directory + "_pods";
     to.services_pin_directory = options.pin_directory;
     if (options.max_service_flows != 0) to.max_flows = options.max_service_flows;
+    to.max_ipcache = options.sizes.ipcache;
+    to.max_nodes = options.sizes.nodes;
+    to.max_endpoints = options.sizes.endpoints;
+    to.max_nat = options.sizes.nat;
     return to;
 }
 

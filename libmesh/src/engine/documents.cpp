@@ -168,8 +168,6 @@ json::value pods_document(const StatusSources& from) {
             conflicts.emplace_back(conflict.text);
         }
     }
-    std::size_t failed = 0;
-    for (const auto& endpoint : from.network->endpoints()) failed += endpoint.error.empty() ? 0 : 1;
     return json::object{{"routing", settings.tunnel ? "tunnel" : "native"},
                         {"masquerade", settings.masquerade},
                         {"node_ipv4", text(settings.node4)},
@@ -180,8 +178,11 @@ json::value pods_document(const StatusSources& from) {
                         {"max_ipcache", occupancy.max_ipcache},
                         {"ipcache_refused", from.node.ipcache_refused().size()},
                         {"nodes", occupancy.nodes},
+                        {"max_nodes", occupancy.max_nodes},
+                        {"nodes_refused", from.node.nodes_refused().size()},
                         {"endpoints", occupancy.endpoints},
-                        {"failed_endpoints", failed},
+                        {"max_endpoints", occupancy.max_endpoints},
+                        {"failed_endpoints", from.network->failed_endpoints()},
                         {"flows", flows.live},
                         {"max_flows", flows.max},
                         {"flows_expired", flows.expired},
@@ -201,7 +202,18 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
           occupancy.max_ipcache);
     gauge("mesh_ipcache_refused", "Prefixes that found no room.",
           from.node.ipcache_refused().size());
+    gauge("mesh_tunnel_nodes", "Addresses of nodes that may send to the tunnel.", occupancy.nodes);
+    gauge("mesh_tunnel_nodes_max_entries", "Addresses of nodes that there is room for.",
+          occupancy.max_nodes);
+    gauge("mesh_tunnel_nodes_refused", "Addresses of nodes that found no room.",
+          from.node.nodes_refused().size());
     gauge("mesh_endpoints", "Addresses of this node's pods.", occupancy.endpoints);
+    gauge("mesh_endpoints_max_entries", "Addresses of pods that there is room for.",
+          occupancy.max_endpoints);
+    if (from.network != nullptr) {
+        gauge("mesh_endpoints_failed", "Pods of this node that are not forwarded to.",
+              from.network->failed_endpoints());
+    }
     if (const auto* ipcache = from.node.ipcache(); ipcache != nullptr) {
         gauge("mesh_ipcache_conflicts", "Prefixes that several clusters claim.",
               ipcache->conflict_count());
@@ -218,6 +230,47 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
         to.counter("mesh_drop_bytes_total", "Bytes dropped, by reason.", labels,
                    static_cast<double>(count.bytes));
     }
+}
+
+void add_health_metrics(Families& to, const StatusSources& from) {
+    to.counter("mesh_sockets_ended_total", "Connections ended, as their backends went.", {},
+               static_cast<double>(from.sockets_ended));
+    if (from.health == nullptr) return;
+    const auto add = [&](const char* kind, const HealthCounts& counts) {
+        const auto gauge = [&](const char* state, std::size_t count) {
+            to.gauge("mesh_health_targets", "Nodes and backends that are probed, by state.",
+                     {{"kind", kind}, {"state", state}}, static_cast<double>(count));
+        };
+        gauge("healthy", counts.healthy);
+        gauge("unhealthy", counts.unhealthy);
+        gauge("unknown", counts.unknown);
+    };
+    add("node", from.health->hosts());
+    add("backend", from.health->backends());
+    const auto& schedule = from.health->schedule();
+    to.counter("mesh_health_probes_total", "Probes that ended.", {},
+               static_cast<double>(schedule.probes()));
+    to.counter("mesh_health_probe_failures_total", "Probes that failed.", {},
+               static_cast<double>(schedule.failed()));
+    to.gauge("mesh_health_interval_stretch",
+             "By how much intervals grew, as there is more to probe than is allowed.", {},
+             schedule.stretch());
+}
+
+void add_encryption_metrics(Families& to, const StatusSources& from) {
+    if (from.encryption == nullptr) return;
+    const Encryption& encryption = *from.encryption;
+    to.gauge("mesh_encryption_up",
+             "1 if the WireGuard device and its routes are as they should be.", {},
+             encryption.up() ? 1 : 0);
+    to.gauge("mesh_encryption_key_published", "1 if the own node's record has this node's key.", {},
+             encryption.unpublished().empty() ? 1 : 0);
+    to.gauge("mesh_encryption_peers", "Nodes that are spoken to in encrypted form.", {},
+             static_cast<double>(encryption.peer_count()));
+    to.gauge("mesh_encryption_nodes_without_key", "Nodes that are spoken to in plain.", {},
+             static_cast<double>(encryption.without_key().size()));
+    to.counter("mesh_encryption_device_starts_total", "How often the WireGuard device was made.",
+               {}, static_cast<double>(encryption.device_starts()));
 }
 
 }  // namespace
@@ -269,6 +322,9 @@ json::object status_document(const StatusSources& from) {
             {"remotes", std::move(remotes)},
             {"config_errors", std::move(config_errors)},
             {"pods", pods_document(from)},
+            {"health", from.health != nullptr ? json::value(from.health->status()) : nullptr},
+            {"encryption", from.encryption != nullptr ? from.encryption->summary()
+                                                      : json::object{{"kind", "none"}}},
             {"datapath",
              json::object{{"kind", from.datapath.kind()},
                           {"services", occupancy.services},
@@ -278,6 +334,7 @@ json::object status_document(const StatusSources& from) {
                           {"rejected", std::move(rejected)},
                           {"truncated", std::move(truncated)},
                           {"last_error", shown(from.last_error)},
+                          {"sockets_ended", from.sockets_ended},
                           {"routes", from.node.desired_routes().size()},
                           {"route_conflicts", std::move(conflicts)},
                           {"route_failures",
@@ -312,6 +369,11 @@ std::string metrics_document(const StatusSources& from) {
     }
     families.counter("mesh_datapath_no_backend_total", "Connects refused for want of a backend.",
                      {}, static_cast<double>(counters.no_backend));
+    families.counter("mesh_flushes_total", "Times that changes were compiled and written.", {},
+                     static_cast<double>(from.flushes));
+    families.counter("mesh_route_comparisons_total",
+                     "Times that routes were compared with those of the kernel.", {},
+                     static_cast<double>(from.route_comparisons));
     families.gauge("mesh_routes", "Native routes to other nodes' pod CIDRs.", {},
                    static_cast<double>(from.node.desired_routes().size()));
     families.gauge("mesh_route_failures", "Routes that could not be set.", {},
@@ -319,6 +381,8 @@ std::string metrics_document(const StatusSources& from) {
     families.gauge("mesh_route_conflicts", "Pod CIDRs that two nodes announce.", {},
                    static_cast<double>(from.node.routes().conflicts().size()));
     add_pods_metrics(families, from);
+    add_health_metrics(families, from);
+    add_encryption_metrics(families, from);
     return families.text();
 }
 

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kServicesAtOnce = 500;
 constexpr std::size_t kPrefixesAtOnce = 4096;
+constexpr std::size_t kLeavingAtOnce = 65'536;
 constexpr std::size_t kRetriesAtOnce = 8;
 
 datapath::ServiceFrontend to_frontend(const compile::FrontendKey& key) {
@@ -114,10 +115,15 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       datapath_(datapath),
       pods_(options.pods),
       log_(std::move(log)),
+      on_effect_(std::move(options.on_effect)),
       tables_(own_.name, hash_seed),
-      merger_(tables_,
-              {.own = own_, .node = node, .zone = {}, .zone_hints = options.service_topology}),
-      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = options.tunnel}) {
+      merger_(tables_, {.own = own_,
+                        .node = node,
+                        .zone = {},
+                        .zone_hints = options.service_topology,
+                        .health = options.health}),
+      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = options.tunnel}),
+      resets_(options.resets) {
     datapath_.set_own_cluster(model::number(own_.id));
     if (pods_ != nullptr) {
         ipcache_.emplace(
@@ -130,6 +136,10 @@ void NodeState::note(const state::Effect& effect) {
     merger_.note(effect);
     routes_.note(effect);
     if (ipcache_) ipcache_->note(effect);
+    if (const auto* ip = std::get_if<state::Changed<model::IpIdentityPair>>(&effect.change)) {
+        if (ip->after == nullptr) resets_.note_pod_gone(ip->before->ip);
+    }
+    if (on_effect_) on_effect_(effect);
     dirty_ = true;
 }
 
@@ -156,8 +166,26 @@ void NodeState::note_freshness(const state::ClusterKey& cluster, bool connected,
 }
 
 void NodeState::advance(TimePoint now) {
+    now_ = now;
     merger_.advance(now);
     dirty_ = dirty_ || merger_.pending();
+}
+
+void NodeState::note_host(const compile::HostProbe& probe, const compile::Finding& finding) {
+    merger_.note_host(probe, finding);
+    dirty_ = dirty_ || merger_.pending();
+}
+
+void NodeState::note_backend(const compile::BackendProbe& probe, const compile::Finding& finding) {
+    merger_.note_backend(probe, finding);
+    dirty_ = dirty_ || merger_.pending();
+}
+
+std::optional<TimePoint> NodeState::next_due() const {
+    const auto traffic = merger_.next_due();
+    const auto resets = resets_.next_due();
+    if (!traffic || !resets) return traffic ? traffic : resets;
+    return std::min(*traffic, *resets);
 }
 
 Result<datapath::ApplyStats> NodeState::write_pending() {
@@ -199,11 +227,13 @@ Result<datapath::ApplyStats> NodeState::write_pending() {
 Result<datapath::ApplyStats> NodeState::write(const compile::FrontendChanges& changes) {
     for (const auto& key : changes.removed) {
         const auto frontend = to_frontend(key);
+        resets_.note_removed(frontend);
         pending_.insert_or_assign(frontend, datapath::ServiceChange::remove(frontend));
     }
     for (const auto& row : changes.upserts) {
         auto change = datapath::ServiceChange::upsert(to_row(row));
         const auto frontend = change.row.frontend;
+        resets_.note_row(frontend, row, now_);
         pending_.insert_or_assign(frontend, std::move(change));
     }
     if (pending_.empty()) return datapath::ApplyStats{};
@@ -232,8 +262,36 @@ Result<void> NodeState::retry_unfit() {
     }
 }
 
-Result<FlushResult> NodeState::flush() {
+Result<FlushResult> NodeState::flush(const std::function<void()>& on_routes) {
     FlushResult result;
+    const compile::RouteChanges route_changes = routes_.flush();
+    for (const auto& prefix : route_changes.removed) leaving_routes_.insert(prefix);
+    new_routes_ = new_routes_ || !route_changes.upserts.empty();
+    for (const auto& route : route_changes.upserts) {
+        leaving_routes_.erase(route.prefix);
+        desired_routes_[route.prefix] = {.via = route.gateway, .device = {}, .onlink = false};
+    }
+    // The way to a backend is there before the backend is used, and until it no longer is.
+    if (ipcache_) {
+        ipcache_->note_routes(route_changes);
+        MESH_CHECK(write_ipcache());
+    }
+    if (on_routes && new_routes_) on_routes();
+    MESH_CHECK(write_services());
+    for (const auto& prefix : leaving_routes_) desired_routes_.erase(prefix);
+    result.routes_changed = !leaving_routes_.empty() || (new_routes_ && !on_routes);
+    MESH_CHECK(remove_from_ipcache());
+    if (refusal_told_ && ipcache_refused_.empty() && nodes_refused_.empty()) {
+        refusal_told_ = false;
+        log_.info("ipcache and nodes: all rows have found room");
+    }
+    leaving_routes_.clear();
+    new_routes_ = false;
+    dirty_ = false;
+    return result;
+}
+
+Result<void> NodeState::write_services() {
     bool room_freed = false;
     // In parts: the rows of a first sync need not all be in memory at once.
     do {
@@ -242,18 +300,7 @@ Result<FlushResult> NodeState::flush() {
         room_freed |= stats.backends_removed > 0 || stats.services_removed > 0;
     } while (merger_.pending());
     if (room_freed) MESH_CHECK(retry_unfit());
-    const compile::RouteChanges route_changes = routes_.flush();
-    for (const auto& prefix : route_changes.removed) desired_routes_.erase(prefix);
-    for (const auto& route : route_changes.upserts) {
-        desired_routes_[route.prefix] = {.via = route.gateway, .device = {}, .onlink = false};
-    }
-    result.routes_changed = !route_changes.empty();
-    if (ipcache_) {
-        ipcache_->note_routes(route_changes);
-        MESH_CHECK(write_ipcache());
-    }
-    dirty_ = false;
-    return result;
+    return {};
 }
 
 Result<void> NodeState::write_ipcache() {
@@ -261,26 +308,79 @@ Result<void> NodeState::write_ipcache() {
         // What an earlier call could not write comes first: rows of the same prefix are in order.
         if (pending_ipcache_.empty()) {
             pending_ipcache_ = to_changes(ipcache_->flush(kPrefixesAtOnce));
-            for (const auto& entry : pending_ipcache_.upserts) ipcache_refused_.erase(entry.prefix);
-            for (const auto& prefix : pending_ipcache_.removed) ipcache_refused_.erase(prefix);
-            // Room may have become free: try again what was refused for want of it.
-            auto again = ipcache_refused_.begin();
-            for (std::size_t i = 0;
-                 i < pending_ipcache_.removed.size() && again != ipcache_refused_.end(); ++i) {
-                pending_ipcache_.upserts.push_back(again->second);
-                again = ipcache_refused_.erase(again);
+            for (const auto& entry : pending_ipcache_.upserts) {
+                ipcache_refused_.erase(entry.prefix);
+                leaving_prefixes_.erase(entry.prefix);
             }
+            for (const auto& node : pending_ipcache_.nodes) {
+                nodes_refused_.erase(node.address);
+                leaving_nodes_.erase(node.address);
+            }
+            for (const auto& prefix : pending_ipcache_.removed) {
+                ipcache_refused_.erase(prefix);
+                leaving_prefixes_.insert(prefix);
+            }
+            for (const auto& address : pending_ipcache_.removed_nodes) {
+                nodes_refused_.erase(address);
+            }
+            leaving_nodes_.insert(pending_ipcache_.removed_nodes.begin(),
+                                  pending_ipcache_.removed_nodes.end());
+            pending_ipcache_.removed.clear();
+            pending_ipcache_.removed_nodes.clear();
         }
-        MESH_TRY(const auto stats, pods_->apply(pending_ipcache_));
-        if (!stats.refused.empty() && ipcache_refused_.empty()) log_.error("{}", stats.refusal);
-        for (const std::size_t index : stats.refused) {
-            if (index >= pending_ipcache_.upserts.size()) continue;
-            const auto& entry = pending_ipcache_.upserts[index];
-            ipcache_refused_.emplace(entry.prefix, entry);
+        MESH_CHECK(apply_to_ipcache());
+        // A remote with a million addresses went: they need not all be in memory at once.
+        if (leaving_prefixes_.size() >= kLeavingAtOnce) {
+            MESH_CHECK(write_services());
+            MESH_CHECK(remove_from_ipcache());
         }
-        pending_ipcache_ = {};
     } while (ipcache_->pending());
     return {};
+}
+
+Result<void> NodeState::remove_from_ipcache() {
+    if (leaving_prefixes_.empty() && leaving_nodes_.empty()) return {};
+    pending_ipcache_.removed.assign(leaving_prefixes_.begin(), leaving_prefixes_.end());
+    pending_ipcache_.removed_nodes.assign(leaving_nodes_.begin(), leaving_nodes_.end());
+    leaving_prefixes_.clear();
+    leaving_nodes_.clear();
+    // Room becomes free: tries again what was refused for want of it.
+    auto again = ipcache_refused_.begin();
+    for (std::size_t i = 0; i < pending_ipcache_.removed.size() && again != ipcache_refused_.end();
+         ++i) {
+        pending_ipcache_.upserts.push_back(again->second);
+        again = ipcache_refused_.erase(again);
+    }
+    auto node = nodes_refused_.begin();
+    for (std::size_t i = 0;
+         i < pending_ipcache_.removed_nodes.size() && node != nodes_refused_.end(); ++i) {
+        pending_ipcache_.nodes.push_back(node->second);
+        node = nodes_refused_.erase(node);
+    }
+    return apply_to_ipcache();
+}
+
+Result<void> NodeState::apply_to_ipcache() {
+    if (pending_ipcache_.empty()) return {};
+    MESH_TRY(const auto stats, pods_->apply(pending_ipcache_));
+    keep_refused(stats);
+    pending_ipcache_ = {};
+    return {};
+}
+
+void NodeState::keep_refused(const datapath::PodsStats& stats) {
+    if (!stats.refused.empty() && !std::exchange(refusal_told_, true)) {
+        log_.error("{}", stats.refusal);
+    }
+    for (const std::size_t index : stats.refused) {
+        if (index < pending_ipcache_.upserts.size()) {
+            const auto& entry = pending_ipcache_.upserts[index];
+            ipcache_refused_.emplace(entry.prefix, entry);
+        } else {
+            const auto& node = pending_ipcache_.nodes[index - pending_ipcache_.upserts.size()];
+            nodes_refused_.emplace(node.address, node);
+        }
+    }
 }
 
 Result<void> NodeState::cluster_synced(const state::ClusterKey& cluster) {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mesh/error.hpp>
 #include <mesh/mesh.hpp>
@@ -24,6 +25,7 @@
 #include "datapath/datapath.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "datapath/pods.hpp"
+#include "engine/resets.hpp"
 #include "runtime/clock.hpp"
 #include "state/tables/cluster_tables.hpp"
 
@@ -39,6 +41,10 @@ struct NodeStateOptions {
     datapath::PodDatapath* pods = nullptr;
     bool tunnel = false;            ///< pods of other nodes are reached by encapsulation
     bool service_topology = false;  ///< follow zone hints; the zone is the own node's label
+    bool health = false;            ///< nodes and backends are probed
+    ResetOptions resets = {};
+    /// Told each change of the tables as well; may be empty.
+    std::function<void(const state::Effect&)> on_effect{};
 };
 
 /// @thread same object not concurrently
@@ -60,12 +66,20 @@ class NodeState {
     /// The time is `now`; call it before flush().
     void advance(TimePoint now);
     /// When advance() and flush() are wanted next, whatever else happens; nullopt = not.
-    [[nodiscard]] std::optional<TimePoint> next_due() const { return merger_.next_due(); }
+    [[nodiscard]] std::optional<TimePoint> next_due() const;
 
-    /// Compiles what changed and writes it. After an error the rows are kept and written by the
-    /// next flush().
+    /// What probes found, and what is to be probed. @see ServiceMerger
+    void note_host(const compile::HostProbe& probe, const compile::Finding& finding);
+    void note_backend(const compile::BackendProbe& probe, const compile::Finding& finding);
+    [[nodiscard]] compile::ProbeChanges take_probe_changes() {
+        return merger_.take_probe_changes();
+    }
+
+    /// Compiles what changed and writes it: the ways to backends before the backends, and what goes
+    /// in the reverse order. After an error the rows are kept and written by the next flush().
+    /// @param on_routes called between the two when desired_routes() has new ones, to set them
     /// @errors as Datapath::apply
-    [[nodiscard]] Result<FlushResult> flush();
+    [[nodiscard]] Result<FlushResult> flush(const std::function<void()>& on_routes = {});
     /// True if a flush() would have something to do.
     [[nodiscard]] bool dirty() const noexcept { return dirty_; }
 
@@ -77,6 +91,9 @@ class NodeState {
     /// True if backends went since the last call, by whichever of the above: sockets may be
     /// connected to them.
     [[nodiscard]] bool take_backends_removed() noexcept;
+    /// Which connections are to be ended, and when, as of the last flush().
+    [[nodiscard]] Resets& resets() noexcept { return resets_; }
+    [[nodiscard]] const Resets& resets() const noexcept { return resets_; }
 
     [[nodiscard]] std::vector<ServiceView> services() const;
     [[nodiscard]] std::optional<ServiceView> service(const state::ObjectName& name) const;
@@ -91,6 +108,11 @@ class NodeState {
     [[nodiscard]] const std::map<model::IpPrefix, datapath::IpcacheEntry>& ipcache_refused()
         const noexcept {
         return ipcache_refused_;
+    }
+    /// Likewise, nodes that may send to the tunnel device.
+    [[nodiscard]] const std::map<model::IpAddress, datapath::PeerNode>& nodes_refused()
+        const noexcept {
+        return nodes_refused_;
     }
     /// Native routes to the pod CIDRs of all other nodes.
     [[nodiscard]] const datapath::DesiredRoutes& desired_routes() const noexcept {
@@ -113,7 +135,11 @@ class NodeState {
     [[nodiscard]] Result<datapath::ApplyStats> write(const compile::FrontendChanges& changes);
     [[nodiscard]] Result<datapath::ApplyStats> write_pending();
     [[nodiscard]] Result<void> retry_unfit();
+    [[nodiscard]] Result<void> write_services();
     [[nodiscard]] Result<void> write_ipcache();
+    [[nodiscard]] Result<void> remove_from_ipcache();
+    [[nodiscard]] Result<void> apply_to_ipcache();
+    void keep_refused(const datapath::PodsStats& stats);
     [[nodiscard]] Result<void> finish_adopt_cluster(const state::ClusterKey& cluster);
     void note_removed(const datapath::ApplyStats& stats) noexcept;
 
@@ -121,12 +147,19 @@ class NodeState {
     datapath::Datapath& datapath_;
     datapath::PodDatapath* pods_;
     Logger log_;
+    std::function<void(const state::Effect&)> on_effect_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;
     std::optional<compile::IpcacheCompiler> ipcache_;
     datapath::PodsChanges pending_ipcache_;  ///< compiled and not yet accepted
     std::map<model::IpPrefix, datapath::IpcacheEntry> ipcache_refused_;
+    std::map<model::IpAddress, datapath::PeerNode> nodes_refused_;
+    bool refusal_told_ = false;  ///< that something found no room was logged
+    /// Rows that go once no service leads there.
+    std::set<model::IpPrefix> leaving_prefixes_, leaving_routes_;
+    std::set<model::IpAddress> leaving_nodes_;
+    bool new_routes_ = false;
     /// Compiled and not yet accepted by the datapath.
     std::map<datapath::ServiceFrontend, datapath::ServiceChange> pending_;
     std::map<datapath::ServiceFrontend, datapath::RejectedRow> rejected_;
@@ -136,6 +169,8 @@ class NodeState {
     datapath::ServiceFrontend last_retried_;
     datapath::DesiredRoutes desired_routes_;
     std::set<state::ClusterKey> synced_;
+    Resets resets_;
+    TimePoint now_{};
     bool backends_removed_ = false;  ///< and take_backends_removed() has not told yet
     bool dirty_ = false;
 };

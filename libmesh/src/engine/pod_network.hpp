@@ -5,6 +5,8 @@
 // Nothing here is torn down when the agent ends: pods keep their network.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -24,6 +26,9 @@
 #include "state/tables/cluster_tables.hpp"
 
 namespace mesh::engine {
+
+/// The UDP port of the overlay: as the options say, or the protocol's usual one.
+[[nodiscard]] std::uint16_t overlay_port(const DatapathOptions& options) noexcept;
 
 /// A pod of this node, for status.
 struct EndpointStatus {
@@ -50,7 +55,9 @@ class PodNetwork {
 
     /// Brings devices, settings and endpoints to what the own node's record, the own cluster's ip
     /// entries and the pods' files say. What fails is tried again by the next call.
-    /// @errors the first failure; the rest was done
+    /// @errors the first failure; the rest was done. A pod that finds no room is none: it is told
+    /// by
+    ///         endpoints() and the log
     /// @complexity the own pods
     [[nodiscard]] Result<void> refresh(const state::ClusterTables& tables);
 
@@ -63,6 +70,11 @@ class PodNetwork {
     }
 
     [[nodiscard]] std::vector<EndpointStatus> endpoints() const;
+    /// How many of the pods are not forwarded to.
+    [[nodiscard]] std::size_t failed_endpoints() const noexcept {
+        return static_cast<std::size_t>(std::ranges::count_if(
+            endpoints_, [](const auto& pod) { return !pod.second.error.empty(); }));
+    }
     /// An event for each packet while it is on.
     [[nodiscard]] Result<void> set_trace(bool on);
 

@@ -29,6 +29,7 @@ constexpr std::string_view kOrderForm =
     "names of clusters, each once, and at most one * for all others, such as cluster1,cluster2,*";
 constexpr std::string_view kMinimumForm = "a number of backends, 1 to 65535";
 constexpr std::string_view kSlowStartForm = "a time from 1s to 1h, such as 30s or 1m30s";
+constexpr std::string_view kBoolForm = "true or false";
 constexpr std::string_view kStaleForm = "static, or close: and a time from 10s to 24h: close:30s";
 
 std::string_view trim(std::string_view text) {
@@ -103,6 +104,11 @@ std::optional<std::vector<std::string>> parse_order(std::string_view text) {
     return order;
 }
 
+std::optional<bool> parse_bool(std::string_view text) {
+    if (text != "true" && text != "false") return std::nullopt;
+    return text == "true";
+}
+
 /// nullopt = not of the form.
 std::optional<std::optional<seconds>> parse_stale_policy(std::string_view text) {
     constexpr std::string_view kClose = "close:";
@@ -121,13 +127,21 @@ class Reader {
     /// Sets `out` by what `parse` makes of the annotation; warns if it makes nothing of it.
     template <class Out, class Parse>
     void read(std::string_view name, std::string_view form, Out& out, Parse parse) {
+        read_as_written(name, form, out, [&](std::string_view value) {
+            std::string text(value);
+            std::ranges::transform(text, text.begin(), [](char c) {
+                return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+            });
+            return parse(std::string_view(text));
+        });
+    }
+
+    /// The same for a value of which upper case means something.
+    template <class Out, class Parse>
+    void read_as_written(std::string_view name, std::string_view form, Out& out, Parse parse) {
         const auto value = annotations_.get(name);
         if (!value) return;
-        std::string text(trim(*value));
-        std::ranges::transform(text, text.begin(), [](char c) {
-            return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-        });
-        if (auto parsed = parse(std::string_view(text))) {
+        if (auto parsed = parse(trim(*value))) {
             out = *std::move(parsed);
             return;
         }
@@ -165,6 +179,9 @@ TrafficAnnotations parse_traffic_annotations(const OptionalStringMap& annotation
         return parse_time(text, kShortestSlowStart, kLongestSlowStart);
     });
     reader.read(kStalePolicyAnnotation, kStaleForm, policy.close_when_stale, parse_stale_policy);
+    reader.read_as_written(kHealthCheckAnnotation, kHealthCheckForm, result.health_check,
+                           parse_health_check);
+    reader.read(kResetConnectionsAnnotation, kBoolForm, result.reset_connections, parse_bool);
     return result;
 }
 

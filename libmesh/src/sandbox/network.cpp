@@ -128,7 +128,7 @@ Result<void> add_pod(const Names& names, const PodWires& pod) {
     return sources::config::write_endpoint_file(pod.endpoints, endpoint_id(pod),
                                                 {.namespace_ = pod.namespace_,
                                                  .pod = pod.name,
-                                                 .container_id = {},
+                                                 .container_id = pod.uid,
                                                  .netns = name,
                                                  .device = link.node_device,
                                                  .pod_mac = macs.pod,

@@ -16,6 +16,9 @@ inline constexpr std::uint32_t kNodeMtu = 1500;
 /// A pod's link, where its packets are encapsulated: leaves room for a VXLAN header.
 inline constexpr std::uint32_t kTunnelPodMtu = 1450;
 
+/// What WireGuard takes of each packet.
+inline constexpr std::uint32_t kWireguardOverhead = 80;
+
 /// Makes the underlay if there is none, and finds the lowest free place on it. The caller holds the
 /// underlay's lock.
 /// @errors kCapacity when all places are taken
@@ -26,6 +29,7 @@ inline constexpr std::uint32_t kTunnelPodMtu = 1450;
 
 struct PodWires {
     std::string node, namespace_, name;
+    std::string uid;  ///< tells it from an earlier pod of the same name and address
     std::vector<model::IpAddress> ips;  ///< IPv4 first
     std::uint32_t mtu = kNodeMtu;
     std::string endpoints;  ///< folder of the node's endpoint files

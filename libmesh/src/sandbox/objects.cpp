@@ -272,11 +272,16 @@ json::object node_manifest(const NodeInfo& node) {
     addresses.push_back(json::object{{"type", "Hostname"}, {"address", node.name}});
     json::array blocks;
     for (const auto& block : node.pod_blocks) blocks.emplace_back(block.to_string());
+    json::object metadata{{"name", node.name},
+                          {"labels", json::object{{"kubernetes.io/hostname", node.name},
+                                                  {"kubernetes.io/os", "linux"}}}};
+    if (!node.wireguard_key.empty()) {
+        metadata["annotations"] =
+            json::object{{"network.cilium.io/wg-pub-key", node.wireguard_key}};
+    }
     return {{"apiVersion", "v1"},
             {"kind", "Node"},
-            {"metadata", json::object{{"name", node.name},
-                                      {"labels", json::object{{"kubernetes.io/hostname", node.name},
-                                                              {"kubernetes.io/os", "linux"}}}}},
+            {"metadata", std::move(metadata)},
             {"spec", json::object{{"podCIDR", blocks.front()}, {"podCIDRs", blocks}}},
             {"status", json::object{{"addresses", addresses}}}};
 }

@@ -136,12 +136,12 @@ class Applier {
     }
 
     bool is_taken(const NodePort& port, const Key& except) const {
-        return std::any_of(
-            state_.objects.services.begin(), state_.objects.services.end(), [&](const auto& entry) {
-                const auto ports = node_ports(entry.second);
-                return entry.first != except &&
-                       std::find(ports.begin(), ports.end(), port) != ports.end();
-            });
+        return std::any_of(state_.objects.services.begin(), state_.objects.services.end(),
+                           [&](const auto& entry) {
+                               const auto ports = node_ports(entry.second);
+                               return entry.first != except &&
+                                      std::find(ports.begin(), ports.end(), port) != ports.end();
+                           });
     }
 
     Result<std::string> apply_one(Object& object) {

@@ -22,7 +22,8 @@ struct SimEvent {
 
 class SimEtcd {
   public:
-    explicit SimEtcd(std::uint64_t cluster_id) : cluster_id_(cluster_id) {}
+    explicit SimEtcd(std::uint64_t cluster_id, std::uint64_t history_id = 1)
+        : cluster_id_(cluster_id), history_id_(history_id) {}
     struct Entry {
         std::string value;
         std::int64_t mod = 0;
@@ -48,9 +49,11 @@ class SimEtcd {
     [[nodiscard]] std::int64_t revision() const { return revision_; }
     [[nodiscard]] std::int64_t compacted() const { return compacted_; }
     [[nodiscard]] std::uint64_t cluster_id() const { return cluster_id_; }
+    /// Another for each history, also under the same cluster id.
+    [[nodiscard]] std::uint64_t history_id() const { return history_id_; }
 
   private:
-    std::uint64_t cluster_id_;
+    std::uint64_t cluster_id_, history_id_;
     std::map<std::string, Entry> entries_;
     std::vector<SimEvent> history_;
     std::int64_t revision_ = 1, compacted_ = 0;

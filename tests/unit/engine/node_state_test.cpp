@@ -7,6 +7,7 @@
 #include <string>
 
 #include "datapath/memory_datapath.hpp"
+#include "datapath/memory_pods.hpp"
 #include "runtime/clock.hpp"
 
 namespace {
@@ -133,6 +134,44 @@ TEST_F(NodeState, ARemotesServiceWithoutALocalOneHasNoEffect) {
     node_.apply({kOwn, {local({}, false)}});
     flush(node_);
     EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{}));
+}
+
+TEST_F(NodeState, TheWayToABackendIsThereBeforeTheBackendIsUsed) {
+    datapath::MemoryPods pods;
+    engine::NodeState node{kOwn, "node1", 7, datapath_, Logger(), {.pods = &pods, .tunnel = true}};
+    node.apply({kOwn, {local({})}});
+    flush(node);
+    model::Node peer;
+    peer.name = "n1";
+    peer.cluster = "cluster2";
+    peer.cluster_id = kRemote.id;
+    peer.ipv4_alloc_cidr = *model::IpPrefix::parse("10.20.0.0/24");
+    peer.addresses.emplace({model::NodeAddress{"InternalIP", "172.18.0.2"}});
+    const auto cidr = *model::IpPrefix::parse("10.20.0.0/24");
+    int calls = 0;
+    const auto look = [&] {
+        ++calls;
+        EXPECT_TRUE(node.desired_routes().contains(cidr));
+        EXPECT_TRUE(pods.find(cidr));
+        EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{}));
+    };
+    // In the order that would be wrong to follow.
+    node.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    node.apply({kRemote, {state::NodeUpsert{peer}}});
+    auto done = node.flush(look);
+    ASSERT_TRUE(done);
+    EXPECT_FALSE(done->routes_changed) << "they are set";
+    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(clusters_used(datapath_), (std::vector<std::uint32_t>{2}));
+
+    node.drain("cluster2");
+    done = node.flush(look);
+    ASSERT_TRUE(done);
+    EXPECT_TRUE(done->routes_changed);
+    EXPECT_EQ(calls, 1);
+    EXPECT_FALSE(node.desired_routes().contains(cidr));
+    EXPECT_FALSE(pods.find(cidr));
+    EXPECT_EQ(pods.occupancy().nodes, 0U);
 }
 
 TEST_F(NodeState, ZoneHintsAreFollowedIfToldSoByTheOwnNodesLabel) {

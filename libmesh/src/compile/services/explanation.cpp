@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "compile/services/health_state.hpp"
 #include "compile/services/traffic_notes.hpp"
 #include "model/annotations.hpp"
 
@@ -169,14 +170,22 @@ std::string_view to_string(Reason reason) noexcept {
             return "stale remote: no proof of life for longer than stale-policy allows";
         case Reason::kShareTooSmall:
             return "its cluster's share is too small for each of its backends to get a part";
+        case Reason::kFailsProbe:
+            return "fails its health check";
+        case Reason::kNodeUnreachable:
+            return "its node does not answer probes";
+        case Reason::kNodeGone:
+            return "the record of its node is gone";
+        case Reason::kAllUnhealthy:
+            return "unhealthy, used as all backends are";
     }
     return "unknown";
 }
 
 ServiceExplanation explain_service(const state::ObjectName& name, const model::LocalService* local,
                                    const std::vector<RemoteService>& remotes,
-                                   const MergerOptions& options,
-                                   const TrafficState& traffic_state) {
+                                   const MergerOptions& options, const TrafficState& traffic_state,
+                                   const HealthState* health) {
     ServiceExplanation explanation;
     explanation.service = name;
     if (local != nullptr) {
@@ -186,11 +195,17 @@ ServiceExplanation explain_service(const state::ObjectName& name, const model::L
         explanation.affinity = local->global ? local->affinity : model::Affinity::kNone;
         MergerWork work;
         auto traffic = traffic_state.traffic_of(*local, remotes);
-        explanation.frontends =
-            compile_frontends(*local, remotes, options, traffic ? &*traffic : nullptr, work);
+        const auto health_of = ServiceHealth::of(health, *local);
+        explanation.frontends = compile_frontends(*local, remotes, options,
+                                                  traffic ? &*traffic : nullptr, health_of, work);
         if (traffic) traffic_state.preview(name, *traffic, explanation.frontends);
         explanation.notes = traffic_notes(*local, traffic ? &*traffic : nullptr, traffic_state,
                                           explanation.frontends);
+        if (health != nullptr) {
+            for (auto& note : health->notes(health_of.check_or_null(), explanation.frontends)) {
+                explanation.notes.push_back(std::move(note));
+            }
+        }
         note_own(*local, options, explanation.notes);
         if (is_installed(*local, options)) {
             for (const model::LocalBackend& backend : local->backends) {

@@ -4,9 +4,11 @@
 #include <map>
 #include <utility>
 
+#include "compile/services/health_state.hpp"
 #include "compile/services/selection.hpp"
 #include "compile/services/traffic.hpp"
 #include "model/annotations.hpp"
+#include "model/traffic_annotations.hpp"
 
 namespace mesh::compile {
 namespace {
@@ -157,7 +159,8 @@ std::vector<FrontendKey> frontend_keys(const LocalService& local, const MergerOp
 std::vector<FrontendRow> compile_frontends(const LocalService& local,
                                            const std::vector<RemoteService>& remotes,
                                            const MergerOptions& options,
-                                           const ServiceTraffic* traffic, MergerWork& work) {
+                                           const ServiceTraffic* traffic,
+                                           const ServiceHealth& health, MergerWork& work) {
     ++work.services_compiled;
     SelectionPolicy policy{
         .affinity = local.global ? local.affinity : model::Affinity::kNone,
@@ -178,6 +181,12 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                 add_remote(remotes[i], i + 1, wanted, candidates, work);
             }
         }
+        if (health.state != nullptr) {
+            for (Candidate& c : candidates) {
+                c.unhealthy = health.state->verdict(c.row.cluster.name, c.row.address, c.row.port,
+                                                    key.protocol, health.check_or_null());
+            }
+        }
         // internalTrafficPolicy is of the cluster IP; pods reach all backends by the others.
         policy.this_node_only = frontend.cluster_ip && local.internal_traffic_local;
         select_backends(candidates, policy);
@@ -188,12 +197,22 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                         .outside = frontend.outside,
                         .outside_local = frontend.outside && local.external_traffic_local,
                         .node_port = frontend.node_port,
+                        .reset_connections = health.reset_connections,
                         .backends = {}};
         row.backends.reserve(candidates.size());
         for (Candidate& c : candidates) row.backends.push_back(std::move(c.row));
         rows.push_back(std::move(row));
     }
     return rows;
+}
+
+ServiceHealth ServiceHealth::of(const HealthState* state, const LocalService& local) {
+    ServiceHealth health{state, std::nullopt, true};
+    if (!model::has_traffic_annotations(local.annotations)) return health;
+    auto annotations = model::parse_traffic_annotations(local.annotations);
+    health.check = std::move(annotations.health_check);
+    health.reset_connections = annotations.reset_connections;
+    return health;
 }
 
 bool is_taken(const LocalService& local, const MergerOptions& options, const IpAddress& address,

@@ -8,8 +8,10 @@
 
 #include "compile/services/explanation.hpp"
 #include "compile/services/frontend_compiler.hpp"
+#include "compile/services/health_state.hpp"
 #include "compile/services/traffic_state.hpp"
 #include "model/annotations.hpp"
+#include "model/traffic_annotations.hpp"
 
 namespace mesh::compile {
 namespace {
@@ -34,6 +36,7 @@ std::string fingerprint(const FrontendRow& row) {
     text(row.port_name);
     number(row.affinity_seconds);
     number((row.outside ? 1U : 0U) | (row.outside_local ? 2U : 0U) | (row.node_port ? 4U : 0U));
+    number(row.reset_connections ? 1 : 0);
     const state::ClusterKey* cluster = nullptr;
     for (const BackendRow& backend : row.backends) {
         const bool same_cluster = cluster != nullptr && *cluster == backend.cluster;
@@ -89,7 +92,9 @@ struct ServiceMerger::State {
         : tables(its_tables),
           options(std::move(its_options)),
           zone_by_default(options.zone),
-          traffic(options.own.name) {}
+          traffic(options.own.name) {
+        if (options.health) health.emplace(tables, options.own.name, options.node);
+    }
 
     const state::ClusterTables& tables;
     MergerOptions options;
@@ -101,6 +106,7 @@ struct ServiceMerger::State {
     std::set<ObjectName> dirty;       ///< changed since their claims were settled
     std::set<ObjectName> to_compile;  ///< claims are settled, rows are not compiled
     TrafficState traffic;
+    std::optional<HealthState> health;
     MergerWork work;
 
     [[nodiscard]] std::vector<RemoteService> remotes(const ObjectName& name) const;
@@ -192,10 +198,16 @@ void ServiceMerger::State::update_claims(const ObjectName& name, std::set<Object
 
 void ServiceMerger::State::compile(const ObjectName& name, FrontendChanges& changes) {
     const auto local = tables.find_local_service(name);
-    if (!local) return traffic.forget(name);
+    if (!local) {
+        if (health) health->forget(name);
+        return traffic.forget(name);
+    }
     const std::vector<RemoteService> others = remotes(name);
     auto steering = traffic.traffic_of(*local, others);
-    auto rows = compile_frontends(*local, others, options, steering ? &*steering : nullptr, work);
+    const auto health_of = ServiceHealth::of(health ? &*health : nullptr, *local);
+    auto rows = compile_frontends(*local, others, options, steering ? &*steering : nullptr,
+                                  health_of, work);
+    if (health) health->settle(name, health_of.check_or_null(), rows);
     if (steering) {
         traffic.settle(name, *steering, rows);
     } else {
@@ -224,6 +236,7 @@ ServiceMerger::ServiceMerger(ServiceMerger&&) noexcept = default;
 ServiceMerger& ServiceMerger::operator=(ServiceMerger&&) noexcept = default;
 
 void ServiceMerger::note(const state::Effect& effect) {
+    if (state_->health) state_->health->note(effect, state_->dirty);
     const auto mark = [this](const auto& change) {
         const auto& object = change.after != nullptr ? *change.after : *change.before;
         ObjectName name{object.namespace_, object.name};
@@ -269,6 +282,19 @@ void ServiceMerger::note_all_synced() noexcept {
     state_->traffic.note_all_synced();
 }
 
+void ServiceMerger::note_host(const HostProbe& probe, const Finding& finding) {
+    if (state_->health) state_->health->note_host(probe, finding, state_->dirty);
+}
+void ServiceMerger::note_backend(const BackendProbe& probe, const Finding& finding) {
+    if (state_->health) state_->health->note_backend(probe, finding, state_->dirty);
+}
+ProbeChanges ServiceMerger::take_probe_changes() {
+    return state_->health ? state_->health->take_changes() : ProbeChanges{};
+}
+bool ServiceMerger::is_node(const model::IpAddress& address) const {
+    return state_->health && state_->health->is_node(address);
+}
+
 FrontendChanges ServiceMerger::flush(std::size_t most) {
     FrontendChanges changes;
     std::set<ObjectName> changed = std::exchange(state_->dirty, {});
@@ -298,8 +324,9 @@ bool ServiceMerger::pending() const noexcept {
 
 ServiceExplanation ServiceMerger::explain(const ObjectName& name) const {
     const auto local = state_->tables.find_local_service(name);
-    ServiceExplanation explanation = explain_service(
-        name, local ? &*local : nullptr, state_->remotes(name), state_->options, state_->traffic);
+    ServiceExplanation explanation =
+        explain_service(name, local ? &*local : nullptr, state_->remotes(name), state_->options,
+                        state_->traffic, state_->health ? &*state_->health : nullptr);
     for (const FrontendRow& row : explanation.frontends) {
         // Unflushed changes may not have claimed yet.
         const auto held = state_->frontends.find(row.key);

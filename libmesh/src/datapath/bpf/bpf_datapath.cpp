@@ -111,11 +111,19 @@ Occupancy BpfDatapath::occupancy() const {
 
 Result<SweepStats> BpfDatapath::end_stale_sockets(std::span<const std::string> netns_paths,
                                                   bool tcp_too) {
-    return end_sockets(netns_paths, state_->programs->socket_map_fds(), tcp_too,
-                       [this](const mesh_socket& socket) {
-                           return !state_->tables.is_live(MESH_CHOICE_BACKEND(socket.choice),
-                                                          MESH_CHOICE_TAG(socket.choice));
-                       });
+    return end_sockets(netns_paths, {.tcp = tcp_too, .udp = true},
+                       [](const ServiceSocket& socket) { return !socket.live; });
+}
+
+Result<SweepStats> BpfDatapath::end_sockets(std::span<const std::string> netns_paths,
+                                            SocketKinds kinds,
+                                            const std::function<bool(const ServiceSocket&)>& ends) {
+    return datapath::end_sockets(netns_paths, state_->programs->socket_map_fds(), kinds,
+                                 [&](ServiceSocket& socket, std::uint64_t choice) {
+                                     socket.live = state_->tables.is_live(
+                                         MESH_CHOICE_BACKEND(choice), MESH_CHOICE_TAG(choice));
+                                     return ends(socket);
+                                 });
 }
 
 }  // namespace mesh::datapath

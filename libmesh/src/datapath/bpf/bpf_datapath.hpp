@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mesh/error.hpp>
 #include <span>
@@ -26,7 +27,8 @@ struct BpfOptions {
     std::string pin_directory = "mesh";
     /// Path of the cgroup v2 directory whose processes use the services.
     std::string cgroup;
-    /// Sizes of the tables. Pinned maps keep the size they were made with (a warning tells).
+    /// Sizes of the tables. Pinned maps of other sizes are migrated to these, unless they hold more
+    /// (a warning tells).
     TableSizes sizes;
     std::uint32_t affinity_entries = 65536;  ///< clients × services remembered; oldest go first
     /// Entries of the Maglev table of a frontend for clients outside of the cluster, one of
@@ -41,14 +43,26 @@ struct SweepStats {
     std::uint64_t sockets_ended = 0;  ///< of these, the ones whose backend is gone
 };
 
+/// A connected socket that went through a service of this node.
+struct ServiceSocket {
+    Protocol proto = Protocol::kTcp;
+    model::IpAddress backend;  ///< and port: what it is connected to
+    std::uint16_t port = 0;
+    model::IpAddress frontend;  ///< and frontend_port: what the application asked for
+    std::uint16_t frontend_port = 0;
+    bool established = false;  ///< false: waits for the answer to its SYN
+    bool live = false;         ///< the backend is one of some service
+};
+
 class BpfDatapath final : public Datapath {
   public:
     /// Loads or adopts. Programs that an earlier process attached are replaced atomically: at no
-    /// moment is a connect untranslated. What a failed call made is removed again.
+    /// moment is a connect untranslated. Pinned maps of an older layout or another size are
+    /// migrated (README.md). What a failed call made is removed again.
     /// @errors kPermission: not root, or BPF is forbidden; kConflict: another process writes to
-    ///         these pins, or they were made with another layout; kInvalidArgument: cgroup is no
-    ///         cgroup v2 directory; kUnavailable: the kernel lacks something, or this library was
-    ///         built without BPF
+    ///         these pins, or they have a layout that this build does not know; kInvalidArgument:
+    ///         cgroup is no cgroup v2 directory; kUnavailable: the kernel lacks something, or this
+    ///         library was built without BPF
     [[nodiscard]] static Result<std::unique_ptr<BpfDatapath>> open(const BpfOptions& options,
                                                                    Logger logger = {});
 
@@ -82,6 +96,19 @@ class BpfDatapath final : public Datapath {
     ///         kUnavailable: the kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY)
     [[nodiscard]] Result<SweepStats> end_stale_sockets(std::span<const std::string> netns_paths,
                                                        bool tcp_too = false);
+
+    /// Which sockets end_sockets() looks at.
+    struct SocketKinds {
+        bool tcp = true;
+        bool udp = true;
+    };
+    /// Ends those of the sockets that go through services for which `ends` says so: the application
+    /// gets ECONNABORTED, and the peer of a TCP socket a reset.
+    /// @param ends called on another thread, while the caller waits
+    /// @see end_stale_sockets for the rest
+    [[nodiscard]] Result<SweepStats> end_sockets(
+        std::span<const std::string> netns_paths, SocketKinds kinds,
+        const std::function<bool(const ServiceSocket&)>& ends);
 
   private:
     struct State;

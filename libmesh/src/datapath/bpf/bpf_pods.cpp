@@ -11,23 +11,22 @@
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <span>
 #include <utility>
 
 #include "bpf/layout.h"
-#include "datapath/bpf/fd.hpp"
 #include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
+#include "datapath/bpf/migration.hpp"
 #include "datapath/bpf/pin_directory.hpp"
 #include "datapath/bpf/pods_codec.hpp"
+#include "datapath/bpf/tc_filters.hpp"
 
 namespace mesh::datapath {
 namespace {
 
 constexpr std::uint32_t kBatch = 512;
-// Beside filters of other programs on the same device.
-constexpr std::uint32_t kFilterPriority = 109;
-constexpr std::uint32_t kFilterHandle = 1;
 
 bool no_room(int error) {
     return error == ENOSPC || error == E2BIG || error == ENOMEM;
@@ -63,7 +62,8 @@ Result<void> read_all(int fd, std::string_view name, On&& on) {
 }  // namespace
 
 struct BpfPods::State {
-    explicit State(PinDirectory directory) : pins(std::move(directory)) {}
+    State(PinDirectory directory, Logger log)
+        : pins(std::move(directory)), logger(std::move(log)) {}
     ~State() {
         ring_buffer__free(ring);
         pods__destroy(skeleton);
@@ -73,18 +73,21 @@ struct BpfPods::State {
 
     [[nodiscard]] Result<void> load(const BpfPodsOptions& options);
     [[nodiscard]] Result<void> share_services(const BpfPodsOptions& options);
-    [[nodiscard]] Result<void> check_layout();
+    [[nodiscard]] Result<void> load_and_fill();
+    [[nodiscard]] Result<void> read_settings();
+    [[nodiscard]] Result<void> replace_programs();
     [[nodiscard]] Result<void> adopt();
     [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
                                              PodsStats& stats);
+    [[nodiscard]] bool replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value);
     [[nodiscard]] Result<void> erase_entries(std::span<const mesh_ipcache_key> keys,
                                              PodsStats& stats);
     [[nodiscard]] Result<PodsStats> prune(std::optional<std::uint32_t> cluster_id);
-    [[nodiscard]] Result<void> set_filter(std::uint32_t ifindex, bpf_tc_attach_point point,
-                                          const bpf_program* program) const;
     [[nodiscard]] int fd(const bpf_map* map) const { return bpf_map__fd(map); }
 
     PinDirectory pins;  // holds the lock
+    Logger logger;
+    std::optional<Migration> migration;
     pods* skeleton = nullptr;
     ring_buffer* ring = nullptr;
     std::function<void(const PodEvent&)> on_event;
@@ -93,6 +96,7 @@ struct BpfPods::State {
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
+    std::set<model::IpAddress> encrypted;
     boost::unordered_flat_set<std::uint64_t> written;
     /// Adopted and not confirmed yet.
     struct Unconfirmed {
@@ -104,53 +108,49 @@ struct BpfPods::State {
 };
 
 Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
-    const LibbpfText text;
     skeleton = pods__open();
-    if (skeleton == nullptr) return text.error("cannot open the BPF object", errno);
+    if (skeleton == nullptr) return system_error("cannot open the BPF object", errno);
     const auto& maps = skeleton->maps;
-    const std::array<std::pair<bpf_map*, std::uint32_t>, 12> all{{
+    const std::vector<WantedMap> all{
         {maps.ipcache, options.max_ipcache},
         {maps.nodes, options.max_nodes},
         {maps.endpoints, options.max_endpoints},
-        {maps.nat, options.max_nat},
-        {maps.datagrams, 0},
-        {maps.flows, options.max_flows},
-        {maps.answers, options.max_flows},
-        {maps.flow_filter, 0},
-        {maps.non_masquerade, 0},
-        {maps.settings, 0},
-        {maps.drops, 0},
-        {maps.events, 0},
-    }};
-    for (const auto& [map, entries] : all) {
-        const std::string path = pins.map_path(bpf_map__name(map));
-        int error = 0;
-        if (const Fd pinned(bpf_obj_get(path.c_str())); pinned) {
-            bpf_map_info info{};
-            __u32 length = sizeof info;
-            if (bpf_obj_get_info_by_fd(pinned.get(), &info, &length) != 0) {
-                return system_error(path, errno);
-            }
-            error = bpf_map__set_max_entries(map, info.max_entries);
-        } else if (entries != 0) {
-            error = bpf_map__set_max_entries(map, entries);
-        }
-        if (error == 0) error = bpf_map__set_pin_path(map, path.c_str());
-        if (error != 0) return system_error(path, error);
+        {maps.nat, options.max_nat, Contents::kPrograms},
+        {maps.datagrams, 0, Contents::kPrograms},
+        {maps.flows, options.max_flows, Contents::kPrograms},
+        {maps.answers, options.max_flows, Contents::kPrograms},
+        {maps.flow_filter, 0, Contents::kPrograms},
+        {maps.non_masquerade},
+        {maps.settings},
+        {maps.drops, 0, Contents::kPrograms},
+        {maps.events, 0, Contents::kPassing},
+        {maps.encryption},
+        {maps.encrypted, options.max_nodes},
+    };
+    MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
+    auto loaded = share_services(options);
+    if (loaded) loaded = load_and_fill();
+    if (!loaded) migration->abandon(pins);
+    if (loaded) {
+        flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
+                          options.flow_timeouts);
     }
-    MESH_CHECK(share_services(options));
-    max_ipcache = bpf_map__max_entries(maps.ipcache);
-    max_nodes = bpf_map__max_entries(maps.nodes);
-    max_endpoints = bpf_map__max_entries(maps.endpoints);
+    return loaded;
+}
+
+Result<void> BpfPods::State::load_and_fill() {
+    const LibbpfText text;
     if (const int error = pods__load(skeleton); error != 0) {
         Error failure = text.error("cannot load pod forwarding", error);
         // A kernel without a feature says "invalid argument" to the program that uses it.
         if (failure.code() == Errc::kInternal) return unavailable(failure.detail());
         return failure;
     }
-    flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
-                      options.flow_timeouts);
-    return check_layout();
+    max_ipcache = bpf_map__max_entries(skeleton->maps.ipcache);
+    max_nodes = bpf_map__max_entries(skeleton->maps.nodes);
+    max_endpoints = bpf_map__max_entries(skeleton->maps.endpoints);
+    MESH_CHECK(migration->fill(pins));
+    return read_settings();
 }
 
 /// The programs read the tables that BpfDatapath writes, or none.
@@ -182,19 +182,20 @@ Result<void> BpfPods::State::share_services(const BpfPodsOptions& options) {
     return {};
 }
 
-Result<void> BpfPods::State::check_layout() {
+Result<void> BpfPods::State::read_settings() {
     const std::uint32_t zero = 0;
-    const int map = fd(skeleton->maps.settings);
-    if (bpf_map_lookup_elem(map, &zero, &settings) != 0) {
+    if (bpf_map_lookup_elem(fd(skeleton->maps.settings), &zero, &settings) != 0) {
         return system_error("cannot read settings", errno);
     }
-    if (settings.layout_version == 0) {
-        settings.layout_version = MESH_PODS_LAYOUT_VERSION;
-    } else if (settings.layout_version != MESH_PODS_LAYOUT_VERSION) {
-        return Error(Errc::kConflict,
-                     fmt::format("{}: pinned maps of layout {}, expected {}; tear them down first",
-                                 pins.path(), settings.layout_version, MESH_PODS_LAYOUT_VERSION));
-    }
+    settings.layout_version = MESH_PODS_LAYOUT_VERSION;
+    return {};
+}
+
+Result<void> BpfPods::State::replace_programs() {
+    if (!migration->replaces_programs()) return {};
+    MESH_TRY(const std::uint32_t replaced, replace_filters(skeleton->obj, logger));
+    MESH_CHECK(migration->finish(pins));
+    logger.info("{}: {} programs on devices replaced", pins.path(), replaced);
     return {};
 }
 
@@ -211,6 +212,9 @@ Result<void> BpfPods::State::adopt() {
             nodes.emplace(from_kernel(key), node.cluster_id);
         })));
     unconfirmed_nodes = nodes;
+    MESH_CHECK((read_all<mesh_address, std::uint8_t>(
+        fd(maps.encrypted), "encrypted",
+        [&](const auto& key, std::uint8_t) { encrypted.insert(from_kernel(key)); })));
     return read_all<mesh_address, mesh_endpoint>(
         fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
             const auto address = from_kernel(key);
@@ -244,6 +248,11 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         next += done;
         if (error == 0) continue;
         if (!no_room(error)) return system_error("cannot write ipcache", error);
+        if (replace_entry(keys[done], values[done])) {
+            ++stats.written;
+            ++next;
+            continue;
+        }
         stats.refused.push_back(next);
         if (stats.refusal.empty()) {
             stats.refusal =
@@ -253,6 +262,20 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         ++next;
     }
     return {};
+}
+
+// Before Linux 6.13 a full trie takes no change of an entry that it has either.
+bool BpfPods::State::replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value) {
+    const auto number = fingerprint(key);
+    if (!written.contains(number)) return false;
+    const int map = fd(skeleton->maps.ipcache);
+    if (bpf_map_delete_elem(map, &key) != 0) return false;
+    if (bpf_map_update_elem(map, &key, &value, BPF_ANY) != 0) {
+        written.erase(number);
+        return false;
+    }
+    unconfirmed.erase(number);
+    return true;
 }
 
 // One by one: the kernel has no batch for it that goes on after a key that is not there.
@@ -296,31 +319,6 @@ Result<PodsStats> BpfPods::State::prune(std::optional<std::uint32_t> cluster_id)
     return stats;
 }
 
-Result<void> BpfPods::State::set_filter(std::uint32_t ifindex, bpf_tc_attach_point point,
-                                        const bpf_program* program) const {
-    const LibbpfText text;
-    auto hook = sized<bpf_tc_hook>();
-    hook.ifindex = static_cast<int>(ifindex);
-    hook.attach_point = point;
-    const auto fail = [&](int error) {
-        Error failure = text.error(
-            fmt::format("cannot attach {} to device {}", bpf_program__name(program), ifindex),
-            error);
-        if (error == -ENODEV) return Error(Errc::kNotFound, failure.detail());
-        return failure;
-    };
-    if (const int error = bpf_tc_hook_create(&hook); error != 0 && error != -EEXIST) {
-        return fail(error);
-    }
-    auto options = sized<bpf_tc_opts>();
-    options.prog_fd = bpf_program__fd(program);
-    options.handle = kFilterHandle;
-    options.priority = kFilterPriority;
-    options.flags = BPF_TC_F_REPLACE;
-    if (const int error = bpf_tc_attach(&hook, &options); error != 0) return fail(error);
-    return {};
-}
-
 BpfPods::BpfPods(std::unique_ptr<State> state) : state_(std::move(state)) {}
 BpfPods::~BpfPods() = default;
 
@@ -335,9 +333,10 @@ Result<std::unique_ptr<BpfPods>> BpfPods::open(const BpfPodsOptions& options, Lo
 
 Result<std::unique_ptr<BpfPods>> BpfPods::open_on(PinDirectory pins, const BpfPodsOptions& options,
                                                   const Logger& logger) {
-    auto state = std::make_unique<State>(std::move(pins));
+    auto state = std::make_unique<State>(std::move(pins), logger);
     MESH_CHECK(state->load(options));
     MESH_CHECK(state->adopt());
+    MESH_CHECK(state->replace_programs());
     const auto on_sample = [](void* context, void* data, std::size_t size) {
         const auto& on = static_cast<State*>(context)->on_event;
         if (on && size >= sizeof(mesh_event)) {
@@ -425,7 +424,11 @@ Result<void> BpfPods::upsert_endpoint(const Endpoint& endpoint) {
     const mesh_endpoint value = to_kernel(endpoint);
     if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.endpoints), &key, &value, BPF_ANY) !=
         0) {
-        return system_error(fmt::format("endpoint {}", endpoint.address.to_string()), errno);
+        const int error = errno;
+        const std::string address = endpoint.address.to_string();
+        if (!no_room(error)) return system_error("endpoint " + address, error);
+        return Error(Errc::kCapacity, fmt::format("endpoints: no room for {} ({} entries)", address,
+                                                  state_->max_endpoints));
     }
     state_->endpoints.insert_or_assign(endpoint.address, endpoint);
     return {};
@@ -466,18 +469,51 @@ Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>& cid
     return {};
 }
 
+Result<void> BpfPods::configure_encryption(const PodsEncryption& encryption) {
+    const std::uint32_t zero = 0;
+    const mesh_encryption wanted = to_kernel(encryption);
+    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.encryption), &zero, &wanted,
+                            BPF_ANY) != 0) {
+        return system_error("cannot write encryption", errno);
+    }
+    return {};
+}
+
+Result<void> BpfPods::set_encrypted(const model::IpAddress& node, bool encrypted) {
+    const int map = state_->fd(state_->skeleton->maps.encrypted);
+    const mesh_address key = to_kernel(node);
+    const std::uint8_t yes = 1;
+    const int failed =
+        encrypted ? bpf_map_update_elem(map, &key, &yes, BPF_ANY) : bpf_map_delete_elem(map, &key);
+    if (failed != 0 && (encrypted || errno != ENOENT)) {
+        return system_error(fmt::format("encrypted node {}", node.to_string()), errno);
+    }
+    if (encrypted) {
+        state_->encrypted.insert(node);
+    } else {
+        state_->encrypted.erase(node);
+    }
+    return {};
+}
+
+std::vector<model::IpAddress> BpfPods::encrypted() const {
+    return {state_->encrypted.begin(), state_->encrypted.end()};
+}
+
 Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
         case DeviceRole::kPod:
-            MESH_CHECK(state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_pod));
-            return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_pod);
+            MESH_CHECK(set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_pod));
+            return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_pod);
         case DeviceRole::kOverlay:
-            MESH_CHECK(state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
-            return state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_overlay);
+            MESH_CHECK(set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
+            return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_overlay);
         case DeviceRole::kDevice:
-            MESH_CHECK(state_->set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device));
-            return state_->set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_device);
+            MESH_CHECK(set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device));
+            return set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_device);
+        case DeviceRole::kWireguard:
+            return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_wireguard);
     }
     return {};
 }

@@ -22,7 +22,8 @@ struct BpfPodsOptions {
     std::string bpffs = "/sys/fs/bpf";
     /// Directory of this node's pins, relative to bpffs; another than that of BpfOptions.
     std::string pin_directory = "mesh_pods";
-    /// Bounds of the tables. Pinned maps keep those that they were made with.
+    /// Bounds of the tables. Pinned maps of other sizes are migrated to these, unless they hold
+    /// more (a warning tells).
     std::uint32_t max_ipcache = 1'048'576;
     std::uint32_t max_nodes = 65536;
     std::uint32_t max_endpoints = 8192;
@@ -64,9 +65,11 @@ struct PodEvent {
 
 class BpfPods final : public PodDatapath {
   public:
-    /// Loads the programs on the pinned maps, or makes these. Attaches nothing yet.
+    /// Loads the programs on the pinned maps, or makes these. Attaches nothing yet, unless pinned
+    /// maps are migrated (README.md): then programs that are attached are replaced.
     /// What a failed call made is removed again.
-    /// @errors kPermission, kConflict (another process, or another layout), kUnavailable
+    /// @errors kPermission, kConflict (another process, or a layout that this build does not know),
+    ///         kUnavailable
     [[nodiscard]] static Result<std::unique_ptr<BpfPods>> open(const BpfPodsOptions& options,
                                                                Logger logger = {});
     /// Removes the pins. The programs stay on the devices that have them until those go.
@@ -86,6 +89,9 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] std::vector<Endpoint> endpoints() const override;
     [[nodiscard]] Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) override;
+    [[nodiscard]] Result<void> configure_encryption(const PodsEncryption& encryption) override;
+    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node, bool encrypted) override;
+    [[nodiscard]] std::vector<model::IpAddress> encrypted() const override;
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<PodsStats> finish_adopt() override;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -118,6 +119,38 @@ std::string PinDirectory::link_path(std::string_view name) const {
     return fmt::format("{}/links/{}", path_, name);
 }
 
+std::string PinDirectory::next_path(std::string_view name) const {
+    return fmt::format("{}/next/{}", path_, name);
+}
+
+bool PinDirectory::has_next() const {
+    std::error_code error;
+    return std::filesystem::exists(path_ + "/next", error);
+}
+
+Result<void> PinDirectory::make_next() const {
+    return make_directories(path_ + "/next");
+}
+
+Result<void> PinDirectory::exchange_next() const {
+    const std::string maps = path_ + "/maps", next = path_ + "/next";
+    if (::renameat2(AT_FDCWD, next.c_str(), AT_FDCWD, maps.c_str(), RENAME_EXCHANGE) != 0) {
+        return system_error(fmt::format("cannot swap {} and {}", next, maps), errno);
+    }
+    return {};
+}
+
+Result<void> PinDirectory::remove_next(std::string_view last) const {
+    const std::string last_path = next_path(last);
+    for (const std::string& path : files_in("next")) {
+        if (path != last_path && ::unlink(path.c_str()) != 0) return system_error(path, errno);
+    }
+    if (::unlink(last_path.c_str()) != 0 && errno != ENOENT) return system_error(last_path, errno);
+    const std::string directory = path_ + "/next";
+    if (::rmdir(directory.c_str()) != 0 && errno != ENOENT) return system_error(directory, errno);
+    return {};
+}
+
 std::vector<std::string> PinDirectory::files_in(std::string_view folder) const {
     std::vector<std::string> paths;
     std::error_code error;
@@ -141,12 +174,13 @@ Result<void> PinDirectory::remove_pins() const {
     }
     unlink_all(link_paths());
     unlink_all(map_paths());
+    unlink_all(files_in("next"));
     if (failure) return *std::move(failure);
     return {};
 }
 
 Result<void> PinDirectory::remove() {
-    for (const std::string& path : {path_ + "/maps", path_ + "/links", path_}) {
+    for (const std::string& path : {path_ + "/maps", path_ + "/next", path_ + "/links", path_}) {
         if (::rmdir(path.c_str()) != 0 && errno != ENOENT) return system_error(path, errno);
     }
     std::filesystem::path parent = std::filesystem::path(path_).parent_path();

@@ -1,4 +1,5 @@
-// A node's directory in the BPF filesystem: <bpffs>/<pin directory>/{maps,links}. Holding it open
+// A node's directory in the BPF filesystem: <bpffs>/<pin directory>/{maps,links}, and next while
+// maps of another layout or size take the place of the pinned ones (migration.hpp). Holding it open
 // holds its lock: one writer per node. Internal to this folder.
 #pragma once
 
@@ -31,6 +32,15 @@ class PinDirectory {
     [[nodiscard]] std::vector<std::string> map_paths() const { return files_in("maps"); }
     [[nodiscard]] std::vector<std::string> link_paths() const { return files_in("links"); }
     [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+    /// Maps beside those in use.
+    [[nodiscard]] std::string next_path(std::string_view name) const;
+    [[nodiscard]] bool has_next() const;
+    [[nodiscard]] Result<void> make_next() const;
+    /// Atomically swaps `maps` and `next`.
+    [[nodiscard]] Result<void> exchange_next() const;
+    /// Unpins what is there, `last` after all others; no error if it is not there.
+    [[nodiscard]] Result<void> remove_next(std::string_view last) const;
 
     /// True if there was no map when it was opened: what is pinned since is this process's.
     [[nodiscard]] bool was_empty() const noexcept { return was_empty_; }

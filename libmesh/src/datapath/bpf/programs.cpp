@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <optional>
+#include <cstring>
 #include <string>
 #include <utility>
 
@@ -20,44 +20,6 @@
 
 namespace mesh::datapath {
 namespace {
-
-std::optional<bpf_map_info> pinned_map(const PinDirectory& pins, std::string_view name, Fd& fd) {
-    fd = Fd(bpf_obj_get(pins.map_path(name).c_str()));
-    bpf_map_info info{};
-    __u32 length = sizeof info;
-    if (!fd || bpf_obj_get_info_by_fd(fd.get(), &info, &length) != 0) return std::nullopt;
-    return info;
-}
-
-/// The sizes that the pinned maps were made with; nullopt: there are none.
-Result<std::optional<TableSizes>> pinned_sizes(const PinDirectory& pins, std::uint32_t cpus) {
-    Fd fd;
-    const auto info = pinned_map(pins, "meta", fd);
-    mesh_meta meta{};
-    const std::uint32_t zero = 0;
-    if (info && info->value_size == sizeof meta) {
-        (void)bpf_map_lookup_elem(fd.get(), &zero, &meta);
-    }
-    if (meta.layout_version == MESH_LAYOUT_VERSION && meta.cpus == cpus) {
-        TableSizes sizes{meta.max_services, meta.max_backends, meta.max_slots};
-        Fd maglev;
-        const auto held = pinned_map(pins, "maglev", maglev);
-        sizes.maglev = held ? 2 * held->max_entries : 0;
-        return std::optional(sizes);
-    }
-    if (meta.layout_version != 0 || !pins.link_paths().empty()) {
-        return Error(
-            Errc::kConflict,
-            fmt::format("{}: pinned maps of layout {} for {} CPUs, expected layout {} for "
-                        "{}; tear them down first",
-                        pins.path(), meta.layout_version, meta.cpus, MESH_LAYOUT_VERSION, cpus));
-    }
-    // A process died while it made them; nothing uses them yet.
-    for (const std::string& path : pins.map_paths()) {
-        if (::unlink(path.c_str()) != 0) return system_error(path, errno);
-    }
-    return std::optional<TableSizes>();
-}
 
 struct Hook {
     const char* name;
@@ -126,62 +88,70 @@ Result<void> attach_hook(const Hook& hook, const Cgroup& cgroup, const PinDirect
 
 Result<std::unique_ptr<Programs>> Programs::load(const BpfOptions& options,
                                                  const PinDirectory& pins, const Logger& logger) {
-    const LibbpfText text;
     std::unique_ptr<Programs> programs(new Programs);
     const int cpus = libbpf_num_possible_cpus();
-    if (cpus <= 0) return text.error("cannot count the CPUs", cpus);
+    if (cpus <= 0) return system_error("cannot count the CPUs", cpus);
     programs->cpus_ = static_cast<std::uint32_t>(cpus);
     programs->skeleton_ = socklb__open();
-    if (programs->skeleton_ == nullptr) return text.error("cannot open the BPF object", errno);
-    MESH_CHECK(programs->size_maps(options, pins, logger));
-    if (const int error = socklb__load(programs->skeleton_); error != 0) {
+    if (programs->skeleton_ == nullptr) return system_error("cannot open the BPF object", errno);
+    MESH_TRY(const auto maps, programs->wanted_maps(options, pins, logger));
+    MESH_TRY(programs->migration_, Migration::prepare(pins, maps, services_layout(), logger));
+    if (auto loaded = programs->load_and_fill(pins); !loaded) {
+        programs->migration_->abandon(pins);
+        return loaded.error();
+    }
+    return programs;
+}
+
+Result<std::vector<WantedMap>> Programs::wanted_maps(const BpfOptions& options,
+                                                     const PinDirectory& pins,
+                                                     const Logger& logger) const {
+    const TableSizes& sizes = options.sizes;
+    if (sizes.services < 2 || sizes.backends < 2 || sizes.slots < 1) {
+        return invalid_argument("sizes: expected room for at least one service and one backend");
+    }
+    // What is numbered alike has one size.
+    MESH_TRY(const std::uint32_t services, fitting_size(pins, "services", sizes.services, logger));
+    MESH_TRY(const std::uint32_t backends, fitting_size(pins, "backends", sizes.backends, logger));
+    const auto& maps = skeleton_->maps;
+    return std::vector<WantedMap>{
+        {maps.frontends, services},
+        {maps.services, services},
+        {maps.slots, sizes.slots},
+        {maps.backends, backends},
+        {maps.balances, services},
+        {maps.maglev, std::max(sizes.maglev / 2, 1U)},
+        {maps.affinity, options.affinity_entries, Contents::kPrograms},
+        {maps.sockets, 0, Contents::kSockets},
+        {maps.reverse, options.udp_flows, Contents::kPrograms},
+        {maps.udp_connected, options.udp_flows, Contents::kPrograms},
+        {maps.counters, cpus_, Contents::kPrograms},
+        {maps.connects, backends, Contents::kPrograms},
+        {maps.meta, 1},
+    };
+}
+
+Result<void> Programs::load_and_fill(const PinDirectory& pins) {
+    const LibbpfText text;
+    if (const int error = socklb__load(skeleton_); error != 0) {
         Error failure = text.error("cannot load the socket load balancer", error);
         // A kernel without a feature says "invalid argument" to the program that uses it.
         if (failure.code() == Errc::kInternal) return unavailable(failure.detail());
         return failure;
     }
-    return programs;
-}
-
-Result<void> Programs::size_maps(const BpfOptions& options, const PinDirectory& pins,
-                                 const Logger& logger) {
-    MESH_TRY(const std::optional<TableSizes> pinned, pinned_sizes(pins, cpus_));
-    sizes_ = pinned.value_or(options.sizes);
-    if (sizes_ != options.sizes) {
-        logger.warn("{}: the pinned maps keep their sizes: {} services, {} backends, {} slots",
-                    pins.path(), sizes_.services, sizes_.backends, sizes_.slots);
-    }
-    if (sizes_.services < 2 || sizes_.backends < 2 || sizes_.slots < 1) {
-        return invalid_argument("sizes: expected room for at least one service and one backend");
-    }
     const auto& maps = skeleton_->maps;
-    const auto client_entries = [&](const char* name, std::uint32_t wanted) {
-        Fd fd;
-        const auto info = pinned_map(pins, name, fd);
-        return info ? info->max_entries : wanted;
-    };
-    const std::array<std::pair<bpf_map*, std::uint32_t>, 13> all{{
-        {maps.frontends, sizes_.services},
-        {maps.services, sizes_.services},
-        {maps.slots, sizes_.slots},
-        {maps.backends, sizes_.backends},
-        {maps.balances, sizes_.services},
-        {maps.maglev, std::max(sizes_.maglev / 2, 1U)},
-        {maps.affinity, client_entries("affinity", options.affinity_entries)},
-        {maps.sockets, 0},
-        {maps.reverse, client_entries("reverse", options.udp_flows)},
-        {maps.udp_connected, client_entries("udp_connected", options.udp_flows)},
-        {maps.counters, cpus_},
-        {maps.connects, sizes_.backends},
-        {maps.meta, 1},
-    }};
-    for (const auto& [map, entries] : all) {
-        const std::string path = pins.map_path(bpf_map__name(map));
-        int error = bpf_map__set_max_entries(map, entries);
-        if (error == 0) error = bpf_map__set_pin_path(map, path.c_str());
-        if (error != 0) return system_error(path, error);
-    }
-    return {};
+    sizes_ = {bpf_map__max_entries(maps.services), bpf_map__max_entries(maps.backends),
+              bpf_map__max_entries(maps.slots), 2 * bpf_map__max_entries(maps.maglev)};
+    cpus_ = bpf_map__max_entries(maps.counters);
+    return migration_->fill(pins, [this](EntryBytes element) {
+        mesh_meta meta{};
+        std::memcpy(&meta, element.data(), sizeof meta);
+        meta.cpus = cpus_;
+        meta.max_services = sizes_.services;
+        meta.max_backends = sizes_.backends;
+        meta.max_slots = sizes_.slots;
+        std::memcpy(element.data(), &meta, sizeof meta);
+    });
 }
 
 Programs::~Programs() {
@@ -196,7 +166,7 @@ Result<void> Programs::check_cgroup(const std::string& cgroup) {
 Result<void> Programs::attach(const std::string& path, const PinDirectory& pins) {
     MESH_TRY(const Cgroup cgroup, open_cgroup(path));
     for (const Hook& hook : hooks_of(*skeleton_)) MESH_CHECK(attach_hook(hook, cgroup, pins));
-    return {};
+    return migration_->finish(pins);
 }
 
 MapFds Programs::map_fds() const {

@@ -38,8 +38,10 @@ void Session::Impl::open_what_may() {
 void Session::Impl::open(Slot slot) {
     if (!watches_started_ || !wanted_.contains(slot) || watching_.contains(slot)) return;
     if (canaries_ && !canaries_seen_.contains(slot)) return;
-    // Whether an ip is foreign is told by the nodes' CIDRs.
-    const bool needs_nodes = slot == Slot::kIps && policy().needs_nodes();
+    // Whether an ip is foreign is told by the nodes' CIDRs; and no backend is to be used before the
+    // way to its node is known.
+    const bool needs_nodes =
+        (slot == Slot::kServices && !ever_ready_) || (slot == Slot::kIps && policy().needs_nodes());
     if (needs_nodes && wanted_.contains(Slot::kNodes) && !listed_.contains(Slot::kNodes)) return;
     watch(slot);
 }

@@ -200,22 +200,6 @@ TEST(AdoptionTest, OneWriterPerNode) {
     EXPECT_EQ(teardown.error().code(), Errc::kConflict);
 }
 
-TEST(AdoptionTest, PinnedMapsKeepTheirSizes) {
-    Node node;
-    node.close();
-    auto options = node_options();
-    options.sizes = {100, 200, 300};
-    options.affinity_entries = 77;
-    std::string warning;
-    const Logger logger("datapath", [&](LogLevel level, std::string_view, std::string_view text) {
-        if (level == LogLevel::kWarn) warning = text;
-    });
-    const auto opened = datapath::BpfDatapath::open(options, logger);
-    ASSERT_TRUE(opened) << opened.error().message();
-    EXPECT_EQ((*opened)->occupancy().max_services, 8191U);
-    EXPECT_THAT(warning, ::testing::HasSubstr("8192 services"));
-}
-
 TEST(AdoptionTest, ANewCgroupIsAttachedAndTheOldOneLeft) {
     const Network network;
     const EchoServer server(network);

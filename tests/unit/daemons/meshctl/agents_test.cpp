@@ -57,6 +57,23 @@ TEST(NotReady, NamesNodeClusterAndCause) {
     EXPECT_FALSE(not_ready_reasons({agent(R"({"local":{"ready":"yes"}})")}, {}).empty());
 }
 
+TEST(CapacityWarnings, EveryTableThatIsFullIsNamedWithItsFlag) {
+    EXPECT_THAT(capacity_warnings({{"node2", "/s", std::nullopt, "nobody listens"}}), IsEmpty());
+    EXPECT_THAT(capacity_warnings({agent(R"({"pods":null,"datapath":{"rejected":[]}})")}),
+                IsEmpty());
+    EXPECT_THAT(capacity_warnings({agent(R"({"pods":{"ipcache_refused":0,"nodes_refused":0}})")}),
+                IsEmpty());
+    EXPECT_THAT(
+        capacity_warnings({agent(R"({"pods":{"ipcache_refused":7,"max_ipcache":64,
+            "nodes_refused":2,"max_nodes":4},"datapath":{"max_services":9,"max_backends":8,
+            "rejected":[{}],"truncated":[{"left_out":3},{"left_out":2}]}})")}),
+        ElementsAre(
+            "node1: ipcache found no room for 7 entries, it has room for 64 (--ipcache-entries)",
+            "node1: nodes found no room for 2 entries, it has room for 4 (--node-entries)",
+            "node1: services found no room for 1 entries, it has room for 9 (--service-entries)",
+            "node1: backends found no room for 5 entries, it has room for 8 (--backend-entries)"));
+}
+
 TEST(MergeService, BackendIsUsedOnlyIfEveryNodeUsesIt) {
     const char* one = R"({"namespace":"n","name":"s","frontends":[{"address":"10.0.0.1","port":80,
         "protocol":"TCP","backends":[

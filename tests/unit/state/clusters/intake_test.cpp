@@ -296,7 +296,8 @@ TEST_F(IntakeTest, ForeignIpsAreRefusedWithTheSwitchOnly) {
     node.ipv6_secondary_alloc_cidrs.emplace({*model::IpPrefix::parse("fd00:7::/64")});
     node.addresses.emplace({model::NodeAddress{"InternalIP", "172.18.0.2"}});
     list(Slot::kNodes, {{nodes_key("n1"), model::encode(node)}});
-    EXPECT_EQ(did(), Strings{"watch cilium/state/ip/v1/default/"});
+    EXPECT_EQ(did(),
+              (Strings{"watch cilium/state/services/v1/c1/", "watch cilium/state/ip/v1/default/"}));
     EXPECT_EQ(take(Slot::kIps, ips_key("10.7.0.9"), ip_value("10.7.0.9")), "taken");
     EXPECT_EQ(take(Slot::kIps, ips_key("fd00:7::9"), ip_value("fd00:7::9")), "taken");
     EXPECT_EQ(take(Slot::kIps, ips_key("172.18.0.2"), ip_value("172.18.0.2", 6)), "taken");
@@ -429,7 +430,9 @@ TEST_F(IntakeTest, PodsAreWhereTheFileSays) {
     node.ipv4_alloc_cidr = *model::IpPrefix::parse("10.7.0.0/24");
     node.addresses.emplace({model::NodeAddress{"InternalIP", "172.18.0.2"}});
     list(Slot::kNodes, {{nodes_key("n1"), model::encode(node)}});
-    EXPECT_EQ(did(), Strings{"watch cilium/state/ip/v1/default/"}) << "ips wait for the nodes";
+    EXPECT_EQ(did(),
+              (Strings{"watch cilium/state/services/v1/c1/", "watch cilium/state/ip/v1/default/"}))
+        << "they wait for the nodes";
     EXPECT_EQ(take(Slot::kNodes, nodes_key("n2"), node_value("n2", 7, "c1", "10.8.0.0/24")),
               "foreign-ip");
     EXPECT_EQ(take(Slot::kNodes, nodes_key("n2"), node_value("n2", 7, "c1", "0.0.0.0/0")),

@@ -21,11 +21,12 @@ TEST_F(SessionTest, LivesFromDisabledToReady) {
     list(Slot::kHeartbeat);
     EXPECT_EQ(did(), Strings{"get cilium/cluster-config/c1"});
     answer(kPlainConfig);
-    EXPECT_EQ(
-        did(),
-        (Strings{"watch cilium/state/nodes/v1/c1/", "watch cilium/state/services/v1/c1/",
-                 "watch cilium/state/ip/v1/default/", "watch cilium/state/identities/v1/id/"}));
+    EXPECT_EQ(did(),
+              (Strings{"watch cilium/state/nodes/v1/c1/", "watch cilium/state/ip/v1/default/",
+                       "watch cilium/state/identities/v1/id/"}));
     list_all(one_of_each());
+    EXPECT_EQ(did(), Strings{"watch cilium/state/services/v1/c1/"})
+        << "no backend before the way to its node";
     EXPECT_EQ(session_->state(), SessionState::kReady);
     EXPECT_EQ(told(), (Strings{"+node n1", "+service ns/s1", "+ip 10.7.0.1", "+identity 458757"}));
     const auto shown = status();
@@ -433,6 +434,24 @@ TEST_F(SessionTest, AShortCutResumesWithoutListing) {
     EXPECT_TRUE(told().empty());
 }
 
+TEST_F(SessionTest, TheAgeOfAllRemotesCountsWhereAFileSaysNone) {
+    make({.max_stale_age = seconds(30)});
+    ready(one_of_each());
+    session_->lost(now(), epoch(), unavailable("cut"));
+    pass(seconds(29));
+    EXPECT_TRUE(told().empty());
+    pass(seconds(1));
+    EXPECT_EQ(told(), Strings{"-service ns/s1"});
+}
+
+TEST_F(SessionTest, AFileMayKeepItsRemoteFromTheAgeOfAll) {
+    make({.max_stale_age = seconds(30)});
+    ready(one_of_each(), "mesh: {max-stale-age: 0s}");
+    session_->lost(now(), epoch(), unavailable("cut"));
+    pass(seconds(3600));
+    EXPECT_TRUE(told().empty());
+}
+
 TEST_F(SessionTest, LossBeyondTheAgeDrainsServices) {
     make();
     ready(one_of_each(), "mesh: {max-stale-age: 10m}");
@@ -667,10 +686,10 @@ TEST_F(SessionTest, TheOwnClusterNeedsNoConfigCanaryOrHeartbeat) {
     make({.own = true, .local_id = model::ClusterId{7}, .slots = kOwnSlots});
     configure();
     connect();
-    EXPECT_EQ(did(),
-              (Strings{"connect", "watch cilium/state/nodes/v1/c1/",
-                       "watch cilium/state/services/v1/c1/", "watch cilium/state/ip/v1/default/",
-                       "watch cilium/state/identities/v1/id/", "watch mesh/local/services/v1/"}));
+    EXPECT_EQ(
+        did(),
+        (Strings{"connect", "watch cilium/state/nodes/v1/c1/", "watch cilium/state/ip/v1/default/",
+                 "watch cilium/state/identities/v1/id/", "watch mesh/local/services/v1/"}));
     list_all(one_of_each());
     EXPECT_EQ(session_->state(), SessionState::kSyncing);
     model::LocalService local;
