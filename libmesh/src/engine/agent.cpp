@@ -230,8 +230,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
-        if (encryption_) encryption_->stop();
         if (flow_collector_) flow_collector_->stop();
+        if (encryption_) encryption_->stop();
         traffic_due_.cancel();
         pace_.cancel();
         co_await clusters_->stop();

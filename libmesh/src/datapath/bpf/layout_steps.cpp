@@ -14,10 +14,10 @@ constexpr std::uint32_t kOldestPods = 1;
 // A line for each version that was raised, {old version, changes}, with the structs of the older
 // layout and their functions above it (README.md). Without changes, there are only new maps.
 constexpr std::array kServicesSteps{
-    LayoutStep{2, {}},  // balances, maglev
+    LayoutStep{2, {}},  // balances and maglev are new, and a flag of a backend
 };
 constexpr std::array kPodsSteps{
-    LayoutStep{1, {}},  // flows, answers, flow_filter
+    LayoutStep{1, {}},  // flows, answers and flow_filter are new
 };
 
 static_assert(kOldestServices + kServicesSteps.size() == MESH_LAYOUT_VERSION,
