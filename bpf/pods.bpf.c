@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Forwarding of pods' packets, at tc with direct action (layout.h, "Pods", has the picture):
  *   mesh_from_pod      ingress of the node's end of a pod's link
+ *   mesh_to_pod        egress of it: what the node's own stack sends to the pod
  *   mesh_from_overlay  ingress of the VXLAN device (collect metadata): identity in the VNI
  *   mesh_to_overlay    egress of it: gives the packets that the node itself, or its IP stack,
  *                      routes there their tunnel key
@@ -27,6 +28,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "layout.h"
+#include "services.h"
 
 /* Marks a packet that mesh_from_pod gave its tunnel key. Nobody else sees it: a pod's own mark does
  * not leave its namespace, and mesh_to_overlay clears it. */
@@ -354,6 +356,10 @@ static __always_inline bool is_link_scope(const struct packet* p) {
     return !p->v4 && ((first >> 22) == (0xfe800000U >> 22) || (first >> 24) == 0xff);
 }
 
+#include "nat.h"
+
+#include "lb.h"
+
 SEC("tc")
 int mesh_from_pod(struct __sk_buff* skb) {
     struct packet p = {};
@@ -370,14 +376,30 @@ int mesh_from_pod(struct __sk_buff* skb) {
     if (!source || source->ifindex != skb->ifindex)
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_INVALID_SOURCE);
     p.source_identity = source->identity;
-    if (p.options || p.ttl <= 1) goto stack;
+    int service = lb_answer(skb, &p, MESH_POINT_FROM_POD);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_POD);
+    if (service != LB_PASS) return service;
     const struct mesh_endpoint* local = bpf_map_lookup_elem(&endpoints, &p.destination);
+    const struct mesh_ipcache_entry* entry = 0;
+    if (!local) {
+        entry = find_ip(&p.destination);
+        /* Nobody's pod: it may be a service. */
+        if (!entry || entry->cluster_id == 0 || (entry->flags & MESH_IPCACHE_NODE)) {
+            service = lb_request(skb, &p, MESH_POINT_FROM_POD, 0);
+            if (service == LB_FORWARD) {
+                local = bpf_map_lookup_elem(&endpoints, &p.destination);
+                entry = find_ip(&p.destination);
+            } else if (service != LB_PASS) {
+                return service;
+            }
+        }
+    }
+    if (p.options || p.ttl <= 1) goto stack;
     if (local) {
         p.destination_identity = local->identity;
         trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_POD);
         return to_pod(skb, &p, local);
     }
-    const struct mesh_ipcache_entry* entry = find_ip(&p.destination);
     p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
     if (!entry) goto stack;
     const struct mesh_address node = entry->tunnel;
@@ -402,6 +424,23 @@ int mesh_from_pod(struct __sk_buff* skb) {
 stack:
     trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_STACK);
     return TC_ACT_OK;
+}
+
+/* Answers of the node itself, where it is the backend, to a client that has not asked it. */
+static __always_inline int lb_node_answer(struct __sk_buff* skb, struct packet* p,
+                                          const struct mesh_pods_settings* set, __u8 point) {
+    if (!is_own(&p->source, set)) return LB_PASS;
+    const int service = lb_answer(skb, p, point);
+    return service == LB_FORWARD ? TC_ACT_OK : service;
+}
+
+SEC("tc")
+int mesh_to_pod(struct __sk_buff* skb) {
+    struct packet p = {};
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set || parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_POD);
+    return service == LB_PASS ? TC_ACT_OK : service;
 }
 
 /* Who encapsulated the packet, and the identity that it carries. */
@@ -442,9 +481,12 @@ int mesh_from_overlay(struct __sk_buff* skb) {
     const struct mesh_ipcache_entry* claimed = find_ip(&p.source);
     if (claimed && claimed->cluster_id != node->cluster_id)
         return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_SOURCE);
-    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     /* The link layer address in a tunnel is nobody's. */
     bpf_skb_change_type(skb, PACKET_HOST);
+    const int service = lb_answer(skb, &p, MESH_POINT_FROM_OVERLAY);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_OVERLAY);
+    if (service != LB_PASS) return service;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (pod && !p.options && p.ttl > 1) {
         p.destination_identity = pod->identity;
         trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_POD);
@@ -493,8 +535,6 @@ int mesh_to_overlay(struct __sk_buff* skb) {
     return TC_ACT_OK;
 }
 
-#include "nat.h"
-
 SEC("tc")
 int mesh_from_device(struct __sk_buff* skb) {
     struct packet p = {};
@@ -506,7 +546,14 @@ int mesh_from_device(struct __sk_buff* skb) {
         (same(&p.destination, &set->node4) || same(&p.destination, &set->node6))) {
         if (take_answer(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
     }
+    int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
+    if (service == LB_PASS && !pod && !is_link_scope(&p)) {
+        p.source_identity = IDENTITY_WORLD;
+        service = lb_request(skb, &p, MESH_POINT_FROM_DEVICE, 1);
+    }
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_DEVICE);
+    if (service != LB_PASS) return service;
     if (!pod) return TC_ACT_OK;
     p.destination_identity = pod->identity;
     if (is_of_encrypted_pod(&p.source, &p.source_identity))
@@ -534,9 +581,12 @@ SEC("tc")
 int mesh_to_device(struct __sk_buff* skb) {
     struct packet p = {};
     const struct mesh_pods_settings* set = get_settings();
-    const bool masquerades = set && (set->flags & MESH_PODS_MASQUERADE);
-    if (!set || !(masquerades || is_strict())) return TC_ACT_OK;
+    if (!set) return TC_ACT_OK;
     if (parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_DEVICE);
+    if (service != LB_PASS) return service;
+    const bool masquerades = set->flags & MESH_PODS_MASQUERADE;
+    if (!masquerades && !is_strict()) return TC_ACT_OK;
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!pod) return TC_ACT_OK;
     p.source_identity = pod->identity;

@@ -15,6 +15,7 @@
 #include "engine/documents.hpp"
 #include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
+#include "engine/flow_collector.hpp"
 #include "engine/health_watch.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
@@ -134,6 +135,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
                              log_.named("pods"));
         }
+        if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
             events_.emplace(executor, *datapaths.bpf_pods, [this](bool on) {
                 if (auto done = network_->set_trace(on); !done) {
@@ -191,7 +193,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> open_encryption() {
         if (!network_) return {};
         const auto context = encryption_context(options_, own_);
-        if (context.options.kind == "none") return Encryption::disable(context, *pods_);
+        if (context.options.kind == "none") {
+            if (auto done = Encryption::disable(context, *pods_); !done) {
+                log_.warn("encryption of a former run: {}", done.error().message());
+            }
+            return {};
+        }
         MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
                                                [this] { schedule_flush(); }));
         return {};
@@ -203,6 +210,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     void start() {
         if (events_) events_->start();
+        if (flow_collector_) flow_collector_->start();
         if (endpoints_) {
             endpoints_->start();
             take_endpoints();
@@ -223,6 +231,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         sync_timeout_.cancel();
         if (events_) events_->stop();
         if (encryption_) encryption_->stop();
+        if (flow_collector_) flow_collector_->stop();
         traffic_due_.cancel();
         pace_.cancel();
         co_await clusters_->stop();
@@ -574,6 +583,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<Encryption> encryption_;  ///< null = there is none
     bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
+    std::optional<FlowCollector> flow_collector_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
     datapath::DesiredRoutes adopted_routes_;
@@ -602,6 +612,8 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     MESH_CHECK(check(options));
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
+    const state::ClusterKey self{options.cluster_name, model::ClusterId{options.cluster_id}};
+    MESH_CHECK(Encryption::prepare(encryption_context(options, self)));
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
     auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
                                        std::move(log), std::move(datapaths), *std::move(own));

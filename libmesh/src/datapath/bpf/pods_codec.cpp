@@ -153,6 +153,8 @@ std::string_view to_string(PodEvent::Point point) noexcept {
             return "from-device";
         case PodEvent::Point::kToDevice:
             return "to-device";
+        case PodEvent::Point::kToPod:
+            return "to-pod";
     }
     return "unknown";
 }
