@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Forwarding of pods' packets, at tc with direct action (layout.h, "Pods", has the picture):
  *   mesh_from_pod      ingress of the node's end of a pod's link
+ *   mesh_to_pod        egress of it: what the node's own stack sends to the pod
  *   mesh_from_overlay  ingress of the VXLAN device (collect metadata): identity in the VNI
  *   mesh_to_overlay    egress of it: gives the packets that the node itself, or its IP stack,
- * routes there their tunnel key mesh_from_device   ingress of the device to the other nodes: native
- * routing
+ *                      routes there their tunnel key
+ *   mesh_from_device   ingress of the device to the other nodes: native routing
+ *   mesh_to_device     egress of it: masquerading
+ *   mesh_from_wireguard ingress of the WireGuard device (encryption.h)
  *
  * What needs more than forwarding is left to the node's stack, which has a route for every pod CIDR
  * of the mesh: an expired TTL, a packet that is too big for the overlay (fragmented there, or
@@ -25,6 +28,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "layout.h"
+#include "services.h"
 
 /* Marks a packet that mesh_from_pod gave its tunnel key. Nobody else sees it: a pod's own mark does
  * not leave its namespace, and mesh_to_overlay clears it. */
@@ -99,6 +103,22 @@ struct {
     __uint(type, BPF_MAP_TYPE_RINGBUF);
     __uint(max_entries, 1 << 20);
 } events SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct mesh_encryption);
+} encryption SEC(".maps");
+
+/* Addresses of the nodes to which this one encrypts. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, 65536);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct mesh_address);
+    __type(value, __u8);
+} encrypted SEC(".maps");
 
 /* What the programs want to know of a packet. */
 struct packet {
@@ -328,11 +348,17 @@ static __always_inline int set_key(struct __sk_buff* skb, __u32 identity,
     return (int)bpf_skb_set_tunnel_key(skb, &key, sizeof key, flags);
 }
 
+#include "encryption.h"
+
 /* An IPv6 address of the link's own business: neighbour discovery, router solicitations. */
 static __always_inline bool is_link_scope(const struct packet* p) {
     const __u32 first = bpf_ntohl(p->destination.word[0]);
     return !p->v4 && ((first >> 22) == (0xfe800000U >> 22) || (first >> 24) == 0xff);
 }
+
+#include "nat.h"
+
+#include "lb.h"
 
 SEC("tc")
 int mesh_from_pod(struct __sk_buff* skb) {
@@ -350,18 +376,42 @@ int mesh_from_pod(struct __sk_buff* skb) {
     if (!source || source->ifindex != skb->ifindex)
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_INVALID_SOURCE);
     p.source_identity = source->identity;
-    if (p.options || p.ttl <= 1) goto stack;
+    int service = lb_answer(skb, &p, MESH_POINT_FROM_POD);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_POD);
+    if (service != LB_PASS) return service;
     const struct mesh_endpoint* local = bpf_map_lookup_elem(&endpoints, &p.destination);
+    const struct mesh_ipcache_entry* entry = 0;
+    if (!local) {
+        entry = find_ip(&p.destination);
+        /* Nobody's pod: it may be a service. */
+        if (!entry || entry->cluster_id == 0 || (entry->flags & MESH_IPCACHE_NODE)) {
+            service = lb_request(skb, &p, MESH_POINT_FROM_POD, 0);
+            if (service == LB_FORWARD) {
+                local = bpf_map_lookup_elem(&endpoints, &p.destination);
+                entry = find_ip(&p.destination);
+            } else if (service != LB_PASS) {
+                return service;
+            }
+        }
+    }
+    if (p.options || p.ttl <= 1) goto stack;
     if (local) {
         p.destination_identity = local->identity;
         trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_POD);
         return to_pod(skb, &p, local);
     }
-    const struct mesh_ipcache_entry* entry = find_ip(&p.destination);
     p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
-    if (!entry || !(set->flags & MESH_PODS_TUNNEL)) goto stack;
+    if (!entry) goto stack;
     const struct mesh_address node = entry->tunnel;
     if (!is_set(&node) || same(&node, &set->node4) || same(&node, &set->node6)) goto stack;
+    if (!(set->flags & MESH_PODS_TUNNEL)) {
+        if (!(entry->flags & MESH_IPCACHE_NODE) &&
+            would_leak(skb, &node, &p.source, &p.destination, p.proto, 0))
+            return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_PLAINTEXT);
+        goto stack;
+    }
+    if (would_leak_in_tunnel(skb, set, &node))
+        return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_PLAINTEXT);
     const __u32 overlay = set->overlay_ifindex;
     __u32 mtu = 0;
     if (bpf_check_mtu(skb, overlay, &mtu, 0, BPF_MTU_CHK_SEGS)) goto stack;
@@ -374,6 +424,24 @@ int mesh_from_pod(struct __sk_buff* skb) {
 stack:
     trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_STACK);
     return TC_ACT_OK;
+}
+
+/* Answers of the node itself, where it is the backend, to a client that has not asked it. */
+static __always_inline int lb_node_answer(struct __sk_buff* skb, struct packet* p,
+                                          const struct mesh_pods_settings* set, __u8 point) {
+    if (!is_own(&p->source, set)) return LB_PASS;
+    const int service = lb_answer(skb, p, point);
+    return service == LB_FORWARD ? TC_ACT_OK : service;
+}
+
+SEC("tc")
+int mesh_to_pod(struct __sk_buff* skb) {
+    struct packet p = {};
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set || parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    /* Of the node itself, of a backend whose packets a WireGuard device decrypted, or an error. */
+    const int service = lb_answer(skb, &p, MESH_POINT_TO_POD);
+    return service == LB_PASS || service == LB_FORWARD ? TC_ACT_OK : service;
 }
 
 /* Who encapsulated the packet, and the identity that it carries. */
@@ -402,6 +470,9 @@ int mesh_from_overlay(struct __sk_buff* skb) {
     if (kind != kIp) return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_MALFORMED);
     const struct mesh_node* node = bpf_map_lookup_elem(&nodes, &peer);
     if (!node) return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_UNKNOWN_TUNNEL_PEER);
+    if (skb->mark != MARK_DECRYPTED && must_be_encrypted(&peer))
+        return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_PLAINTEXT);
+    skb->mark = 0;
     if (p.source_identity == IDENTITY_HOST) p.source_identity = IDENTITY_REMOTE_NODE;
     /* A node speaks for its own cluster only: neither another cluster's identities nor addresses.
      */
@@ -411,9 +482,12 @@ int mesh_from_overlay(struct __sk_buff* skb) {
     const struct mesh_ipcache_entry* claimed = find_ip(&p.source);
     if (claimed && claimed->cluster_id != node->cluster_id)
         return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_SOURCE);
-    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     /* The link layer address in a tunnel is nobody's. */
     bpf_skb_change_type(skb, PACKET_HOST);
+    const int service = lb_answer(skb, &p, MESH_POINT_FROM_OVERLAY);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_OVERLAY);
+    if (service != LB_PASS) return service;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (pod && !p.options && p.ttl > 1) {
         p.destination_identity = pod->identity;
         trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_POD);
@@ -454,13 +528,13 @@ int mesh_to_overlay(struct __sk_buff* skb) {
         return drop(skb, &p, MESH_POINT_TO_OVERLAY, MESH_DROP_NO_ENDPOINT);
     p.destination_identity = entry->identity;
     const struct mesh_address node = entry->tunnel;
+    if (would_leak_in_tunnel(skb, set, &node))
+        return drop(skb, &p, MESH_POINT_TO_OVERLAY, MESH_DROP_PLAINTEXT);
     if (set_key(skb, p.source_identity, &node))
         return drop(skb, &p, MESH_POINT_TO_OVERLAY, MESH_DROP_TUNNEL_KEY);
     trace(skb, &p, set, MESH_POINT_TO_OVERLAY, MESH_TO_OVERLAY);
     return TC_ACT_OK;
 }
-
-#include "nat.h"
 
 SEC("tc")
 int mesh_from_device(struct __sk_buff* skb) {
@@ -468,13 +542,35 @@ int mesh_from_device(struct __sk_buff* skb) {
     if (parse(skb, &p) != kIp) return TC_ACT_OK;
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
+    if (is_plain_tunnel(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
     if ((set->flags & MESH_PODS_MASQUERADE) &&
         (same(&p.destination, &set->node4) || same(&p.destination, &set->node6))) {
         if (take_answer(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
     }
+    if (set->overlay_port != 0 && p.proto == IPPROTO_UDP && !p.fragment) {
+        /* Of the tunnel: nothing to look for in it before it is decapsulated. */
+        read_ports(skb, &p);
+        if (p.destination_port == set->overlay_port) return TC_ACT_OK;
+    }
+    __u32 unused = 0;
+    const bool plain = is_of_encrypted_pod(&p.source, &unused);
+    bool outside = false; /* a request, else an answer */
+    int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
-    if (!pod || p.options || p.ttl <= 1) return TC_ACT_OK;
+    if (service == LB_PASS && !pod && !is_link_scope(&p)) {
+        outside = true;
+        p.source_identity = IDENTITY_WORLD;
+        service = lb_request(skb, &p, MESH_POINT_FROM_DEVICE, 1);
+    }
+    if (service == LB_FORWARD && plain && !outside)
+        return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_DEVICE);
+    if (service != LB_PASS) return service;
+    if (!pod) return TC_ACT_OK;
     p.destination_identity = pod->identity;
+    if (is_of_encrypted_pod(&p.source, &p.source_identity))
+        return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
+    if (p.options || p.ttl <= 1) return TC_ACT_OK;
     if (set->flags & MESH_PODS_TRACE) {
         const struct mesh_ipcache_entry* entry = find_ip(&p.source);
         p.source_identity = entry ? entry->identity : IDENTITY_WORLD;
@@ -497,11 +593,18 @@ SEC("tc")
 int mesh_to_device(struct __sk_buff* skb) {
     struct packet p = {};
     const struct mesh_pods_settings* set = get_settings();
-    if (!set || !(set->flags & MESH_PODS_MASQUERADE)) return TC_ACT_OK;
+    const bool masquerades = set && (set->flags & MESH_PODS_MASQUERADE);
+    if (!set || !(masquerades || is_strict() || services_at_tc)) return TC_ACT_OK;
     if (parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_DEVICE);
+    if (service != LB_PASS) return service;
+    if (!(masquerades || is_strict())) return TC_ACT_OK;
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
-    if (!pod || !leaves_mesh(&p, set)) return TC_ACT_OK;
+    if (!pod) return TC_ACT_OK;
     p.source_identity = pod->identity;
+    if (is_of_encrypted_pod(&p.destination, &p.destination_identity))
+        return drop(skb, &p, MESH_POINT_TO_DEVICE, MESH_DROP_PLAINTEXT);
+    if (!masquerades || !leaves_mesh(&p, set)) return TC_ACT_OK;
     p.destination_identity = IDENTITY_WORLD;
     const int reason = masquerade(skb, &p, p.v4 ? &set->node4 : &set->node6);
     if (reason) return drop(skb, &p, MESH_POINT_TO_DEVICE, (__u8)reason);

@@ -1,14 +1,17 @@
 // mesh-agent: one per node. Follows the own cluster and all remotes by mesh::Mesh's engine, writes
 // the node's datapath, and tells what it knows over a Unix socket.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <boost/asio/awaitable.hpp>
 #include <boost/json/serialize.hpp>
 #include <charconv>
+#include <cmath>
 #include <memory>
 #include <mesh/mesh.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "common/daemon.hpp"
 #include "common/flags.hpp"
@@ -29,7 +32,51 @@ struct Flags {
     std::string status_socket;
     int metrics_port = -1;
     int sync_timeout_seconds = 60;
+    std::uint32_t health_interval_ms = 200;
+    std::uint32_t health_timeout_ms = 200;
+    std::vector<std::string> reset_connections{"tcp", "udp"};
+    double reset_grace_seconds = 5;
+    std::uint32_t remote_max_stale_age_seconds = 0;
 };
+
+void add_health_flags(CLI::App& app, Flags& flags) {
+    app.add_option("--health-port", flags.mesh.health.port,
+                   "TCP port at the nodes' addresses where agents answer probes, the same in all "
+                   "clusters. A node with backends that does not answer gets no new connections; a "
+                   "refusal is an answer. 0: no probes, of backends neither (bpf)")
+        ->capture_default_str();
+    app.add_option("--health-interval", flags.health_interval_ms,
+                   "Milliseconds between probes of a node")
+        ->check(CLI::Range(50, 60'000))
+        ->capture_default_str();
+    app.add_option("--health-timeout", flags.health_timeout_ms,
+                   "Milliseconds to wait for its answer; three round trips at least")
+        ->check(CLI::Range(50, 60'000))
+        ->capture_default_str();
+    app.add_option("--health-failures", flags.mesh.health.failures,
+                   "Failed probes in a row that make a node unreachable")
+        ->check(CLI::Range(1, 10))
+        ->capture_default_str();
+    app.add_option("--health-probes-per-second", flags.mesh.health.probes_per_second,
+                   "At most, of nodes and backends; beyond, all intervals grow in proportion")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    app.add_option("--reset-connections", flags.reset_connections,
+                   "Which connections through services are reset when their backend is gone, or "
+                   "unhealthy for longer than --reset-grace: tcp,udp or one of them; none: they "
+                   "are left to hang (bpf)")
+        ->check(CLI::IsMember({"tcp", "udp", "none"}))
+        ->delimiter(',')
+        ->capture_default_str();
+    app.add_option("--reset-grace", flags.reset_grace_seconds,
+                   "Seconds that a backend or its node is unhealthy until connections are reset")
+        ->check(CLI::Range(0.0, 3600.0))
+        ->capture_default_str();
+    app.add_option("--remote-max-stale-age", flags.remote_max_stale_age_seconds,
+                   "Seconds without connection to a remote after which its backends count as gone, "
+                   "unless its file has a max-stale-age; 0: what is known stays, fail-static")
+        ->capture_default_str();
+}
 
 void add_flags(CLI::App& app, Flags& flags) {
     app.add_option("--cluster-name", flags.mesh.cluster_name, "Name of this cluster")->required();
@@ -59,8 +106,8 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Folder of this node's pins: below the BPF file system, or relative to it (bpf)")
         ->capture_default_str();
     app.add_option("--netns-dir", flags.mesh.datapath.netns_directory,
-                   "Folder of the pods' network namespaces, whose UDP sockets to removed backends "
-                   "are ended; with --netns-prefix alone: /run/netns");
+                   "Folder of the pods' network namespaces, whose connections to backends that "
+                   "went are reset; with --netns-prefix alone: /run/netns");
     app.add_option("--netns-prefix", flags.mesh.datapath.netns_prefix,
                    "Only namespaces whose name begins so");
     app.add_option(
@@ -83,8 +130,37 @@ void add_flags(CLI::App& app, Flags& flags) {
                  "Packets of pods to outside of the mesh leave with the node's address (bpf)");
     app.add_option("--non-masquerade-cidr", flags.mesh.datapath.non_masquerade_cidrs,
                    "... but not those to this block; may be given several times");
+    app.add_option("--maglev-table-size", flags.mesh.datapath.maglev_table_size,
+                   "Entries of the consistent-hashing table of each node port, external and load "
+                   "balancer IP: the same on all nodes, 100 times the backends for shares within "
+                   "1% (bpf) [4093]")
+        ->check(CLI::IsMember({251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071}));
+    app.add_option("--max-service-flows", flags.mesh.datapath.max_service_flows,
+                   "Connections of services remembered where packets are translated: of outside "
+                   "clients, and of pods out of --cgroup (bpf) [131072]")
+        ->check(CLI::Range(64, 16'000'000));
     app.add_option("--endpoints", flags.mesh.datapath.endpoints_directory,
                    "Folder of files of this node's pods, as mesh-cni writes them (bpf)");
+    auto& encryption = flags.mesh.datapath.encryption;
+    app.add_option("--encryption", encryption.kind,
+                   "How what pods say to pods of other nodes is encrypted: none or wireguard (bpf, "
+                   "with a routing mode); nodes without a published key are spoken to in plain")
+        ->capture_default_str();
+    app.add_flag("--encryption-strict", encryption.strict,
+                 "Drop, and count, what would go to or came from a node with a key in plain");
+    app.add_option("--wireguard-key-file", encryption.key_file,
+                   "Private key, made if absent. FILE.pub has the public one, for annotation "
+                   "network.cilium.io/wg-pub-key of the Node. To change it: replace the file, send "
+                   "SIGHUP, publish FILE.pub")
+        ->capture_default_str();
+    app.add_option("--wireguard-port", encryption.port, "UDP; the same on all nodes of the mesh")
+        ->capture_default_str();
+    app.add_option("--wireguard-device", encryption.device,
+                   "Made if absent; default a name of this node's own");
+    app.add_option("--wireguard-backend", encryption.backend,
+                   "kernel, userspace (wireguard-go, which outlives the agent), or what there is")
+        ->check(CLI::IsMember({"auto", "kernel", "userspace"}))
+        ->capture_default_str();
     app.add_flag("--enable-service-topology", flags.mesh.enable_service_topology,
                  "Follow the zone hints of EndpointSlices; this node's zone is its label "
                  "topology.kubernetes.io/zone");
@@ -92,6 +168,7 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Seconds to wait for remotes before what a former run left is pruned")
         ->check(CLI::Range(1, 3600))
         ->capture_default_str();
+    add_health_flags(app, flags);
     app.add_option("--status-socket", flags.status_socket,
                    "Unix socket for status (HTTP and JSON): /v1/status, /v1/services, /metrics");
     app.add_option("--metrics-port", flags.metrics_port,
@@ -104,7 +181,7 @@ void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
         app.add_option(name, value, help)
             ->check(CLI::Range(2U, 16'777'216U))
             ->capture_default_str()
-            ->group("Table sizes (bpf; pinned tables keep theirs)");
+            ->group("Table sizes (bpf; pinned tables are resized, never below what they hold)");
     };
     add("--ipcache-entries", sizes.ipcache, "Addresses and blocks of pods and nodes, all clusters");
     add("--node-entries", sizes.nodes, "Addresses of nodes, all clusters (tunnel)");
@@ -147,6 +224,9 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
                 network != nullptr ? network->endpoints()
                                    : std::vector<mesh::engine::EndpointStatus>{}))};
     });
+    server.route("/v1/encryption", [&agent](const StatusRequest&) {
+        return StatusResponse{.body = agent.encryption_json()};
+    });
     server.route("/v1/events", [&agent](const StatusRequest& request) {
         std::uint64_t since = 0;
         const std::string text = request.parameter("since").value_or("0");
@@ -177,6 +257,7 @@ void use_memory(mesh::DatapathOptions& options) {
     options.routing = mesh::DatapathOptions::Routing::kNone;
     options.masquerade = false;
     options.endpoints_directory.clear();
+    options.encryption = {};
 }
 
 /// With --datapath auto: in memory where the machine does not give the kernel's, saying so once.
@@ -220,9 +301,15 @@ asio::awaitable<mesh::Result<void>> run(mesh::daemon::Daemon& daemon, const mesh
     agent->on_change([&daemon, raw = agent.get()] {
         if (raw->serving()) daemon.set_ready();
     });
+    daemon.on_reload([&daemon, raw = agent.get()] {
+        if (auto done = raw->reload(); !done) {
+            daemon.log().error("reload: {}", done.error().message());
+        }
+    });
     agent->start();
     co_await daemon.stop_requested();
     agent->on_change({});
+    daemon.on_reload({});
     co_await server.async_stop();
     co_await agent->stop();
     co_return mesh::Result<void>{};
@@ -262,6 +349,16 @@ int main(int argc, char** argv) {
                                   : flags.routing == "native" ? Routing::kNative
                                                               : Routing::kNone;
     flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
+    flags.mesh.health.interval = std::chrono::milliseconds(flags.health_interval_ms);
+    flags.mesh.health.timeout = std::chrono::milliseconds(flags.health_timeout_ms);
+    const auto resets = [&](const char* kind) {
+        return std::ranges::find(flags.reset_connections, kind) != flags.reset_connections.end();
+    };
+    flags.mesh.resets.tcp = resets("tcp") && !resets("none");
+    flags.mesh.resets.udp = resets("udp") && !resets("none");
+    flags.mesh.resets.grace =
+        std::chrono::milliseconds(std::llround(flags.reset_grace_seconds * 1000));
+    flags.mesh.remote_max_stale_age = std::chrono::seconds(flags.remote_max_stale_age_seconds);
     const mesh::SystemClock clock;
     mesh::daemon::Daemon daemon("mesh-agent", flags.common);
     return daemon.run([&] { return run(daemon, clock, flags); });

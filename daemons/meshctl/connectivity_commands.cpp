@@ -30,7 +30,7 @@ volatile std::sig_atomic_t interrupted = 0;
 struct TestOptions {
     std::string prefix = "conn";
     std::string ids = "201,202";
-    std::string routing = "both";
+    std::string routing = "all";
     std::string only;
     int timeout = 5;  ///< seconds, of one request
     bool list = false, keep = false, reuse = false;
@@ -52,6 +52,7 @@ Result<Selection> select(const std::vector<std::string>& modes, const std::strin
 
 std::vector<std::string> modes_of(const std::string& routing) {
     if (routing == "both") return {"tunnel", "native"};
+    if (routing == "all") return {"tunnel", "native", "encrypted"};
     return {routing};
 }
 
@@ -87,7 +88,8 @@ class Runner {
         std::vector<std::string> modes = modes_of(options_.routing);
         if (options_.reuse) {
             MESH_TRY(const std::string mode, sandboxes_.routing_of_existing());
-            if (options_.routing != "both" && options_.routing != mode) {
+            const bool any = options_.routing == "both" || options_.routing == "all";
+            if (!any && options_.routing != mode) {
                 return invalid_argument(
                     fmt::format("--routing {}: the sandboxes have {}", options_.routing, mode));
             }
@@ -206,8 +208,11 @@ void add_test(CLI::App& parent, Context& context) {
     command->add_option("--cluster-ids", options->ids, "Of the two clusters (default 201,202)");
     command
         ->add_option("--routing", options->routing,
-                     "tunnel, native, or both (default): the whole matrix in one, then the other")
-        ->check(CLI::IsMember({"tunnel", "native", "both"}));
+                     "tunnel, native, both of these, encrypted (WireGuard around the tunnel, "
+                     "strict), encrypted-native, or all (default) but the last: the whole matrix "
+                     "in one after the other")
+        ->check(
+            CLI::IsMember({"tunnel", "native", "both", "encrypted", "encrypted-native", "all"}));
     command->add_option("--only", options->only, "Cases whose name this expression is found in")
         ->type_name("REGEX");
     command->add_option("--timeout", options->timeout, "Seconds for each request (default 5)")

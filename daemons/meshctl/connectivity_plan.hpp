@@ -25,8 +25,9 @@ struct Plan {
     [[nodiscard]] static Result<Plan> make(const std::string& prefix, const std::string& ids);
     [[nodiscard]] std::vector<std::string> names() const;
     /// What a sandbox is created with. CIDRs follow from its cluster's id.
+    /// @param mode "tunnel", "native", or with WireGuard "encrypted", "encrypted-native"
     [[nodiscard]] sandbox::CreateOptions options(std::size_t cluster,
-                                                 const std::string& routing) const;
+                                                 const std::string& mode) const;
     [[nodiscard]] sandbox::CreateOptions outside_options() const;
 };
 

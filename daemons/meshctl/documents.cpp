@@ -43,6 +43,7 @@ json::object sandbox_document(const sandbox::Summary& summary) {
     out["service_cidrs"] = services;
     out["nodes"] = state.nodes;
     out["routing"] = state.routing;
+    out["encryption"] = state.encryption;
     out["etcd"] = state.etcd;
     out["daemons"] = daemons;
     out["pods"] = pods;

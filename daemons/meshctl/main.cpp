@@ -79,6 +79,7 @@ int main(int argc, char** argv) {
     ctl::add_sandbox_commands(app, context);
     ctl::add_mesh_commands(app, context);
     ctl::add_pod_commands(app, context);
+    ctl::add_encryption_commands(app, context);
     ctl::add_connectivity_commands(app, context);
     // What stands behind "--" is another program's command line, whatever it looks like.
     char** const end = argv + argc;

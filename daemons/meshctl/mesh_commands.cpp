@@ -87,6 +87,50 @@ std::string datapath_of(const json::object& status) {
     return error.empty() ? kind : fmt::format("{}, last error: {}", kind, error);
 }
 
+// Nodes and backends that do not answer probes, or have not yet, and how many do.
+void print_health(const std::vector<AgentStatus>& agents) {
+    Table table({"NODE", "PROBED", "CLUSTER", "HEALTH", "SINCE", "LAST ERROR"});
+    std::string counts;
+    for (const AgentStatus& agent : agents) {
+        if (!agent.status) continue;
+        const json::value* found = agent.status->if_contains("health");
+        if (found == nullptr || !found->is_object()) continue;
+        const json::object& health = found->get_object();
+        std::size_t answering = 0, all = 0;
+        const auto add = [&](std::string_view list, std::string_view kind) {
+            const json::value* rows = health.if_contains(list);
+            if (rows == nullptr || !rows->is_array()) return;
+            for (const json::value& item : rows->get_array()) {
+                if (!item.is_object()) continue;
+                const json::object& row = item.get_object();
+                const bool healthy = text_of(row, "state") == "healthy";
+                if (list == "nodes") {
+                    ++all;
+                    answering += healthy ? 1 : 0;
+                }
+                if (healthy) continue;
+                const std::string port =
+                    list == "nodes" ? "" : fmt::format(" port {}", integer_of(row, "port"));
+                table.add({agent.node, fmt::format("{} {}{}", kind, text_of(row, "address"), port),
+                           text_of(row, "cluster"), text_of(row, "state"),
+                           seconds_of(row, "since_seconds"), text_of(row, "last_error")});
+            }
+        };
+        add("nodes", "node");
+        add("other_backends", "backend");
+        counts += fmt::format("{}{}: {}/{} nodes", counts.empty() ? "" : ", ", agent.node,
+                              answering, all);
+        if (const std::string error = text_of(health, "error"); !error.empty()) {
+            table.add({agent.node, "itself", "", "no port", "", error});
+        }
+    }
+    if (counts.empty()) return;
+    fmt::print("\nanswer probes, of nodes with backends: {}\n", counts);
+    if (table.empty()) return;
+    table.drop_empty_columns();
+    table.print();
+}
+
 void print_status(const std::vector<AgentStatus>& agents) {
     Table nodes({"NODE", "AGENT", "DATAPATH", "OWN CLUSTER", "REMOTES READY"});
     Table members = member_table();
@@ -118,6 +162,7 @@ void print_status(const std::vector<AgentStatus>& agents) {
         members.drop_empty_columns();
         members.print();
     }
+    print_health(agents);
 }
 
 json::object status_document(const Agents& agents, const std::vector<AgentStatus>& answers,

@@ -65,6 +65,12 @@ void add_create(CLI::App& parent, Context& context) {
                      "How pods reach pods of other nodes. tunnel: VXLAN; native: routes")
         ->check(CLI::IsMember({"tunnel", "native"}))
         ->capture_default_str();
+    command
+        ->add_option("--encryption", options->encryption,
+                     "What encrypts packets of pods between nodes: wireguard, or none")
+        ->capture_default_str();
+    command->add_flag("--encryption-strict", options->encryption_strict,
+                      "Drop what would go between nodes with keys in plain");
     command->add_flag("--no-daemons", *no_daemons, "Nodes and pods only");
     add_output_flag(*command, context);
     command->footer(

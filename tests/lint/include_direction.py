@@ -20,7 +20,7 @@ ALLOWED = {
     "state/store": FOUNDATIONS,
     "state/tables": FOUNDATIONS,
     "state/clusters": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables"],
-    "compile/services": FOUNDATIONS + ["state/tables"],
+    "compile/services": FOUNDATIONS + ["state/tables", "compile/routes"],   # addresses that nobody can have
     "compile/identities": FOUNDATIONS + ["state/tables"],
     "compile/policy": FOUNDATIONS + ["state/tables"],
     "compile/routes": FOUNDATIONS + ["state/tables"],

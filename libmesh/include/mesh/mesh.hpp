@@ -23,9 +23,23 @@ enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
 using LogCallback =
     std::function<void(LogSeverity severity, std::string_view subsystem, std::string_view text)>;
 
-/// Bounds of the kernel's tables, in entries. Tables that are pinned already keep those that they
-/// were made with. What finds no room is left out, logged, counted and shown in status; it is
-/// written when room becomes free.
+/// Encryption of what pods of different nodes say to each other (kBpf, with routing). Nodes without
+/// a published key are spoken to in plain.
+struct EncryptionOptions {
+    std::string kind = "none";  ///< or "wireguard"; "ipsec" is refused
+    /// Packets that would go to, or came from, a node with a key in plain are dropped.
+    bool strict = false;
+    /// Private key, made with the first start; the public one is kept beside it, in the file with
+    /// ".pub" added. Who publishes the node puts that into annotation network.cilium.io/wg-pub-key.
+    std::string key_file = "/var/lib/libmesh/wireguard.key";
+    std::uint16_t port = 51871;    ///< UDP; the same on all nodes of all clusters
+    std::string device;            ///< made if absent; empty = a name of this node's own
+    std::string backend = "auto";  ///< "kernel", "userspace" (wireguard-go), or what there is
+};
+
+/// Bounds of the kernel's tables, in entries. Tables that are pinned already are resized without a
+/// break, never below what they hold. What finds no room is left out, logged, counted and shown in
+/// status; it is written when room becomes free.
 struct MapSizes {
     std::uint32_t ipcache = 1'048'576;  ///< prefixes: one for each address of a pod or node
     std::uint32_t nodes = 65'536;       ///< addresses of nodes
@@ -70,10 +84,36 @@ struct DatapathOptions {
     /// `non_masquerade_cidrs`.
     bool masquerade = false;
     std::vector<std::string> non_masquerade_cidrs;
+    /// Entries of the Maglev table of a frontend for clients outside of the cluster; a prime of
+    /// Cilium's list, 251 to 131071, the same on all nodes. 0 = 4093 (kBpf).
+    std::uint32_t maglev_table_size = 0;
+    /// Flows of services that are remembered where packets are translated (kBpf). 0 = 131072.
+    std::uint32_t max_service_flows = 0;
     /// Folder of files of this node's pods, as mesh-cni and the sandbox write them (kBpf); empty:
     /// this node has no pods.
     std::string endpoints_directory;
+    EncryptionOptions encryption;
     MapSizes sizes;  ///< kBpf
+};
+
+/// Probes of other nodes, and of backends of services with annotation libmesh.io/health-check; with
+/// kBpf only.
+struct HealthOptions {
+    std::uint16_t port = 4240;  ///< where nodes answer, the same in all clusters; 0 = no probes
+    std::chrono::milliseconds interval{200};  ///< of nodes; 50 ms to 60 s
+    std::chrono::milliseconds timeout{200};   ///< likewise
+    std::uint32_t failures = 2;               ///< in a row, to count as unreachable; 1 to 10
+    std::uint32_t probes_per_second = 1000;   ///< beyond, all intervals grow in proportion
+};
+
+/// Connections through services whose backend went: the application gets an error at once instead
+/// of silence. Those to a terminating backend end by themselves.
+struct ResetOptions {
+    bool tcp = true;
+    bool udp = true;
+    /// How long a backend is unhealthy, with others to use instead, until connections to it are
+    /// reset; those to a backend that is gone are reset after 1 s. 0 to 1 h.
+    std::chrono::milliseconds grace{5000};
 };
 
 struct MeshOptions {
@@ -90,6 +130,11 @@ struct MeshOptions {
     bool enable_service_topology = false;
     /// How long remotes' services are awaited before unconfirmed kernel state goes; 1 s to 1 h.
     std::chrono::seconds sync_timeout{60};
+    HealthOptions health;
+    ResetOptions resets;
+    /// A remote without connection for that long loses its services, unless its file says
+    /// otherwise (max-stale-age); 0 = what is known of it stays, fail-static.
+    std::chrono::seconds remote_max_stale_age{0};
     LogCallback log;
 };
 
@@ -109,6 +154,7 @@ struct FrontendView {
     std::uint16_t port = 0;
     std::string protocol;  ///< "TCP", "UDP", "SCTP"
     std::string port_name;
+    bool node_port = false;  ///< at this node's own address
     std::vector<BackendView> backends;
 };
 

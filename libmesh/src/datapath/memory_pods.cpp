@@ -61,6 +61,15 @@ Result<void> MemoryPods::set_non_masquerade(const std::vector<model::IpPrefix>& 
     return {};
 }
 
+Result<void> MemoryPods::set_encrypted(const model::IpAddress& node, bool encrypted) {
+    if (encrypted) {
+        encrypted_.insert(node);
+    } else {
+        encrypted_.erase(node);
+    }
+    return {};
+}
+
 Result<void> MemoryPods::attach(std::uint32_t ifindex, DeviceRole role) {
     attached_.insert_or_assign(ifindex, role);
     return {};

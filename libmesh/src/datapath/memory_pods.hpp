@@ -23,16 +23,27 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] std::vector<Endpoint> endpoints() const override;
     [[nodiscard]] Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) override;
+    [[nodiscard]] Result<void> configure_encryption(const PodsEncryption& encryption) override {
+        encryption_ = encryption;
+        return {};
+    }
+    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node, bool encrypted) override;
+    [[nodiscard]] std::vector<model::IpAddress> encrypted() const override {
+        return {encrypted_.begin(), encrypted_.end()};
+    }
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t) override { return {}; }
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
+    [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
+    [[nodiscard]] FlowStats flows() const override { return {}; }
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
 
     [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {
         return non_masquerade_;
     }
+    [[nodiscard]] const PodsEncryption& encryption() const noexcept { return encryption_; }
     /// All rows, for tests.
     [[nodiscard]] const std::map<model::IpPrefix, IpcacheEntry>& ipcache() const noexcept {
         return ipcache_;
@@ -52,6 +63,8 @@ class MemoryPods final : public PodDatapath {
     std::map<model::IpAddress, Endpoint> endpoints_;
     std::map<std::uint32_t, DeviceRole> attached_;
     std::vector<model::IpPrefix> non_masquerade_;
+    PodsEncryption encryption_;
+    std::set<model::IpAddress> encrypted_;
 };
 
 }  // namespace mesh::datapath

@@ -13,7 +13,10 @@
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
+#include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
+#include "engine/flow_collector.hpp"
+#include "engine/health_watch.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -33,6 +36,8 @@ constexpr std::chrono::seconds kStaleRecheck{1};
 /// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
 /// nodes that flap share a comparison.
 constexpr std::chrono::milliseconds kRoutesPace{50};
+
+Result<void> check_health(const HealthOptions& options);
 
 Result<void> check(const MeshOptions& options) {
     if (auto ok = sources::config::check_cluster_name(options.cluster_name); !ok) {
@@ -62,7 +67,38 @@ Result<void> check(const MeshOptions& options) {
         !options.datapath.endpoints_directory.empty()) {
         return invalid_argument("endpoints_directory: expected none with the datapath in memory");
     }
+    if (options.resets.grace < std::chrono::milliseconds::zero() ||
+        options.resets.grace > std::chrono::hours(1)) {
+        return invalid_argument("resets.grace: expected 0 to 1 h");
+    }
+    if (options.remote_max_stale_age < std::chrono::seconds::zero()) {
+        return invalid_argument("remote_max_stale_age: expected 0 or more");
+    }
+    MESH_CHECK(check_health(options.health));
+    return Encryption::check(options.datapath);
+}
+
+Result<void> check_health(const HealthOptions& options) {
+    using std::chrono::milliseconds;
+    const auto in_range = [](milliseconds time) {
+        return time >= milliseconds(50) && time <= milliseconds(60'000);
+    };
+    if (!in_range(options.interval))
+        return invalid_argument("health.interval: expected 50 ms to 60 s");
+    if (!in_range(options.timeout))
+        return invalid_argument("health.timeout: expected 50 ms to 60 s");
+    if (options.failures < 1 || options.failures > 10) {
+        return invalid_argument("health.failures: expected 1 to 10");
+    }
+    if (options.probes_per_second < 1) {
+        return invalid_argument("health.probes_per_second: expected at least 1");
+    }
     return {};
+}
+
+/// Without the kernel's datapath nothing would follow from a probe.
+bool probes(const MeshOptions& options) {
+    return options.health.port != 0 && options.datapath.kind == DatapathOptions::Kind::kBpf;
 }
 
 }  // namespace
@@ -82,7 +118,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
           node_(own_, options_.node_name, rng_.next(), *datapath_, log_.named("node"),
                 {.pods = pods_.get(),
                  .tunnel = options_.datapath.routing == DatapathOptions::Routing::kTunnel,
-                 .service_topology = options_.enable_service_topology}),
+                 .service_topology = options_.enable_service_topology,
+                 .health = probes(options_),
+                 .resets = options_.resets,
+                 .on_effect =
+                     [this](const state::Effect& effect) {
+                         if (encryption_) encryption_->note(effect);
+                     }}),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor),
@@ -93,6 +135,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
                              log_.named("pods"));
         }
+        if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
             events_.emplace(executor, *datapaths.bpf_pods, [this](bool on) {
                 if (auto done = network_->set_trace(on); !done) {
@@ -108,12 +151,20 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                     schedule_flush();
                 });
         }
+        if (probes(options_)) {
+            health_.emplace(executor, clock, Rng(rng_.next()), options_.health, own_,
+                            options_.node_name, node_, log_.named("health"),
+                            [this] { schedule_flush(); });
+        }
         state::ClustersOptions to;
         to.local_name = own_.name;
         to.local_id = own_.id;
         to.max_clusters = options_.max_connected_clusters;
         to.own = std::move(own);
         to.remotes_directory = options_.clustermesh_config;
+        if (options_.remote_max_stale_age > std::chrono::seconds::zero()) {
+            to.max_stale_age = options_.remote_max_stale_age;
+        }
         state::ClusterEvents events;
         events.on_batch = [this](state::ClusterBatch&& batch) {
             node_.apply(batch);
@@ -138,8 +189,28 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                               log_.named("clusters"), std::move(events));
     }
 
+    /// Once, before start().
+    [[nodiscard]] Result<void> open_encryption() {
+        if (!network_) return {};
+        const auto context = encryption_context(options_, own_);
+        if (context.options.kind == "none") {
+            if (auto done = Encryption::disable(context, *pods_); !done) {
+                log_.warn("encryption of a former run: {}", done.error().message());
+            }
+            return {};
+        }
+        MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
+                                               [this] { schedule_flush(); }));
+        return {};
+    }
+
+    [[nodiscard]] Result<void> reload() {
+        return encryption_ ? encryption_->reload_key() : Result<void>();
+    }
+
     void start() {
         if (events_) events_->start();
+        if (flow_collector_) flow_collector_->start();
         if (endpoints_) {
             endpoints_->start();
             take_endpoints();
@@ -159,10 +230,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         retry_.cancel();
         sync_timeout_.cancel();
         if (events_) events_->stop();
+        if (flow_collector_) flow_collector_->stop();
+        if (encryption_) encryption_->stop();
         traffic_due_.cancel();
         pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
+        if (health_) co_await health_->async_stop();
     }
 
     void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
@@ -185,6 +259,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace) {
         if (!events_) return std::nullopt;
         return boost::json::serialize(events_->since(since, trace, node_.tables()));
+    }
+
+    [[nodiscard]] std::string encryption_json() {
+        return boost::json::serialize(encryption_ ? encryption_->document()
+                                                  : boost::json::object{{"kind", "none"}});
     }
 
     [[nodiscard]] std::string status_json() const {
@@ -211,6 +290,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .datapath = *datapath_,
                                   .pods = pods_.get(),
                                   .network = pod_network(),
+                                  .health = health_ ? &*health_ : nullptr,
+                                  .sockets_ended = sockets_ended_,
+                                  .encryption = encryption_.get(),
                                   .route_failures = route_failures_,
                                   .flushes = flushes_,
                                   .route_comparisons = route_comparisons_,
@@ -242,8 +324,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (freshness_known) note_freshness();
         node_.advance(clock_.now());
         const bool own_is_ready = is_own_ready();
+        // Before the ipcache: what goes to a new node is encrypted from the first packet.
+        const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
+        if (!encrypted) fail(encrypted.error());
         // A pod is attached before a service leads to it.
         bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
+        failed = failed || !encrypted;
         const auto result = node_.flush([&] {
             failed = !refresh_network() || failed;
             reconcile_routes();
@@ -256,6 +342,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             return;
         }
         own_written_ = own_written_ || own_is_ready;
+        if (health_) health_->refresh();
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
             failed = true;
@@ -263,7 +350,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         failed = !refresh_network() || failed;
         routes_due_ = routes_due_ || result->routes_changed;
         if (routes_due_) reconcile_routes();
-        if (node_.take_backends_removed() || std::exchange(sweep_due_, false)) end_stale_sockets();
+        sweep_due_ = node_.take_backends_removed() || sweep_due_;
+        sweep_due_ = node_.resets().take_due(clock_.now()) || sweep_due_;
+        if (std::exchange(sweep_due_, false)) {
+            end_stale_sockets();
+            // It may have found some that are to be ended later.
+            wait_for_traffic();
+        }
         if (!failed) {
             last_error_.clear();
             // A route that fails takes nothing from the services.
@@ -332,6 +425,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        if (encryption_) {
+            encryption_->finish_adoption();
+            schedule_flush();
+        }
         // A former run may have ended between a removal and its sweep.
         sweep_due_ = true;
         adopted_routes_.clear();
@@ -437,11 +534,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     void end_stale_sockets() {
-        if (bpf_ == nullptr) return;
-        std::vector<std::string> paths;
-        if (options_.datapath.netns_directory.empty()) {
-            paths.emplace_back("/proc/self/ns/net");
-        } else {
+        const auto kinds = node_.resets().kinds();
+        if (bpf_ == nullptr || (!kinds.tcp && !kinds.udp)) return;
+        std::vector<std::string> paths{"/proc/self/ns/net"};
+        if (!options_.datapath.netns_directory.empty()) {
             std::error_code ec;
             for (const auto& entry :
                  std::filesystem::directory_iterator(options_.datapath.netns_directory, ec)) {
@@ -450,11 +546,25 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                 }
             }
         }
-        const auto swept = bpf_->end_stale_sockets(paths);
+        std::set<std::string> drained;
+        for (const auto& cluster : clusters_->status()) {
+            if (cluster.drained_as_stale) drained.insert(cluster.cluster);
+        }
+        const auto is_pod = [&](const model::IpAddress& address) {
+            if (node_.merger().is_node(address)) return true;
+            const auto match = node_.tables().lookup(address);
+            return match && match->prefix.is_host() && !drained.contains(match->cluster.name);
+        };
+        node_.resets().begin_sweep();
+        const TimePoint now = clock_.now();
+        const auto swept = bpf_->end_sockets(paths, kinds, [&](const auto& socket) {
+            return node_.resets().ends(socket, now, is_pod);
+        });
+        if (swept) sockets_ended_ += swept->sockets_ended;
         if (!swept) {
-            log_.warn("sockets to removed backends: {}", swept.error().message());
+            log_.warn("sockets to backends that went: {}", swept.error().message());
         } else if (swept->sockets_ended > 0) {
-            log_.info("{} sockets to removed backends ended", swept->sockets_ended);
+            log_.info("{} sockets to backends that went ended", swept->sockets_ended);
         }
     }
 
@@ -468,9 +578,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<datapath::PodDatapath> pods_;
     state::ClusterKey own_;
     NodeState node_;
+    std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
-    bool endpoints_due_ = false;  ///< they changed since the last flush
+    std::unique_ptr<Encryption> encryption_;  ///< null = there is none
+    bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
+    std::optional<FlowCollector> flow_collector_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
     datapath::DesiredRoutes adopted_routes_;
@@ -491,6 +604,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     bool own_written_ = false;  ///< the own cluster's services are in the datapath
     bool sweep_due_ = false;    ///< sockets to removed backends are to be looked for
     bool stopped_ = false;
+    std::uint64_t sockets_ended_ = 0;
 };
 
 Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshOptions options,
@@ -498,10 +612,13 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     MESH_CHECK(check(options));
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
+    const state::ClusterKey self{options.cluster_name, model::ClusterId{options.cluster_id}};
+    MESH_CHECK(Encryption::prepare(encryption_context(options, self)));
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    return std::unique_ptr<Agent>(
-        new Agent(std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                         std::move(log), std::move(datapaths), *std::move(own))));
+    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
+                                       std::move(log), std::move(datapaths), *std::move(own));
+    MESH_CHECK(impl->open_encryption());
+    return std::unique_ptr<Agent>(new Agent(std::move(impl)));
 }
 
 Agent::Agent(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -529,6 +646,12 @@ const PodNetwork* Agent::pod_network() const noexcept {
 }
 std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
     return impl_->events_json(since, trace);
+}
+std::string Agent::encryption_json() {
+    return impl_->encryption_json();
+}
+Result<void> Agent::reload() {
+    return impl_->reload();
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

@@ -53,6 +53,11 @@ class Agent {
     /// The document of GET /v1/events (event_log.hpp); nullopt if this node has no pod network in
     /// the kernel.
     [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace);
+    /// The document of GET /v1/encryption; asks the WireGuard device.
+    [[nodiscard]] std::string encryption_json();
+    /// Takes up a new WireGuard key from its file; nothing else is read again.
+    /// @errors as Encryption::reload_key(); what there was stays
+    [[nodiscard]] Result<void> reload();
     [[nodiscard]] std::string status_json() const;
     [[nodiscard]] std::string metrics_text() const;
 

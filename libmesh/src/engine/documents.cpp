@@ -154,6 +154,7 @@ json::value pods_document(const StatusSources& from) {
     constexpr std::size_t kShownConflicts = 20;
     const auto settings = from.pods->settings();
     const auto occupancy = from.pods->occupancy();
+    const auto flows = from.pods->flows();
     const auto text = [](const std::optional<model::IpAddress>& address) {
         return address ? json::value(address->to_string()) : json::value(nullptr);
     };
@@ -182,6 +183,9 @@ json::value pods_document(const StatusSources& from) {
                         {"endpoints", occupancy.endpoints},
                         {"max_endpoints", occupancy.max_endpoints},
                         {"failed_endpoints", from.network->failed_endpoints()},
+                        {"flows", flows.live},
+                        {"max_flows", flows.max},
+                        {"flows_expired", flows.expired},
                         {"drops", std::move(drops)},
                         {"conflicts", conflict_count},
                         {"shown_conflicts", std::move(conflicts)}};
@@ -214,6 +218,11 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
         gauge("mesh_ipcache_conflicts", "Prefixes that several clusters claim.",
               ipcache->conflict_count());
     }
+    const auto flows = from.pods->flows();
+    gauge("mesh_flows", "Flows of services at tc, when last all were looked at.", flows.live);
+    gauge("mesh_flows_max", "Flows of services at tc that there is room for.", flows.max);
+    to.counter("mesh_flows_expired_total", "Flows of services at tc deleted as timed out.", {},
+               static_cast<double>(flows.expired));
     for (const auto& [reason, count] : from.pods->drops()) {
         const Families::Labels labels{{"reason", std::string(to_string(reason))}};
         to.counter("mesh_drops_total", "Packets dropped, by reason.", labels,
@@ -221,6 +230,47 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
         to.counter("mesh_drop_bytes_total", "Bytes dropped, by reason.", labels,
                    static_cast<double>(count.bytes));
     }
+}
+
+void add_health_metrics(Families& to, const StatusSources& from) {
+    to.counter("mesh_sockets_ended_total", "Connections ended, as their backends went.", {},
+               static_cast<double>(from.sockets_ended));
+    if (from.health == nullptr) return;
+    const auto add = [&](const char* kind, const HealthCounts& counts) {
+        const auto gauge = [&](const char* state, std::size_t count) {
+            to.gauge("mesh_health_targets", "Nodes and backends that are probed, by state.",
+                     {{"kind", kind}, {"state", state}}, static_cast<double>(count));
+        };
+        gauge("healthy", counts.healthy);
+        gauge("unhealthy", counts.unhealthy);
+        gauge("unknown", counts.unknown);
+    };
+    add("node", from.health->hosts());
+    add("backend", from.health->backends());
+    const auto& schedule = from.health->schedule();
+    to.counter("mesh_health_probes_total", "Probes that ended.", {},
+               static_cast<double>(schedule.probes()));
+    to.counter("mesh_health_probe_failures_total", "Probes that failed.", {},
+               static_cast<double>(schedule.failed()));
+    to.gauge("mesh_health_interval_stretch",
+             "By how much intervals grew, as there is more to probe than is allowed.", {},
+             schedule.stretch());
+}
+
+void add_encryption_metrics(Families& to, const StatusSources& from) {
+    if (from.encryption == nullptr) return;
+    const Encryption& encryption = *from.encryption;
+    to.gauge("mesh_encryption_up",
+             "1 if the WireGuard device and its routes are as they should be.", {},
+             encryption.up() ? 1 : 0);
+    to.gauge("mesh_encryption_key_published", "1 if the own node's record has this node's key.", {},
+             encryption.unpublished().empty() ? 1 : 0);
+    to.gauge("mesh_encryption_peers", "Nodes that are spoken to in encrypted form.", {},
+             static_cast<double>(encryption.peer_count()));
+    to.gauge("mesh_encryption_nodes_without_key", "Nodes that are spoken to in plain.", {},
+             static_cast<double>(encryption.without_key().size()));
+    to.counter("mesh_encryption_device_starts_total", "How often the WireGuard device was made.",
+               {}, static_cast<double>(encryption.device_starts()));
 }
 
 }  // namespace
@@ -272,6 +322,9 @@ json::object status_document(const StatusSources& from) {
             {"remotes", std::move(remotes)},
             {"config_errors", std::move(config_errors)},
             {"pods", pods_document(from)},
+            {"health", from.health != nullptr ? json::value(from.health->status()) : nullptr},
+            {"encryption", from.encryption != nullptr ? from.encryption->summary()
+                                                      : json::object{{"kind", "none"}}},
             {"datapath",
              json::object{{"kind", from.datapath.kind()},
                           {"services", occupancy.services},
@@ -281,6 +334,7 @@ json::object status_document(const StatusSources& from) {
                           {"rejected", std::move(rejected)},
                           {"truncated", std::move(truncated)},
                           {"last_error", shown(from.last_error)},
+                          {"sockets_ended", from.sockets_ended},
                           {"routes", from.node.desired_routes().size()},
                           {"route_conflicts", std::move(conflicts)},
                           {"route_failures",
@@ -327,6 +381,8 @@ std::string metrics_document(const StatusSources& from) {
     families.gauge("mesh_route_conflicts", "Pod CIDRs that two nodes announce.", {},
                    static_cast<double>(from.node.routes().conflicts().size()));
     add_pods_metrics(families, from);
+    add_health_metrics(families, from);
+    add_encryption_metrics(families, from);
     return families.text();
 }
 
@@ -364,6 +420,7 @@ json::object to_json(const ServiceView& view) {
                                          {"port", frontend.port},
                                          {"protocol", frontend.protocol},
                                          {"port_name", frontend.port_name},
+                                         {"node_port", frontend.node_port},
                                          {"backends", std::move(backends)}});
     }
     return {{"namespace", view.namespace_},

@@ -24,6 +24,8 @@ datapath::ServiceRow to_row(const compile::FrontendRow& from) {
     row.frontend = to_frontend(from.key);
     row.name = from.service.namespace_ + "/" + from.service.name;
     row.affinity_seconds = from.affinity_seconds;
+    row.outside = from.outside;
+    row.outside_local = from.outside_local;
     row.backends.reserve(from.backends.size());
     for (const auto& backend : from.backends) {
         if (!backend.programmed) continue;
@@ -33,7 +35,8 @@ datapath::ServiceRow to_row(const compile::FrontendRow& from) {
                                 .proto = row.frontend.proto,
                                 .cluster_id = model::number(backend.cluster.id),
                                 .weight = backend.selected ? backend.weight : std::uint16_t{0},
-                                .terminating = false});
+                                .terminating = false,
+                                .here = backend.here});
     }
     return row;
 }
@@ -89,6 +92,7 @@ ServiceView to_view(const compile::ServiceExplanation& from) {
         to.port = frontend.key.port;
         to.protocol = compile::to_string(frontend.key.protocol);
         to.port_name = frontend.port_name;
+        to.node_port = frontend.node_port;
         to.backends.reserve(frontend.backends.size());
         for (const auto& backend : frontend.backends) {
             to.backends.push_back({.address = backend.address.to_string(),
@@ -111,10 +115,15 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       datapath_(datapath),
       pods_(options.pods),
       log_(std::move(log)),
+      on_effect_(std::move(options.on_effect)),
       tables_(own_.name, hash_seed),
-      merger_(tables_,
-              {.own = own_, .node = node, .zone = {}, .zone_hints = options.service_topology}),
-      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = options.tunnel}) {
+      merger_(tables_, {.own = own_,
+                        .node = node,
+                        .zone = {},
+                        .zone_hints = options.service_topology,
+                        .health = options.health}),
+      routes_({.own_cluster = own_.name, .own_node = node, .any_underlay = options.tunnel}),
+      resets_(options.resets) {
     datapath_.set_own_cluster(model::number(own_.id));
     if (pods_ != nullptr) {
         ipcache_.emplace(
@@ -127,6 +136,10 @@ void NodeState::note(const state::Effect& effect) {
     merger_.note(effect);
     routes_.note(effect);
     if (ipcache_) ipcache_->note(effect);
+    if (const auto* ip = std::get_if<state::Changed<model::IpIdentityPair>>(&effect.change)) {
+        if (ip->after == nullptr) resets_.note_pod_gone(ip->before->ip);
+    }
+    if (on_effect_) on_effect_(effect);
     dirty_ = true;
 }
 
@@ -153,8 +166,26 @@ void NodeState::note_freshness(const state::ClusterKey& cluster, bool connected,
 }
 
 void NodeState::advance(TimePoint now) {
+    now_ = now;
     merger_.advance(now);
     dirty_ = dirty_ || merger_.pending();
+}
+
+void NodeState::note_host(const compile::HostProbe& probe, const compile::Finding& finding) {
+    merger_.note_host(probe, finding);
+    dirty_ = dirty_ || merger_.pending();
+}
+
+void NodeState::note_backend(const compile::BackendProbe& probe, const compile::Finding& finding) {
+    merger_.note_backend(probe, finding);
+    dirty_ = dirty_ || merger_.pending();
+}
+
+std::optional<TimePoint> NodeState::next_due() const {
+    const auto traffic = merger_.next_due();
+    const auto resets = resets_.next_due();
+    if (!traffic || !resets) return traffic ? traffic : resets;
+    return std::min(*traffic, *resets);
 }
 
 Result<datapath::ApplyStats> NodeState::write_pending() {
@@ -196,11 +227,13 @@ Result<datapath::ApplyStats> NodeState::write_pending() {
 Result<datapath::ApplyStats> NodeState::write(const compile::FrontendChanges& changes) {
     for (const auto& key : changes.removed) {
         const auto frontend = to_frontend(key);
+        resets_.note_removed(frontend);
         pending_.insert_or_assign(frontend, datapath::ServiceChange::remove(frontend));
     }
     for (const auto& row : changes.upserts) {
         auto change = datapath::ServiceChange::upsert(to_row(row));
         const auto frontend = change.row.frontend;
+        resets_.note_row(frontend, row, now_);
         pending_.insert_or_assign(frontend, std::move(change));
     }
     if (pending_.empty()) return datapath::ApplyStats{};

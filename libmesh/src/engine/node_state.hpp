@@ -25,6 +25,7 @@
 #include "datapath/datapath.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "datapath/pods.hpp"
+#include "engine/resets.hpp"
 #include "runtime/clock.hpp"
 #include "state/tables/cluster_tables.hpp"
 
@@ -40,6 +41,10 @@ struct NodeStateOptions {
     datapath::PodDatapath* pods = nullptr;
     bool tunnel = false;            ///< pods of other nodes are reached by encapsulation
     bool service_topology = false;  ///< follow zone hints; the zone is the own node's label
+    bool health = false;            ///< nodes and backends are probed
+    ResetOptions resets = {};
+    /// Told each change of the tables as well; may be empty.
+    std::function<void(const state::Effect&)> on_effect{};
 };
 
 /// @thread same object not concurrently
@@ -61,7 +66,14 @@ class NodeState {
     /// The time is `now`; call it before flush().
     void advance(TimePoint now);
     /// When advance() and flush() are wanted next, whatever else happens; nullopt = not.
-    [[nodiscard]] std::optional<TimePoint> next_due() const { return merger_.next_due(); }
+    [[nodiscard]] std::optional<TimePoint> next_due() const;
+
+    /// What probes found, and what is to be probed. @see ServiceMerger
+    void note_host(const compile::HostProbe& probe, const compile::Finding& finding);
+    void note_backend(const compile::BackendProbe& probe, const compile::Finding& finding);
+    [[nodiscard]] compile::ProbeChanges take_probe_changes() {
+        return merger_.take_probe_changes();
+    }
 
     /// Compiles what changed and writes it: the ways to backends before the backends, and what goes
     /// in the reverse order. After an error the rows are kept and written by the next flush().
@@ -79,6 +91,9 @@ class NodeState {
     /// True if backends went since the last call, by whichever of the above: sockets may be
     /// connected to them.
     [[nodiscard]] bool take_backends_removed() noexcept;
+    /// Which connections are to be ended, and when, as of the last flush().
+    [[nodiscard]] Resets& resets() noexcept { return resets_; }
+    [[nodiscard]] const Resets& resets() const noexcept { return resets_; }
 
     [[nodiscard]] std::vector<ServiceView> services() const;
     [[nodiscard]] std::optional<ServiceView> service(const state::ObjectName& name) const;
@@ -132,6 +147,7 @@ class NodeState {
     datapath::Datapath& datapath_;
     datapath::PodDatapath* pods_;
     Logger log_;
+    std::function<void(const state::Effect&)> on_effect_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;
@@ -153,6 +169,8 @@ class NodeState {
     datapath::ServiceFrontend last_retried_;
     datapath::DesiredRoutes desired_routes_;
     std::set<state::ClusterKey> synced_;
+    Resets resets_;
+    TimePoint now_{};
     bool backends_removed_ = false;  ///< and take_backends_removed() has not told yet
     bool dirty_ = false;
 };

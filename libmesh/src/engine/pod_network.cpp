@@ -6,6 +6,8 @@
 #include <set>
 #include <utility>
 
+#include "engine/encryption.hpp"
+
 namespace mesh::engine {
 
 namespace {
@@ -58,6 +60,11 @@ std::uint8_t full_length(const IpAddress& address) {
 
 }  // namespace
 
+std::uint16_t overlay_port(const DatapathOptions& options) noexcept {
+    if (options.overlay_port != 0) return options.overlay_port;
+    return options.tunnel_protocol == "geneve" ? kGenevePort : kVxlanPort;
+}
+
 PodNetwork::PodNetwork(DatapathOptions options, state::ClusterKey own, std::string node,
                        std::uint32_t max_connected_clusters, datapath::Rtnetlink netlink,
                        datapath::PodDatapath& pods, Logger log)
@@ -98,13 +105,14 @@ Result<void> PodNetwork::prepare_overlay(datapath::PodsSettings& wanted) {
              netlink_.device_of(wanted.node4 ? *wanted.node4 : *wanted.node6));
     wanted.device_ifindex = device.index;
     if (options_.routing != Routing::kTunnel) return {};
-    const std::uint32_t overhead = wanted.node4 ? kOverheadV4 : kOverheadV6;
+    const std::uint32_t overhead =
+        (wanted.node4 ? kOverheadV4 : kOverheadV6) +
+        (options_.encryption.kind == "wireguard" ? kWireguardOverhead : 0U);
     const std::uint32_t mtu = device.mtu > overhead ? device.mtu - overhead : device.mtu;
     auto overlay = netlink_.link(name);
     if (!overlay && overlay.error().code() == Errc::kNotFound) {
-        const std::uint16_t usual = options_.tunnel_protocol == "geneve" ? kGenevePort : kVxlanPort;
-        const std::uint16_t port = options_.overlay_port != 0 ? options_.overlay_port : usual;
-        MESH_CHECK(netlink_.add_overlay({name, options_.tunnel_protocol, port, mtu}));
+        MESH_CHECK(
+            netlink_.add_overlay({name, options_.tunnel_protocol, overlay_port(options_), mtu}));
         overlay = netlink_.link(name);
     }
     if (!overlay) return overlay.error();
@@ -127,6 +135,7 @@ Result<void> PodNetwork::prepare_overlay(datapath::PodsSettings& wanted) {
         MESH_CHECK(netlink_.delete_address(name, address, length));
     }
     wanted.overlay_ifindex = overlay->index;
+    wanted.overlay_port = overlay_port(options_);
     return {};
 }
 

@@ -27,6 +27,9 @@
 
 namespace mesh::engine {
 
+/// The UDP port of the overlay: as the options say, or the protocol's usual one.
+[[nodiscard]] std::uint16_t overlay_port(const DatapathOptions& options) noexcept;
+
 /// A pod of this node, for status.
 struct EndpointStatus {
     std::string id;  ///< of its file

@@ -12,6 +12,8 @@
 namespace mesh::model {
 
 inline constexpr std::string_view kHealthCheckAnnotation = "libmesh.io/health-check";
+/// "false": connections to backends that are gone or unhealthy are left alone; default "true".
+inline constexpr std::string_view kResetConnectionsAnnotation = "libmesh.io/reset-connections";
 /// What its value must be like, for messages.
 inline constexpr std::string_view kHealthCheckForm =
     "tcp or http:/path, and after it any of interval=, timeout= (each 50ms to 60s), failures=, "

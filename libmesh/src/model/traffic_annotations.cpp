@@ -29,6 +29,7 @@ constexpr std::string_view kOrderForm =
     "names of clusters, each once, and at most one * for all others, such as cluster1,cluster2,*";
 constexpr std::string_view kMinimumForm = "a number of backends, 1 to 65535";
 constexpr std::string_view kSlowStartForm = "a time from 1s to 1h, such as 30s or 1m30s";
+constexpr std::string_view kBoolForm = "true or false";
 constexpr std::string_view kStaleForm = "static, or close: and a time from 10s to 24h: close:30s";
 
 std::string_view trim(std::string_view text) {
@@ -103,6 +104,11 @@ std::optional<std::vector<std::string>> parse_order(std::string_view text) {
     return order;
 }
 
+std::optional<bool> parse_bool(std::string_view text) {
+    if (text != "true" && text != "false") return std::nullopt;
+    return text == "true";
+}
+
 /// nullopt = not of the form.
 std::optional<std::optional<seconds>> parse_stale_policy(std::string_view text) {
     constexpr std::string_view kClose = "close:";
@@ -175,6 +181,7 @@ TrafficAnnotations parse_traffic_annotations(const OptionalStringMap& annotation
     reader.read(kStalePolicyAnnotation, kStaleForm, policy.close_when_stale, parse_stale_policy);
     reader.read_as_written(kHealthCheckAnnotation, kHealthCheckForm, result.health_check,
                            parse_health_check);
+    reader.read(kResetConnectionsAnnotation, kBoolForm, result.reset_connections, parse_bool);
     return result;
 }
 

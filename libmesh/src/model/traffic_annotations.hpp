@@ -51,6 +51,7 @@ struct TrafficAnnotations {
     TrafficPolicy policy;
     /// Its backends are probed; unlike the policy also of services that are not global.
     std::optional<HealthCheck> health_check;
+    bool reset_connections = true;  ///< likewise
     /// One sentence for each annotation whose value is not of its form, naming annotation, value
     /// and form. Such an annotation is as if it were not there.
     std::vector<std::string> warnings;

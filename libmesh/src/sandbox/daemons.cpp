@@ -10,6 +10,7 @@
 #include "pki/certificates.hpp"
 #include "pki/files.hpp"
 #include "sandbox/cgroup.hpp"
+#include "sandbox/encryption.hpp"
 #include "sandbox/probe.hpp"
 
 namespace mesh::sandbox {
@@ -137,6 +138,10 @@ class Planner {
         tell(agent, {"--netns-dir", std::string(datapath::netns_directory())});
         tell(agent, {"--netns-prefix", names_.pods_of(node)});
         tell_mesh_size(agent);
+        if (state_.encryption == "none") return;
+        tell(agent, {"--encryption", state_.encryption});
+        tell(agent, {"--wireguard-key-file", wireguard_key_file(paths_, node)});
+        if (state_.encryption_strict) tell(agent, {"--encryption-strict"});
     }
 
     const State& state_;

@@ -17,6 +17,7 @@
 #include "pki/files.hpp"
 #include "sandbox/cgroup.hpp"
 #include "sandbox/daemons.hpp"
+#include "sandbox/encryption.hpp"
 #include "sandbox/internal.hpp"
 #include "sandbox/ipam.hpp"
 #include "sandbox/network.hpp"
@@ -93,6 +94,16 @@ Result<State> checked_state(const CreateOptions& options) {
     if (state.routing != "tunnel" && state.routing != "native") {
         return invalid_argument(
             fmt::format("routing \"{}\": expected tunnel or native", options.routing));
+    }
+    state.encryption = options.encryption;
+    state.encryption_strict = options.encryption_strict;
+    if (state.encryption != "none" && state.encryption != "wireguard") {
+        return invalid_argument(
+            fmt::format("encryption \"{}\": expected wireguard or none{}", options.encryption,
+                        options.encryption == "ipsec" ? "; there is no IPsec here" : ""));
+    }
+    if (state.encryption == "none" && state.encryption_strict) {
+        return invalid_argument("strict encryption: expected encryption wireguard");
     }
     state.etcd = !options.daemons ? "none" : options.real_etcd ? "real" : "embedded";
     state.max_clusters = options.max_clusters;
@@ -176,6 +187,7 @@ Result<void> build(const Environment& environment, const Names& names, const Cre
     MESH_CHECK(build_nodes(environment, names, state));
     environment.report("certificates");
     MESH_CHECK(write_credentials(environment, state, options.inherit_ca));
+    if (state.encryption == "wireguard") MESH_CHECK(make_wireguard_keys(paths, state));
     state.objects.namespaces["default"] = namespace_manifest("default");
     MESH_CHECK(sync_manifests(paths, state));
     if (options.daemons) {
@@ -224,6 +236,8 @@ Result<void> remove_everything(const Environment& environment, const Names& name
     if (const auto mount = cgroup_mount(); mount) {
         for (const std::string& folder : entries_with_prefix(*mount, names.prefix())) {
             note(destroy_cgroup(folder));
+            const std::string node = fs::path(folder).filename().string();
+            remove_wireguard_sockets(names.sandbox(), node.substr(names.prefix().size()));
         }
     }
     environment.report("removing namespaces");

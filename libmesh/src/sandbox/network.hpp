@@ -16,6 +16,9 @@ inline constexpr std::uint32_t kNodeMtu = 1500;
 /// A pod's link, where its packets are encapsulated: leaves room for a VXLAN header.
 inline constexpr std::uint32_t kTunnelPodMtu = 1450;
 
+/// What WireGuard takes of each packet.
+inline constexpr std::uint32_t kWireguardOverhead = 80;
+
 /// Makes the underlay if there is none, and finds the lowest free place on it. The caller holds the
 /// underlay's lock.
 /// @errors kCapacity when all places are taken

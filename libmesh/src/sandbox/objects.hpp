@@ -96,6 +96,7 @@ struct NodeInfo {
     std::string name;
     std::vector<model::IpAddress> addresses;  ///< IPv4 first
     std::vector<model::IpPrefix> pod_blocks;  ///< IPv4 first
+    std::string wireguard_key{};              ///< public, base64; "" = none
 };
 
 /// The manifests of one cluster: file name → YAML. Pure function of its arguments, so that the same

@@ -1,4 +1,5 @@
 #include "sandbox/pods.hpp"
+#include "sandbox/encryption.hpp"
 
 #include <fcntl.h>
 #include <fmt/chrono.h>
@@ -40,7 +41,7 @@ PodWires wires_of(const Opened& sandbox, const Pod& pod) {
             .name = pod.name,
             .uid = pod.uid,
             .ips = pod.ips,
-            .mtu = sandbox.state.routing == "tunnel" ? kTunnelPodMtu : kNodeMtu,
+            .mtu = pod_mtu(sandbox.state),
             .endpoints = sandbox.paths.endpoints(pod.node)};
 }
 

@@ -44,7 +44,9 @@ struct CreateOptions {
     std::uint32_t nodes = 1;
     std::string inherit_ca;          ///< another sandbox's name, or a folder with ca.crt and ca.key
     std::string routing = "tunnel";  ///< "tunnel" (VXLAN) or "native"
-    bool real_etcd = false;          ///< etcd processes instead of mesh-proxy's own store
+    std::string encryption = "none";  ///< or "wireguard"
+    bool encryption_strict = false;   ///< see EncryptionOptions::strict
+    bool real_etcd = false;           ///< etcd processes instead of mesh-proxy's own store
     bool daemons = true;
 };
 
@@ -114,6 +116,12 @@ struct Change {
 [[nodiscard]] Result<std::size_t> start_daemons(const Environment& environment,
                                                 std::string_view name, std::string_view daemon,
                                                 std::string_view node);
+
+/// Gives a node's WireGuard device another key, and publishes it.
+/// @errors kNotFound: no such node; kInvalidArgument: no encryption; kUnavailable: its agent does
+///   not run; kTimeout: its agent does not take it
+[[nodiscard]] Result<void> rotate_wireguard_key(const Environment& environment,
+                                                std::string_view name, std::string_view node);
 
 /// Gives `cluster` the one small secret that makes it follow `remote`: the etcd client's YAML and a
 /// client certificate, in its agents' directory of remotes. One direction.

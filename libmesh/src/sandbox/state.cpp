@@ -118,6 +118,12 @@ State state_from(const json::object& in) {
     state.slot = in.at("slot").to_number<std::uint32_t>();
     state.routing = text(in.at("routing"));
     state.etcd = text(in.at("etcd"));
+    // Written since there is encryption.
+    if (const auto* keys = in.if_contains("wireguard_keys")) {
+        state.encryption = text(in.at("encryption"));
+        state.encryption_strict = in.at("encryption_strict").as_bool();
+        for (const auto& [node, key] : keys->as_object()) state.wireguard_keys[node] = text(key);
+    }
     state.complete = in.at("complete").as_bool();
     state.next_uid = in.at("next_uid").to_number<std::uint64_t>();
     for (const auto& item : in.at("daemons").as_array()) {
@@ -173,7 +179,8 @@ std::string Paths::data(std::string_view name) const {
 }
 
 std::string encode_state(const State& state) {
-    json::object namespaces, cursors;
+    json::object namespaces, cursors, wireguard_keys;
+    for (const auto& [node, key] : state.wireguard_keys) wireguard_keys[node] = key;
     for (const auto& [name, manifest] : state.objects.namespaces) namespaces[name] = manifest;
     for (const auto& [name, cursor] : state.cursors) cursors[name] = cursor;
     json::array daemons, pods;
@@ -195,6 +202,9 @@ std::string encode_state(const State& state) {
                            {"nodes", state.nodes},
                            {"slot", state.slot},
                            {"routing", state.routing},
+                           {"encryption", state.encryption},
+                           {"encryption_strict", state.encryption_strict},
+                           {"wireguard_keys", wireguard_keys},
                            {"etcd", state.etcd},
                            {"complete", state.complete},
                            {"daemons", daemons},
@@ -239,6 +249,10 @@ Result<std::vector<NodeInfo>> nodes_of(const State& state) {
         for (const model::IpPrefix& cidr : state.pod_cidrs) {
             MESH_TRY(const model::IpPrefix block, node_block(cidr, number, state.nodes));
             node.pod_blocks.push_back(block);
+        }
+        if (const auto key = state.wireguard_keys.find(node.name);
+            key != state.wireguard_keys.end()) {
+            node.wireguard_key = key->second;
         }
         nodes.push_back(std::move(node));
     }

@@ -32,7 +32,10 @@ struct State {
     std::vector<model::IpPrefix> pod_cidrs, service_cidrs;  ///< IPv4 first
     std::uint32_t nodes = 0;
     std::uint32_t slot = 0;
-    std::string routing;    ///< "tunnel" or "native"
+    std::string routing;              ///< "tunnel" or "native"
+    std::string encryption = "none";  ///< or "wireguard"
+    bool encryption_strict = false;
+    std::map<std::string, std::string> wireguard_keys;  ///< public ones, base64, by node
     std::string etcd;       ///< "real", "embedded" or, without daemons, "none"
     bool complete = false;  ///< false while it is being created or deleted
     std::vector<Daemon> daemons;

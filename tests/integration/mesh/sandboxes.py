@@ -156,12 +156,12 @@ class Cluster:
 
     # -- life
 
-    def create(self):
+    def create(self, *more):
         block = 90 + self.id
         inherit = ["--inherit-ca", self.inherit.name] if self.inherit else []
         self.meshctl("sandbox", "create", "--name", self.name, "--cluster-id", str(self.id), "--nodes", "2",
                      "--pod-cidr", f"10.{block}.0.0/16,fd00:{block}::/48", "--service-cidr",
-                     f"10.{block + 50}.0.0/16,fd00:{block + 50}::/112", "--etcd", self.etcd, *inherit)
+                     f"10.{block + 50}.0.0/16,fd00:{block + 50}::/112", "--etcd", self.etcd, *inherit, *more)
 
     def delete(self):
         subprocess.run([*self.base(), "sandbox", "delete", self.name, "--ignore-not-found"], timeout=60)

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "compile/services/health_state.hpp"
 #include "compile/services/traffic_notes.hpp"
 #include "model/annotations.hpp"
 
@@ -19,7 +20,8 @@ std::string ports_text(const model::SharedList<model::ServicePort>& ports) {
 }
 
 /// Which kinds of frontends are left out.
-void note_exposure(const model::LocalService& local, std::vector<std::string>& notes) {
+void note_exposure(const model::LocalService& local, const MergerOptions& options,
+                   std::vector<std::string>& notes) {
     const auto exposure = model::parse_service_exposure(local.annotations);
     const auto left_out = [&](std::string_view kind, bool installed, bool any) {
         if (installed || !any) return;
@@ -29,13 +31,15 @@ void note_exposure(const model::LocalService& local, std::vector<std::string>& n
     left_out("cluster IPs", exposure.cluster_ip, !local.cluster_ips.empty());
     left_out("external IPs", exposure.external_ips, !local.external_ips.empty());
     left_out("load balancer IPs", exposure.load_balancer, !local.load_balancer_ips.empty());
-    if (!exposure.node_port) return;
-    for (const model::ServicePort& port : local.ports) {
-        if (port.node_port == 0) continue;
-        notes.push_back(
-            fmt::format("node port {}/{} is not served yet: only addresses of the "
-                        "service itself are",
-                        port.node_port, port.protocol.view()));
+    if (!has_node_ports(local)) return;
+    left_out("node ports", exposure.node_port, true);
+    if (exposure.node_port && options.node_addresses.empty()) {
+        notes.emplace_back("node ports not served: this node has no InternalIP");
+    }
+    if (local.external_traffic_local) {
+        notes.emplace_back(
+            "externalTrafficPolicy Local: clients outside of the cluster get backends of this node "
+            "only");
     }
 }
 
@@ -63,7 +67,7 @@ void note_own(const model::LocalService& local, const MergerOptions& options,
                         name, local.annotations->get(name).value_or("")));
         return;
     }
-    note_exposure(local, notes);
+    note_exposure(local, options, notes);
     for (const model::ServicePort& port : local.ports) {
         if (!parse_protocol(port.protocol)) {
             notes.push_back(
@@ -166,14 +170,22 @@ std::string_view to_string(Reason reason) noexcept {
             return "stale remote: no proof of life for longer than stale-policy allows";
         case Reason::kShareTooSmall:
             return "its cluster's share is too small for each of its backends to get a part";
+        case Reason::kFailsProbe:
+            return "fails its health check";
+        case Reason::kNodeUnreachable:
+            return "its node does not answer probes";
+        case Reason::kNodeGone:
+            return "the record of its node is gone";
+        case Reason::kAllUnhealthy:
+            return "unhealthy, used as all backends are";
     }
     return "unknown";
 }
 
 ServiceExplanation explain_service(const state::ObjectName& name, const model::LocalService* local,
                                    const std::vector<RemoteService>& remotes,
-                                   const MergerOptions& options,
-                                   const TrafficState& traffic_state) {
+                                   const MergerOptions& options, const TrafficState& traffic_state,
+                                   const HealthState* health) {
     ServiceExplanation explanation;
     explanation.service = name;
     if (local != nullptr) {
@@ -183,11 +195,17 @@ ServiceExplanation explain_service(const state::ObjectName& name, const model::L
         explanation.affinity = local->global ? local->affinity : model::Affinity::kNone;
         MergerWork work;
         auto traffic = traffic_state.traffic_of(*local, remotes);
-        explanation.frontends =
-            compile_frontends(*local, remotes, options, traffic ? &*traffic : nullptr, work);
+        const auto health_of = ServiceHealth::of(health, *local);
+        explanation.frontends = compile_frontends(*local, remotes, options,
+                                                  traffic ? &*traffic : nullptr, health_of, work);
         if (traffic) traffic_state.preview(name, *traffic, explanation.frontends);
         explanation.notes = traffic_notes(*local, traffic ? &*traffic : nullptr, traffic_state,
                                           explanation.frontends);
+        if (health != nullptr) {
+            for (auto& note : health->notes(health_of.check_or_null(), explanation.frontends)) {
+                explanation.notes.push_back(std::move(note));
+            }
+        }
         note_own(*local, options, explanation.notes);
         if (is_installed(*local, options)) {
             for (const model::LocalBackend& backend : local->backends) {

@@ -11,11 +11,13 @@
 namespace mesh::compile {
 
 /// @param local null if the own cluster has no such service
+/// @param health null if nothing is probed
 [[nodiscard]] ServiceExplanation explain_service(const state::ObjectName& name,
                                                  const model::LocalService* local,
                                                  const std::vector<RemoteService>& remotes,
                                                  const MergerOptions& options,
-                                                 const TrafficState& traffic_state);
+                                                 const TrafficState& traffic_state,
+                                                 const HealthState* health);
 
 /// The note for a frontend that is served for another service.
 [[nodiscard]] std::string note_other_service(const FrontendKey& key,

@@ -4,9 +4,11 @@
 #include <map>
 #include <utility>
 
+#include "compile/services/health_state.hpp"
 #include "compile/services/selection.hpp"
 #include "compile/services/traffic.hpp"
 #include "model/annotations.hpp"
+#include "model/traffic_annotations.hpp"
 
 namespace mesh::compile {
 namespace {
@@ -31,6 +33,8 @@ struct Wanted {
 struct Frontend {
     const ServicePort* port = nullptr;
     bool cluster_ip = false;
+    bool outside = false;
+    bool node_port = false;
 };
 using Frontends = std::map<FrontendKey, Frontend>;
 
@@ -41,14 +45,15 @@ bool here(const model::ServiceExposure& exposure, const MergerOptions& options) 
 /// Of two ports with the same number and protocol, which Kubernetes does not allow, the first by
 /// name stays; an address that is a cluster IP, too, is that.
 void add_frontends(const LocalService& local, const std::vector<IpAddress>& addresses,
-                   bool cluster_ip, Frontends& found) {
+                   std::uint16_t ServicePort::*number, bool cluster_ip, Frontends& found) {
     for (const IpAddress& address : addresses) {
         for (const ServicePort& port : local.ports) {
             const auto protocol = parse_protocol(port.protocol);
-            if (!protocol || port.port == 0) continue;
-            Frontend& held = found[{address, port.port, *protocol}];
+            if (!protocol || port.*number == 0) continue;
+            Frontend& held = found[{address, port.*number, *protocol}];
             if (held.port == nullptr || port.name < held.port->name) held.port = &port;
             held.cluster_ip = held.cluster_ip || cluster_ip;
+            held.outside = held.outside || !cluster_ip;
         }
     }
 }
@@ -59,9 +64,18 @@ Frontends frontends(const LocalService& local, const MergerOptions& options) {
     if (!has_frontends(local)) return found;
     const model::ServiceExposure exposure = model::parse_service_exposure(local.annotations);
     if (!here(exposure, options)) return found;
-    if (exposure.cluster_ip) add_frontends(local, local.cluster_ips, true, found);
-    if (exposure.external_ips) add_frontends(local, local.external_ips, false, found);
-    if (exposure.load_balancer) add_frontends(local, local.load_balancer_ips, false, found);
+    constexpr auto kPort = &ServicePort::port;
+    if (exposure.cluster_ip) add_frontends(local, local.cluster_ips, kPort, true, found);
+    if (exposure.external_ips) add_frontends(local, local.external_ips, kPort, false, found);
+    if (exposure.load_balancer) add_frontends(local, local.load_balancer_ips, kPort, false, found);
+    if (exposure.node_port && has_node_ports(local)) {
+        Frontends at_node;
+        add_frontends(local, options.node_addresses, &ServicePort::node_port, false, at_node);
+        for (auto& [key, frontend] : at_node) {
+            frontend.node_port = true;
+            found.emplace(key, frontend);
+        }
+    }
     return found;
 }
 
@@ -76,7 +90,8 @@ void add_local(const LocalService& local, const Wanted& wanted, const MergerOpti
                          .port = port.port,
                          .cluster = options.own,
                          .weight = backend.weight,
-                         .state = backend.state},
+                         .state = backend.state,
+                         .here = !options.node.empty() && backend.node == options.node},
                  .rank = 0,
                  .node = backend.node,
                  .for_zones = {backend.for_zones.begin(), backend.for_zones.end()}});
@@ -122,6 +137,11 @@ bool has_frontends(const LocalService& local) noexcept {
     return !local.headless && local.type != "ExternalName";
 }
 
+bool has_node_ports(const LocalService& local) noexcept {
+    return (local.type == "NodePort" || local.type == "LoadBalancer") &&
+           std::ranges::any_of(local.ports, [](const auto& port) { return port.node_port != 0; });
+}
+
 bool offers_backends(const model::Service& remote) noexcept {
     return remote.include_external && remote.shared;
 }
@@ -139,7 +159,8 @@ std::vector<FrontendKey> frontend_keys(const LocalService& local, const MergerOp
 std::vector<FrontendRow> compile_frontends(const LocalService& local,
                                            const std::vector<RemoteService>& remotes,
                                            const MergerOptions& options,
-                                           const ServiceTraffic* traffic, MergerWork& work) {
+                                           const ServiceTraffic* traffic,
+                                           const ServiceHealth& health, MergerWork& work) {
     ++work.services_compiled;
     SelectionPolicy policy{
         .affinity = local.global ? local.affinity : model::Affinity::kNone,
@@ -160,6 +181,12 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                 add_remote(remotes[i], i + 1, wanted, candidates, work);
             }
         }
+        if (health.state != nullptr) {
+            for (Candidate& c : candidates) {
+                c.unhealthy = health.state->verdict(c.row.cluster.name, c.row.address, c.row.port,
+                                                    key.protocol, health.check_or_null());
+            }
+        }
         // internalTrafficPolicy is of the cluster IP; pods reach all backends by the others.
         policy.this_node_only = frontend.cluster_ip && local.internal_traffic_local;
         select_backends(candidates, policy);
@@ -167,12 +194,25 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                         .service = {local.namespace_, local.name},
                         .port_name = frontend.port->name,
                         .affinity_seconds = local.client_ip_affinity_seconds,
+                        .outside = frontend.outside,
+                        .outside_local = frontend.outside && local.external_traffic_local,
+                        .node_port = frontend.node_port,
+                        .reset_connections = health.reset_connections,
                         .backends = {}};
         row.backends.reserve(candidates.size());
         for (Candidate& c : candidates) row.backends.push_back(std::move(c.row));
         rows.push_back(std::move(row));
     }
     return rows;
+}
+
+ServiceHealth ServiceHealth::of(const HealthState* state, const LocalService& local) {
+    ServiceHealth health{state, std::nullopt, true};
+    if (!model::has_traffic_annotations(local.annotations)) return health;
+    auto annotations = model::parse_traffic_annotations(local.annotations);
+    health.check = std::move(annotations.health_check);
+    health.reset_connections = annotations.reset_connections;
+    return health;
 }
 
 bool is_taken(const LocalService& local, const MergerOptions& options, const IpAddress& address,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "compile/services/service_merger.hpp"
+#include "model/health_check.hpp"
 #include "model/types.hpp"
 #include "state/tables/changes.hpp"
 
@@ -17,6 +18,20 @@ namespace mesh::compile {
 [[nodiscard]] std::optional<Protocol> parse_protocol(std::string_view text) noexcept;
 
 struct ServiceTraffic;
+class HealthState;
+
+/// What is known of the health of one service's backends.
+struct ServiceHealth {
+    const HealthState* state = nullptr;       ///< null: nothing is probed
+    std::optional<model::HealthCheck> check;  ///< of its annotation
+    bool reset_connections = true;            ///< likewise
+
+    [[nodiscard]] static ServiceHealth of(const HealthState* state,
+                                          const model::LocalService& local);
+    [[nodiscard]] const model::HealthCheck* check_or_null() const noexcept {
+        return check ? &*check : nullptr;
+    }
+};
 
 /// A remote's record of the service.
 struct RemoteService {
@@ -32,8 +47,12 @@ struct RemoteService {
 /// with its real ones (wire.md §5).
 [[nodiscard]] bool offers_backends(const model::Service& remote) noexcept;
 
+/// Whether it is of a type that has node ports, and one of its ports has.
+[[nodiscard]] bool has_node_ports(const model::LocalService& local) noexcept;
+
 /// The frontends of the own service that are to be installed on this node, in order, each once:
-/// cluster IPs, external IPs and addresses of load balancers.
+/// cluster IPs, external IPs and addresses of load balancers, and its node ports at this node's
+/// addresses.
 [[nodiscard]] std::vector<FrontendKey> frontend_keys(const model::LocalService& local,
                                                      const MergerOptions& options);
 
@@ -47,6 +66,7 @@ struct RemoteService {
                                                          const std::vector<RemoteService>& remotes,
                                                          const MergerOptions& options,
                                                          const ServiceTraffic* traffic,
+                                                         const ServiceHealth& health,
                                                          MergerWork& work);
 
 /// Whether some frontend of the own service takes one of these ports at this address.

@@ -38,6 +38,24 @@ void bar_clusters(std::vector<Candidate>& candidates, std::span<const ClusterSte
     }
 }
 
+void bar_unhealthy(std::vector<Candidate>& candidates) {
+    for (Candidate& c : candidates) {
+        if (!c.barred) c.barred = c.unhealthy;
+    }
+}
+
+/// Where all that could be used is unhealthy, the probes are more likely to be wrong than all of
+/// them dead, and refusing helps nobody: unhealthy ones are used (Envoy's panic, at 100%).
+void use_unhealthy_if_all_are(std::vector<Candidate>& candidates) {
+    const auto usable = [](const Candidate& c) { return c.row.programmed && is_healthy(c); };
+    if (std::ranges::any_of(candidates, usable)) return;
+    for (Candidate& c : candidates) {
+        if (!c.row.programmed || !c.unhealthy || c.barred != c.unhealthy) continue;
+        c.barred.reset();
+        c.row.reason = is_active(c) ? Reason::kAllUnhealthy : reason_of_state(c);
+    }
+}
+
 /// Brings equal address and port together, the preferred one first; drops a cluster's own doubles
 /// and marks what another cluster goes before.
 void settle_doubles(std::vector<Candidate>& candidates) {
@@ -81,7 +99,7 @@ void filter_by_zone(std::vector<Candidate>& candidates, std::string_view zone) {
     for (const Candidate& c : candidates) {
         if (!c.row.programmed) continue;
         all_hinted = all_hinted && !c.for_zones.empty();
-        any_fits = any_fits || fits(c);
+        any_fits = any_fits || (fits(c) && !c.unhealthy);
     }
     if (!all_hinted || !any_fits) return;
     for (Candidate& c : candidates) {
@@ -105,7 +123,7 @@ bool prefer_by_affinity(std::vector<Candidate>& candidates, const SelectionPolic
         for (Candidate& c : candidates) {
             if (!c.row.programmed || !c.remote()) continue;
             if (spill || fall_back) {
-                if (is_active(c))
+                if (is_active(c) && c.row.reason != Reason::kAllUnhealthy)
                     c.row.reason = spill ? Reason::kSpillover : Reason::kRemoteFallback;
             } else if (local_active > 0) {
                 leave_out(c, Reason::kPrefersLocal);
@@ -123,7 +141,7 @@ bool prefer_by_affinity(std::vector<Candidate>& candidates, const SelectionPolic
             if (!c.row.programmed || c.remote()) continue;
             if (!fall_back) {
                 leave_out(c, remote_healthy > 0 ? Reason::kPrefersRemote : c.row.reason);
-            } else if (is_active(c)) {
+            } else if (is_active(c) && c.row.reason != Reason::kAllUnhealthy) {
                 c.row.reason = Reason::kLocalFallback;
             }
         }
@@ -168,6 +186,7 @@ void choose_for_new_connections(std::vector<Candidate>& candidates, const Select
 
 void select_backends(std::vector<Candidate>& candidates, const SelectionPolicy& policy) {
     if (!policy.clusters.empty()) bar_clusters(candidates, policy.clusters);
+    bar_unhealthy(candidates);
     settle_doubles(candidates);
     if (policy.this_node_only) {
         // Zone hints have no say where one node is all there is.
@@ -175,6 +194,7 @@ void select_backends(std::vector<Candidate>& candidates, const SelectionPolicy& 
     } else if (!policy.zone.empty()) {
         filter_by_zone(candidates, policy.zone);
     }
+    use_unhealthy_if_all_are(candidates);
     const bool spill = prefer_by_affinity(candidates, policy);
     choose_for_new_connections(candidates, policy, spill);
     std::ranges::sort(candidates, {}, [](const Candidate& c) {

@@ -24,7 +24,9 @@ struct Candidate {
     std::size_t rank = 0;   ///< of its cluster in the order of preference; 0 = the own cluster
     std::string_view node;  ///< empty = not known
     std::vector<std::string_view> for_zones;  ///< zone hints
-    /// Set by select_backends(): why its cluster gets no new connections of this service.
+    /// Why it should get no new connections, by probes.
+    std::optional<Reason> unhealthy = std::nullopt;
+    /// Set by select_backends(): why it, or its cluster gets no new connections of this service.
     std::optional<Reason> barred = std::nullopt;
 
     [[nodiscard]] bool remote() const noexcept { return rank != 0; }

@@ -8,8 +8,10 @@
 
 #include "compile/services/explanation.hpp"
 #include "compile/services/frontend_compiler.hpp"
+#include "compile/services/health_state.hpp"
 #include "compile/services/traffic_state.hpp"
 #include "model/annotations.hpp"
+#include "model/traffic_annotations.hpp"
 
 namespace mesh::compile {
 namespace {
@@ -33,10 +35,13 @@ std::string fingerprint(const FrontendRow& row) {
     text(row.service.name);
     text(row.port_name);
     number(row.affinity_seconds);
+    number((row.outside ? 1U : 0U) | (row.outside_local ? 2U : 0U) | (row.node_port ? 4U : 0U));
+    number(row.reset_connections ? 1 : 0);
     const state::ClusterKey* cluster = nullptr;
     for (const BackendRow& backend : row.backends) {
         const bool same_cluster = cluster != nullptr && *cluster == backend.cluster;
-        number((static_cast<std::uint64_t>(backend.reason) << 5) |
+        number((static_cast<std::uint64_t>(backend.reason) << 6) |
+               (static_cast<std::uint64_t>(backend.here) << 5) |
                (static_cast<std::uint64_t>(backend.state) << 3) |
                (static_cast<std::uint64_t>(backend.programmed) << 2) |
                (static_cast<std::uint64_t>(backend.selected) << 1) |
@@ -57,6 +62,19 @@ std::string fingerprint(const FrontendRow& row) {
     return out;
 }
 
+/// Where node ports are served; sorted, each once.
+std::vector<model::IpAddress> internal_ips(const model::Node* node) {
+    std::vector<model::IpAddress> found;
+    if (node == nullptr || !node->addresses) return found;
+    for (const auto& address : *node->addresses) {
+        if (address.type != "InternalIP") continue;
+        if (const auto ip = model::IpAddress::parse(address.ip)) found.push_back(*ip);
+    }
+    std::ranges::sort(found);
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    return found;
+}
+
 struct ByName {
     bool operator()(const ObjectName* a, const ObjectName* b) const { return *a < *b; }
 };
@@ -74,17 +92,21 @@ struct ServiceMerger::State {
         : tables(its_tables),
           options(std::move(its_options)),
           zone_by_default(options.zone),
-          traffic(options.own.name) {}
+          traffic(options.own.name) {
+        if (options.health) health.emplace(tables, options.own.name, options.node);
+    }
 
     const state::ClusterTables& tables;
     MergerOptions options;
     std::string zone_by_default;
-    std::set<ObjectName> node_bound;  ///< those of `services` that some nodes only install
+    std::set<ObjectName> node_bound;   ///< those of `services` that some nodes only install
+    std::set<ObjectName> node_ported;  ///< those of `services` that have node ports
     std::map<ObjectName, std::vector<FrontendKey>> services;  ///< of the own cluster, at last flush
     std::map<FrontendKey, Frontend> frontends;
     std::set<ObjectName> dirty;       ///< changed since their claims were settled
     std::set<ObjectName> to_compile;  ///< claims are settled, rows are not compiled
     TrafficState traffic;
+    std::optional<HealthState> health;
     MergerWork work;
 
     [[nodiscard]] std::vector<RemoteService> remotes(const ObjectName& name) const;
@@ -131,6 +153,9 @@ void ServiceMerger::State::set_node(const model::Node* node) {
     if (node != nullptr && node->labels) labels = *node->labels;
     std::string zone(labels.get(kZoneLabel).value_or(zone_by_default));
     if (labels != options.node_labels) dirty.insert(node_bound.begin(), node_bound.end());
+    std::vector<model::IpAddress> addresses = internal_ips(node);
+    if (addresses != options.node_addresses) dirty.insert(node_ported.begin(), node_ported.end());
+    options.node_addresses = std::move(addresses);
     if (zone != options.zone && options.zone_hints) {
         for (const auto& [name, keys] : services) dirty.insert(name);
     }
@@ -153,6 +178,11 @@ void ServiceMerger::State::update_claims(const ObjectName& name, std::set<Object
     } else {
         node_bound.erase(name);
     }
+    if (local && has_node_ports(*local)) {
+        node_ported.insert(name);
+    } else {
+        node_ported.erase(name);
+    }
     wanted.shrink_to_fit();
     const std::vector<FrontendKey> had = std::exchange(held->second, std::move(wanted));
     for (const FrontendKey& key : had) {
@@ -168,10 +198,16 @@ void ServiceMerger::State::update_claims(const ObjectName& name, std::set<Object
 
 void ServiceMerger::State::compile(const ObjectName& name, FrontendChanges& changes) {
     const auto local = tables.find_local_service(name);
-    if (!local) return traffic.forget(name);
+    if (!local) {
+        if (health) health->forget(name);
+        return traffic.forget(name);
+    }
     const std::vector<RemoteService> others = remotes(name);
     auto steering = traffic.traffic_of(*local, others);
-    auto rows = compile_frontends(*local, others, options, steering ? &*steering : nullptr, work);
+    const auto health_of = ServiceHealth::of(health ? &*health : nullptr, *local);
+    auto rows = compile_frontends(*local, others, options, steering ? &*steering : nullptr,
+                                  health_of, work);
+    if (health) health->settle(name, health_of.check_or_null(), rows);
     if (steering) {
         traffic.settle(name, *steering, rows);
     } else {
@@ -200,6 +236,7 @@ ServiceMerger::ServiceMerger(ServiceMerger&&) noexcept = default;
 ServiceMerger& ServiceMerger::operator=(ServiceMerger&&) noexcept = default;
 
 void ServiceMerger::note(const state::Effect& effect) {
+    if (state_->health) state_->health->note(effect, state_->dirty);
     const auto mark = [this](const auto& change) {
         const auto& object = change.after != nullptr ? *change.after : *change.before;
         ObjectName name{object.namespace_, object.name};
@@ -245,6 +282,19 @@ void ServiceMerger::note_all_synced() noexcept {
     state_->traffic.note_all_synced();
 }
 
+void ServiceMerger::note_host(const HostProbe& probe, const Finding& finding) {
+    if (state_->health) state_->health->note_host(probe, finding, state_->dirty);
+}
+void ServiceMerger::note_backend(const BackendProbe& probe, const Finding& finding) {
+    if (state_->health) state_->health->note_backend(probe, finding, state_->dirty);
+}
+ProbeChanges ServiceMerger::take_probe_changes() {
+    return state_->health ? state_->health->take_changes() : ProbeChanges{};
+}
+bool ServiceMerger::is_node(const model::IpAddress& address) const {
+    return state_->health && state_->health->is_node(address);
+}
+
 FrontendChanges ServiceMerger::flush(std::size_t most) {
     FrontendChanges changes;
     std::set<ObjectName> changed = std::exchange(state_->dirty, {});
@@ -274,8 +324,9 @@ bool ServiceMerger::pending() const noexcept {
 
 ServiceExplanation ServiceMerger::explain(const ObjectName& name) const {
     const auto local = state_->tables.find_local_service(name);
-    ServiceExplanation explanation = explain_service(
-        name, local ? &*local : nullptr, state_->remotes(name), state_->options, state_->traffic);
+    ServiceExplanation explanation =
+        explain_service(name, local ? &*local : nullptr, state_->remotes(name), state_->options,
+                        state_->traffic, state_->health ? &*state_->health : nullptr);
     for (const FrontendRow& row : explanation.frontends) {
         // Unflushed changes may not have claimed yet.
         const auto held = state_->frontends.find(row.key);

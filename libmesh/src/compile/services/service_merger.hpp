@@ -15,12 +15,16 @@
 // - internalTrafficPolicy Local keeps only backends of this node, and so no remote ones, as
 // Kubernetes
 //   says. (Cilium 1.19 lets remote backends pass, whose node it does not know.)
+// - externalTrafficPolicy Local: of clients outside of the cluster, only; and likewise.
 // - Quarantined backends, those in maintenance and those of weight 0 never get new connections.
 //   Terminating ones get them only if no active one is programmed.
 //
 // Traffic annotations (README.md) may make a service follow the time and the freshness of remotes,
 // too. Both are arguments: advance() and note_freshness() mark services as effects do, next_due()
 // says when to call again. Services without such annotations are not concerned.
+//
+// Probes of nodes and backends (MergerOptions::health) are made elsewhere: take_probe_changes()
+// says of what, note_host() and note_backend() take what they found.
 //
 // Used by engine after each batch, and by whoever answers `meshctl service get`.
 #pragma once
@@ -35,6 +39,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/health_check.hpp"
 #include "model/ip.hpp"
 #include "model/types.hpp"
 #include "runtime/clock.hpp"
@@ -76,6 +81,11 @@ enum class Reason : std::uint8_t {
     kNotInOrder,     ///< programmed only: cluster-order does not name its cluster
     kStaleRemote,    ///< programmed only: the remote is stale, and the service fails closed
     kShareTooSmall,  ///< programmed only: nothing of its cluster's share is left for it
+    // By probes (health_state.hpp):
+    kFailsProbe,       ///< programmed only: fails the service's health check
+    kNodeUnreachable,  ///< programmed only: its node does not answer
+    kNodeGone,         ///< programmed only: the record of its node is gone
+    kAllUnhealthy,     ///< selected: one of the three above, but so are all others
 };
 /// One sentence, e.g. "affinity local: there are active local backends".
 [[nodiscard]] std::string_view to_string(Reason reason) noexcept;
@@ -92,6 +102,7 @@ struct BackendRow {
     /// Gets new connections; only if programmed.
     bool selected = false;
     Reason reason = Reason::kActive;
+    bool here = false;  ///< on this node, as far as its node is known
     friend bool operator==(const BackendRow&, const BackendRow&) = default;
 };
 
@@ -102,6 +113,11 @@ struct FrontendRow {
     state::ObjectName service;
     std::string port_name;
     std::uint32_t affinity_seconds = 0;  ///< session affinity by client address; 0 = none
+    /// For clients outside of the cluster: a node port, an external or a load balancer's IP.
+    bool outside = false;
+    bool outside_local = false;     ///< these get backends of this node only
+    bool node_port = false;         ///< at this node's own address: other nodes have others
+    bool reset_connections = true;  ///< to backends that are gone or unhealthy
     std::vector<BackendRow> backends;
     friend bool operator==(const FrontendRow&, const FrontendRow&) = default;
 };
@@ -135,8 +151,42 @@ struct MergerOptions {
     /// topology.kubernetes.io/zone; empty = not known.
     std::string zone;
     bool zone_hints = false;  ///< use zone hints if every backend has some and one names our zone
+    /// Nodes and backends are probed, and those that fail avoided.
+    bool health = false;
     /// Labels of this node; the merger takes them from the node's record in the tables.
     model::StringMap node_labels = {};
+    /// Where node ports are served: this node's InternalIPs, which the merger takes from there,
+    /// too.
+    std::vector<model::IpAddress> node_addresses = {};
+};
+
+/// A node, by its InternalIP.
+struct HostProbe {
+    std::string cluster;
+    model::IpAddress address;
+    friend auto operator<=>(const HostProbe&, const HostProbe&) = default;
+};
+/// A backend, as services with such a check have it.
+struct BackendProbe {
+    model::IpAddress address;
+    std::uint16_t port = 0;
+    model::HealthCheck check;
+    friend auto operator<=>(const BackendProbe&, const BackendProbe&) = default;
+};
+/// What a probe found.
+struct Finding {
+    bool healthy = true;
+    std::string error;  ///< of the last failure
+};
+/// What is to be probed from now on, and no longer. Removed comes first: what is in both lists is
+/// to begin anew.
+struct ProbeChanges {
+    std::vector<HostProbe> hosts_removed, hosts_added;
+    std::vector<BackendProbe> backends_removed, backends_added;
+    [[nodiscard]] bool empty() const noexcept {
+        return hosts_removed.empty() && hosts_added.empty() && backends_removed.empty() &&
+               backends_added.empty();
+    }
 };
 
 /// Numbers that only grow; they tell the cost of what was done, without a clock.
@@ -184,6 +234,14 @@ class ServiceMerger {
     void note_synced(const state::ClusterKey& cluster);
     /// No first list is waited for any longer.
     void note_all_synced() noexcept;
+
+    /// What a probe found. Marks the services that have such a node or backend.
+    void note_host(const HostProbe& probe, const Finding& finding);
+    void note_backend(const BackendProbe& probe, const Finding& finding);
+    /// What is to be probed, by what was flushed; nothing without MergerOptions::health.
+    [[nodiscard]] ProbeChanges take_probe_changes();
+    /// Whether the address is that of some cluster's node; false without MergerOptions::health.
+    [[nodiscard]] bool is_node(const model::IpAddress& address) const;
 
     /// Compiles marked services, in the order of their names.
     /// @param most services to compile in this call, so that the rows of a first sync need not all

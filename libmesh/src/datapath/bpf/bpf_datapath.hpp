@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mesh/error.hpp>
 #include <span>
@@ -12,6 +13,7 @@
 
 #include "base/log.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/maglev_table.hpp"
 #include "datapath/memory_datapath.hpp"
 
 namespace mesh::datapath {
@@ -29,6 +31,9 @@ struct BpfOptions {
     /// (a warning tells).
     TableSizes sizes;
     std::uint32_t affinity_entries = 65536;  ///< clients × services remembered; oldest go first
+    /// Entries of the Maglev table of a frontend for clients outside of the cluster, one of
+    /// is_maglev_size(); the same on all nodes, for these to choose alike.
+    std::uint32_t maglev_size = kDefaultMaglevSize;
     std::uint32_t udp_flows = 65536;  ///< UDP sockets, and peers of unconnected ones, remembered
 };
 
@@ -36,6 +41,17 @@ struct BpfOptions {
 struct SweepStats {
     std::uint64_t sockets_seen = 0;   ///< sockets that went through a service
     std::uint64_t sockets_ended = 0;  ///< of these, the ones whose backend is gone
+};
+
+/// A connected socket that went through a service of this node.
+struct ServiceSocket {
+    Protocol proto = Protocol::kTcp;
+    model::IpAddress backend;  ///< and port: what it is connected to
+    std::uint16_t port = 0;
+    model::IpAddress frontend;  ///< and frontend_port: what the application asked for
+    std::uint16_t frontend_port = 0;
+    bool established = false;  ///< false: waits for the answer to its SYN
+    bool live = false;         ///< the backend is one of some service
 };
 
 class BpfDatapath final : public Datapath {
@@ -80,6 +96,19 @@ class BpfDatapath final : public Datapath {
     ///         kUnavailable: the kernel cannot end sockets (CONFIG_INET_DIAG_DESTROY)
     [[nodiscard]] Result<SweepStats> end_stale_sockets(std::span<const std::string> netns_paths,
                                                        bool tcp_too = false);
+
+    /// Which sockets end_sockets() looks at.
+    struct SocketKinds {
+        bool tcp = true;
+        bool udp = true;
+    };
+    /// Ends those of the sockets that go through services for which `ends` says so: the application
+    /// gets ECONNABORTED, and the peer of a TCP socket a reset.
+    /// @param ends called on another thread, while the caller waits
+    /// @see end_stale_sockets for the rest
+    [[nodiscard]] Result<SweepStats> end_sockets(
+        std::span<const std::string> netns_paths, SocketKinds kinds,
+        const std::function<bool(const ServiceSocket&)>& ends);
 
   private:
     struct State;

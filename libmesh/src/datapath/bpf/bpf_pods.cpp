@@ -11,10 +11,13 @@
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <span>
 #include <utility>
 
 #include "bpf/layout.h"
+#include "datapath/bpf/fd.hpp"
+#include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
 #include "datapath/bpf/migration.hpp"
 #include "datapath/bpf/pin_directory.hpp"
@@ -70,6 +73,7 @@ struct BpfPods::State {
     State& operator=(const State&) = delete;
 
     [[nodiscard]] Result<void> load(const BpfPodsOptions& options);
+    [[nodiscard]] Result<void> share_services(const BpfPodsOptions& options);
     [[nodiscard]] Result<void> load_and_fill();
     [[nodiscard]] Result<void> read_settings();
     [[nodiscard]] Result<void> replace_programs();
@@ -89,9 +93,11 @@ struct BpfPods::State {
     ring_buffer* ring = nullptr;
     std::function<void(const PodEvent&)> on_event;
     std::uint32_t max_ipcache = 0, max_nodes = 0, max_endpoints = 0;
+    std::optional<FlowWalk> flow_walk;
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
+    std::set<model::IpAddress> encrypted;
     boost::unordered_flat_set<std::uint64_t> written;
     /// Adopted and not confirmed yet.
     struct Unconfirmed {
@@ -112,14 +118,24 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.endpoints, options.max_endpoints},
         {maps.nat, options.max_nat, Contents::kPrograms},
         {maps.datagrams, 0, Contents::kPrograms},
+        {maps.flows, options.max_flows, Contents::kPrograms},
+        {maps.answers, options.max_flows, Contents::kPrograms},
+        {maps.flow_filter, 0, Contents::kPrograms},
         {maps.non_masquerade},
         {maps.settings},
         {maps.drops, 0, Contents::kPrograms},
         {maps.events, 0, Contents::kPassing},
+        {maps.encryption},
+        {maps.encrypted, options.max_nodes},
     };
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
-    auto loaded = load_and_fill();
+    auto loaded = share_services(options);
+    if (loaded) loaded = load_and_fill();
     if (!loaded) migration->abandon(pins);
+    if (loaded) {
+        flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
+                          options.flow_timeouts);
+    }
     return loaded;
 }
 
@@ -138,6 +154,35 @@ Result<void> BpfPods::State::load_and_fill() {
     return read_settings();
 }
 
+/// The programs read the tables that BpfDatapath writes, or none.
+Result<void> BpfPods::State::share_services(const BpfPodsOptions& options) {
+    const auto& maps = skeleton->maps;
+    auto& constants = *skeleton->rodata;
+    constants.services_at_tc = !options.services_pin_directory.empty();
+    const auto count = [](std::chrono::nanoseconds time) {
+        return static_cast<std::uint64_t>(time.count());
+    };
+    constants.flow_tcp_ns = count(options.flow_timeouts.tcp);
+    constants.flow_tcp_syn_ns = count(options.flow_timeouts.tcp_syn);
+    constants.flow_tcp_close_ns = count(options.flow_timeouts.tcp_close);
+    constants.flow_udp_ns = count(options.flow_timeouts.udp);
+    for (bpf_map* map : {maps.frontends, maps.services, maps.slots, maps.backends, maps.balances,
+                         maps.maglev, maps.affinity, maps.counters, maps.connects}) {
+        int error = 0;
+        std::string path = bpf_map__name(map);
+        if (options.services_pin_directory.empty()) {
+            error = bpf_map__set_max_entries(map, 2);
+        } else {
+            path = fmt::format("{}/{}/maps/{}", options.bpffs, options.services_pin_directory,
+                               bpf_map__name(map));
+            const Fd pinned(bpf_obj_get(path.c_str()));
+            error = pinned ? bpf_map__reuse_fd(map, pinned.get()) : -errno;
+        }
+        if (error != 0) return system_error(path, error);
+    }
+    return {};
+}
+
 Result<void> BpfPods::State::read_settings() {
     const std::uint32_t zero = 0;
     if (bpf_map_lookup_elem(fd(skeleton->maps.settings), &zero, &settings) != 0) {
@@ -147,8 +192,10 @@ Result<void> BpfPods::State::read_settings() {
     return {};
 }
 
+/// On all devices at once, so that none is left with maps that nobody writes any more; what the
+/// devices are for is said later.
 Result<void> BpfPods::State::replace_programs() {
-    if (!migration->replaces_programs()) return {};
+    if (pins.was_empty()) return {};
     MESH_TRY(const std::uint32_t replaced, replace_filters(skeleton->obj, logger));
     MESH_CHECK(migration->finish(pins));
     logger.info("{}: {} programs on devices replaced", pins.path(), replaced);
@@ -168,6 +215,9 @@ Result<void> BpfPods::State::adopt() {
             nodes.emplace(from_kernel(key), node.cluster_id);
         })));
     unconfirmed_nodes = nodes;
+    MESH_CHECK((read_all<mesh_address, std::uint8_t>(
+        fd(maps.encrypted), "encrypted",
+        [&](const auto& key, std::uint8_t) { encrypted.insert(from_kernel(key)); })));
     return read_all<mesh_address, mesh_endpoint>(
         fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
             const auto address = from_kernel(key);
@@ -302,12 +352,6 @@ Result<std::unique_ptr<BpfPods>> BpfPods::open_on(PinDirectory pins, const BpfPo
     state->ring = ring_buffer__new(bpf_map__fd(state->skeleton->maps.events), on_sample,
                                    state.get(), nullptr);
     if (state->ring == nullptr) return system_error("cannot read events", errno);
-    if (state->max_ipcache != options.max_ipcache || state->max_nodes != options.max_nodes ||
-        state->max_endpoints != options.max_endpoints) {
-        logger.warn(
-            "{}: the pinned maps keep their sizes: {} of the ipcache, {} nodes, {} endpoints",
-            state->pins.path(), state->max_ipcache, state->max_nodes, state->max_endpoints);
-    }
     logger.info("{}: pod forwarding, adopted {} ipcache entries, {} nodes, {} endpoints",
                 state->pins.path(), state->written.size(), state->nodes.size(),
                 state->endpoints.size());
@@ -428,10 +472,42 @@ Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>& cid
     return {};
 }
 
+Result<void> BpfPods::configure_encryption(const PodsEncryption& encryption) {
+    const std::uint32_t zero = 0;
+    const mesh_encryption wanted = to_kernel(encryption);
+    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.encryption), &zero, &wanted,
+                            BPF_ANY) != 0) {
+        return system_error("cannot write encryption", errno);
+    }
+    return {};
+}
+
+Result<void> BpfPods::set_encrypted(const model::IpAddress& node, bool encrypted) {
+    const int map = state_->fd(state_->skeleton->maps.encrypted);
+    const mesh_address key = to_kernel(node);
+    const std::uint8_t yes = 1;
+    const int failed =
+        encrypted ? bpf_map_update_elem(map, &key, &yes, BPF_ANY) : bpf_map_delete_elem(map, &key);
+    if (failed != 0 && (encrypted || errno != ENOENT)) {
+        return system_error(fmt::format("encrypted node {}", node.to_string()), errno);
+    }
+    if (encrypted) {
+        state_->encrypted.insert(node);
+    } else {
+        state_->encrypted.erase(node);
+    }
+    return {};
+}
+
+std::vector<model::IpAddress> BpfPods::encrypted() const {
+    return {state_->encrypted.begin(), state_->encrypted.end()};
+}
+
 Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
         case DeviceRole::kPod:
+            MESH_CHECK(set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_pod));
             return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_pod);
         case DeviceRole::kOverlay:
             MESH_CHECK(set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
@@ -439,6 +515,8 @@ Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
         case DeviceRole::kDevice:
             MESH_CHECK(set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_device));
             return set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_device);
+        case DeviceRole::kWireguard:
+            return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_wireguard);
     }
     return {};
 }
@@ -469,6 +547,14 @@ PodsOccupancy BpfPods::occupancy() const {
             .max_nodes = state_->max_nodes,
             .endpoints = state_->endpoints.size(),
             .max_endpoints = state_->max_endpoints};
+}
+
+Result<void> BpfPods::collect_flows(std::size_t most, TimePoint now) {
+    return state_->flow_walk->step(most, now);
+}
+
+FlowStats BpfPods::flows() const {
+    return state_->flow_walk->stats();
 }
 
 std::map<DropReason, DropCount> BpfPods::drops() const {

@@ -41,10 +41,15 @@ MapShape wanted_shape(const bpf_map* map) {
             bpf_map__value_size(map), bpf_map__max_entries(map), bpf_map__map_flags(map)};
 }
 
-Result<std::uint32_t> fitting(const OpenMap& pinned, std::uint32_t wanted) {
-    if (wanted >= pinned.shape.max_entries) return wanted;
+Result<std::uint32_t> fitting(const PinDirectory& pins, const OpenMap& pinned, std::uint32_t wanted,
+                              const Logger& logger) {
+    const std::uint32_t size = pinned.shape.max_entries;
+    if (wanted >= size) return wanted;
     MESH_TRY(const std::uint32_t kept, entries_to_keep(pinned));
-    return kept <= wanted ? wanted : pinned.shape.max_entries;
+    if (kept <= wanted) return wanted;
+    logger.warn("{}: map {} keeps its {} entries: it holds more than {}", pins.path(), pinned.name,
+                size, wanted);
+    return size;
 }
 
 MapChanges changes_of(const Layout& layout, std::string_view map, std::uint32_t version) {
@@ -92,10 +97,10 @@ std::uint32_t map_id(int fd) {
 }  // namespace
 
 Result<std::uint32_t> fitting_size(const PinDirectory& pins, std::string_view map,
-                                   std::uint32_t wanted) {
+                                   std::uint32_t wanted, const Logger& logger) {
     MESH_TRY(const auto pinned, open_pinned_map(pins.map_path(map)));
     if (!pinned) return wanted;
-    return fitting(*pinned, wanted);
+    return fitting(pins, *pinned, wanted, logger);
 }
 
 Result<Migration> Migration::prepare(const PinDirectory& pins, std::span<const WantedMap> wanted,
@@ -170,12 +175,7 @@ Result<bool> Migration::plan_map(const WantedMap& wanted, OpenMap& pinned,
         MESH_CHECK(check_sizes(pinned, shape, changes, version_));
     }
     if (wanted.contents == Contents::kWriter || wanted.contents == Contents::kPrograms) {
-        const std::uint32_t asked = shape.max_entries;
-        MESH_TRY(shape.max_entries, fitting(pinned, asked));
-        if (shape.max_entries != asked) {
-            logger_.warn("{}: map {} keeps its {} entries: it holds more than {}", pins.path(),
-                         pinned.name, shape.max_entries, asked);
-        }
+        MESH_TRY(shape.max_entries, fitting(pins, pinned, shape.max_entries, logger_));
         if (const int error = bpf_map__set_max_entries(wanted.map, shape.max_entries); error != 0) {
             return system_error(pinned.name, error);
         }

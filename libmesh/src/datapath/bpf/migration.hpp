@@ -93,9 +93,9 @@ class Migration {
     bool swapped_ = false;
 };
 
-/// The size that a pinned map gets where `wanted` is asked for: that, or its own if it holds more.
-/// Not pinned: `wanted`. @complexity reads the map if it would shrink
+/// The size that a pinned map gets where `wanted` is asked for: that, or its own if it holds more;
+/// the log tells. Not pinned: `wanted`. @complexity reads the map if it would shrink
 [[nodiscard]] Result<std::uint32_t> fitting_size(const PinDirectory& pins, std::string_view map,
-                                                 std::uint32_t wanted);
+                                                 std::uint32_t wanted, const Logger& logger);
 
 }  // namespace mesh::datapath

@@ -54,6 +54,14 @@ mesh_endpoint to_kernel(const Endpoint& endpoint) {
     return result;
 }
 
+mesh_encryption to_kernel(const PodsEncryption& encryption) {
+    mesh_encryption result{};
+    result.flags = flag(encryption.strict, MESH_ENCRYPTION_STRICT);
+    result.wireguard_ifindex = encryption.wireguard_ifindex;
+    result.tunnel_port = htons(encryption.tunnel_port);
+    return result;
+}
+
 mesh_pods_settings to_kernel(const PodsSettings& settings) {
     mesh_pods_settings result{};
     result.layout_version = MESH_PODS_LAYOUT_VERSION;
@@ -67,6 +75,7 @@ mesh_pods_settings to_kernel(const PodsSettings& settings) {
     result.router4 = optional_to_kernel(settings.router4);
     result.router6 = optional_to_kernel(settings.router6);
     result.identity_shift = settings.identity_shift;
+    result.overlay_port = htons(settings.overlay_port);
     return result;
 }
 
@@ -108,6 +117,7 @@ PodsSettings from_kernel(const mesh_pods_settings& settings) {
     result.router4 = optional_from_kernel(settings.router4);
     result.router6 = optional_from_kernel(settings.router6);
     result.identity_shift = settings.identity_shift;
+    result.overlay_port = ntohs(settings.overlay_port);
     return result;
 }
 
@@ -145,6 +155,8 @@ std::string_view to_string(PodEvent::Point point) noexcept {
             return "from-device";
         case PodEvent::Point::kToDevice:
             return "to-device";
+        case PodEvent::Point::kToPod:
+            return "to-pod";
     }
     return "unknown";
 }

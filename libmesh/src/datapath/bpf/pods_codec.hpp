@@ -12,6 +12,7 @@ namespace mesh::datapath {
 [[nodiscard]] mesh_ipcache_key to_kernel(const model::IpPrefix& prefix);
 [[nodiscard]] mesh_ipcache_entry to_kernel(const IpcacheEntry& entry);
 [[nodiscard]] mesh_endpoint to_kernel(const Endpoint& endpoint);
+[[nodiscard]] mesh_encryption to_kernel(const PodsEncryption& encryption);
 [[nodiscard]] mesh_pods_settings to_kernel(const PodsSettings& settings);
 
 [[nodiscard]] model::IpAddress from_kernel(const mesh_address& address);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -93,7 +94,7 @@ Result<std::unique_ptr<Programs>> Programs::load(const BpfOptions& options,
     programs->cpus_ = static_cast<std::uint32_t>(cpus);
     programs->skeleton_ = socklb__open();
     if (programs->skeleton_ == nullptr) return system_error("cannot open the BPF object", errno);
-    MESH_TRY(const auto maps, programs->wanted_maps(options, pins));
+    MESH_TRY(const auto maps, programs->wanted_maps(options, pins, logger));
     MESH_TRY(programs->migration_, Migration::prepare(pins, maps, services_layout(), logger));
     if (auto loaded = programs->load_and_fill(pins); !loaded) {
         programs->migration_->abandon(pins);
@@ -103,20 +104,23 @@ Result<std::unique_ptr<Programs>> Programs::load(const BpfOptions& options,
 }
 
 Result<std::vector<WantedMap>> Programs::wanted_maps(const BpfOptions& options,
-                                                     const PinDirectory& pins) const {
+                                                     const PinDirectory& pins,
+                                                     const Logger& logger) const {
     const TableSizes& sizes = options.sizes;
     if (sizes.services < 2 || sizes.backends < 2 || sizes.slots < 1) {
         return invalid_argument("sizes: expected room for at least one service and one backend");
     }
     // What is numbered alike has one size.
-    MESH_TRY(const std::uint32_t services, fitting_size(pins, "services", sizes.services));
-    MESH_TRY(const std::uint32_t backends, fitting_size(pins, "backends", sizes.backends));
+    MESH_TRY(const std::uint32_t services, fitting_size(pins, "services", sizes.services, logger));
+    MESH_TRY(const std::uint32_t backends, fitting_size(pins, "backends", sizes.backends, logger));
     const auto& maps = skeleton_->maps;
     return std::vector<WantedMap>{
         {maps.frontends, services},
         {maps.services, services},
         {maps.slots, sizes.slots},
         {maps.backends, backends},
+        {maps.balances, services},
+        {maps.maglev, std::max(sizes.maglev / 2, 1U)},
         {maps.affinity, options.affinity_entries, Contents::kPrograms},
         {maps.sockets, 0, Contents::kSockets},
         {maps.reverse, options.udp_flows, Contents::kPrograms},
@@ -137,7 +141,7 @@ Result<void> Programs::load_and_fill(const PinDirectory& pins) {
     }
     const auto& maps = skeleton_->maps;
     sizes_ = {bpf_map__max_entries(maps.services), bpf_map__max_entries(maps.backends),
-              bpf_map__max_entries(maps.slots)};
+              bpf_map__max_entries(maps.slots), 2 * bpf_map__max_entries(maps.maglev)};
     cpus_ = bpf_map__max_entries(maps.counters);
     return migration_->fill(pins, [this](EntryBytes element) {
         mesh_meta meta{};
@@ -168,8 +172,8 @@ Result<void> Programs::attach(const std::string& path, const PinDirectory& pins)
 MapFds Programs::map_fds() const {
     const auto& maps = skeleton_->maps;
     return {bpf_map__fd(maps.frontends), bpf_map__fd(maps.services), bpf_map__fd(maps.slots),
-            bpf_map__fd(maps.backends),  bpf_map__fd(maps.counters), bpf_map__fd(maps.connects),
-            bpf_map__fd(maps.meta)};
+            bpf_map__fd(maps.backends),  bpf_map__fd(maps.balances), bpf_map__fd(maps.maglev),
+            bpf_map__fd(maps.counters),  bpf_map__fd(maps.connects), bpf_map__fd(maps.meta)};
 }
 
 SocketMapFds Programs::socket_map_fds() const {

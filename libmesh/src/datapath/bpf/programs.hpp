@@ -45,7 +45,8 @@ class Programs {
   private:
     Programs() = default;
     [[nodiscard]] Result<std::vector<WantedMap>> wanted_maps(const BpfOptions& options,
-                                                             const PinDirectory& pins) const;
+                                                             const PinDirectory& pins,
+                                                             const Logger& logger) const;
     [[nodiscard]] Result<void> load_and_fill(const PinDirectory& pins);
 
     socklb* skeleton_ = nullptr;

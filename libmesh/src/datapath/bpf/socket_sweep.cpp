@@ -77,18 +77,36 @@ bool talks_to_peer(const inet_diag_msg& answer, const mesh_socket& stored) {
            answer.id.idiag_dport == stored.peer_port;
 }
 
+model::IpAddress address_of(const __u32 (&words)[4]) {
+    model::IpAddress::Bytes bytes{};
+    std::memcpy(bytes.data(), words, bytes.size());
+    return model::IpAddress(bytes);
+}
+
+ServiceSocket to_socket(const inet_diag_msg& answer, std::uint8_t protocol,
+                        const mesh_socket& stored) {
+    return {.proto = static_cast<Protocol>(protocol),
+            .backend = address_of(stored.peer_address),
+            .port = ntohs(stored.peer_port),
+            .frontend = address_of(stored.vip_address),
+            .frontend_port = ntohs(stored.vip_port),
+            .established = (1U << answer.idiag_state & kSynSent) == 0,
+            .live = false};
+}
+
+using Ends = std::function<bool(ServiceSocket&, std::uint64_t choice)>;
+
 class Sweep {
   public:
-    Sweep(SocketMapFds maps, const std::function<bool(const mesh_socket&)>& is_stale)
-        : maps_(maps), is_stale_(is_stale) {}
+    Sweep(SocketMapFds maps, const Ends& ends) : maps_(maps), ends_(ends) {}
 
     /// In the calling thread's network namespace.
-    Result<void> run(bool tcp_too, SweepStats& stats) {
+    Result<void> run(BpfDatapath::SocketKinds kinds, SweepStats& stats) {
         socket_ = Fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
         if (!socket_) return system_error("cannot open a sock_diag socket", errno);
         for (const std::uint8_t family : {std::uint8_t{AF_INET}, std::uint8_t{AF_INET6}}) {
-            MESH_CHECK(collect(family, IPPROTO_UDP, kEstablished, stats));
-            if (!tcp_too) continue;
+            if (kinds.udp) MESH_CHECK(collect(family, IPPROTO_UDP, kEstablished, stats));
+            if (!kinds.tcp) continue;
             MESH_CHECK(collect(family, IPPROTO_TCP, kEstablished | kSynSent | kCloseWait, stats));
         }
         for (const Victim& victim : victims_) MESH_CHECK(end(victim, stats));
@@ -126,7 +144,8 @@ class Sweep {
             if (!stored || (stored->flags & MESH_SOCKET_CONNECTED) == 0) return;
             if (!talks_to_peer(answer, *stored)) return;
             ++stats.sockets_seen;
-            if (is_stale_(*stored)) victims_.push_back({family, protocol, answer.id});
+            ServiceSocket socket = to_socket(answer, protocol, *stored);
+            if (ends_(socket, stored->choice)) victims_.push_back({family, protocol, answer.id});
         });
     }
 
@@ -191,14 +210,13 @@ class Sweep {
     }
 
     SocketMapFds maps_;
-    const std::function<bool(const mesh_socket&)>& is_stale_;
+    const Ends& ends_;
     Fd socket_;
     std::vector<Victim> victims_;
 };
 
 Result<SweepStats> sweep_all(std::span<const std::string> netns_paths, SocketMapFds maps,
-                             bool tcp_too,
-                             const std::function<bool(const mesh_socket&)>& is_stale) {
+                             BpfDatapath::SocketKinds kinds, const Ends& ends) {
     SweepStats stats;
     std::optional<Error> first_error;
     for (const std::string& path : netns_paths) {
@@ -208,7 +226,7 @@ Result<SweepStats> sweep_all(std::span<const std::string> netns_paths, SocketMap
             swept = invalid_argument("expected a network namespace: " +
                                      std::generic_category().message(errno));
         } else {
-            swept = Sweep(maps, is_stale).run(tcp_too, stats);
+            swept = Sweep(maps, ends).run(kinds, stats);
         }
         if (!swept && !first_error) first_error = swept.error().with_prefix(path);
     }
@@ -219,11 +237,10 @@ Result<SweepStats> sweep_all(std::span<const std::string> netns_paths, SocketMap
 }  // namespace
 
 Result<SweepStats> end_sockets(std::span<const std::string> netns_paths, SocketMapFds maps,
-                               bool tcp_too,
-                               const std::function<bool(const mesh_socket&)>& is_stale) {
+                               BpfDatapath::SocketKinds kinds, const Ends& ends) {
     // A thread of its own: setns changes the namespace of the thread that calls it, for good.
     Result<SweepStats> result = SweepStats{};
-    std::thread([&] { result = sweep_all(netns_paths, maps, tcp_too, is_stale); }).join();
+    std::thread([&] { result = sweep_all(netns_paths, maps, kinds, ends); }).join();
     return result;
 }
 

@@ -17,11 +17,12 @@ struct SocketMapFds {
     int sockets, udp_connected;
 };
 
-/// Ends the connected sockets of these network namespaces for which `is_stale` says so.
-/// @param is_stale called on another thread, while the caller waits
+/// Ends the connected sockets of these network namespaces for which `ends` says so.
+/// @param ends gets the socket, `live` not set, and the choice that the load balancer stored with
+///        it (MESH_CHOICE); called on another thread, while the caller waits
 /// @errors as BpfDatapath::end_stale_sockets
 [[nodiscard]] Result<SweepStats> end_sockets(
-    std::span<const std::string> netns_paths, SocketMapFds maps, bool tcp_too,
-    const std::function<bool(const mesh_socket&)>& is_stale);
+    std::span<const std::string> netns_paths, SocketMapFds maps, BpfDatapath::SocketKinds kinds,
+    const std::function<bool(ServiceSocket&, std::uint64_t choice)>& ends);
 
 }  // namespace mesh::datapath

@@ -48,6 +48,10 @@ Counters BpfDatapath::counters() const {
 Occupancy BpfDatapath::occupancy() const {
     return {};
 }
+Result<SweepStats> BpfDatapath::end_sockets(std::span<const std::string>, SocketKinds,
+                                            const std::function<bool(const ServiceSocket&)>&) {
+    return built_without();
+}
 Result<SweepStats> BpfDatapath::end_stale_sockets(std::span<const std::string>, bool) {
     return built_without();
 }

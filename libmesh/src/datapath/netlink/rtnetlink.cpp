@@ -1,6 +1,7 @@
 #include "datapath/netlink/rtnetlink.hpp"
 
 #include <fmt/format.h>
+#include <linux/fib_rules.h>
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
@@ -501,6 +502,10 @@ Result<void> Rtnetlink::change_route(const Route& route, std::uint16_t type, std
     info.rtm_protocol = route.protocol;
     info.rtm_scope = route.via || !route.destination.is_v4() ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
     info.rtm_type = RTN_UNICAST;
+    if (route.blackhole) {
+        info.rtm_type = RTN_BLACKHOLE;
+        info.rtm_scope = RT_SCOPE_UNIVERSE;
+    }
     // A delete that names no next hop must not ask for a scope either.
     if (type == RTM_DELROUTE) info.rtm_scope = RT_SCOPE_NOWHERE;
     if (route.onlink) info.rtm_flags = RTNH_F_ONLINK;
@@ -540,12 +545,15 @@ Result<std::vector<Route>> Rtnetlink::routes(std::uint32_t table) {
         message, "list routes", [&] { found.clear(); },
         [&](std::uint16_t type, Bytes body) {
             const auto info = read_as<rtmsg>(body);
-            if (type != RTM_NEWROUTE || info.rtm_type != RTN_UNICAST ||
+            const bool blackhole =
+                info.rtm_type == RTN_BLACKHOLE && info.rtm_protocol == kRouteProtocol;
+            if (type != RTM_NEWROUTE || (info.rtm_type != RTN_UNICAST && !blackhole) ||
                 (info.rtm_family != AF_INET && info.rtm_family != AF_INET6) ||
                 (info.rtm_flags & RTM_F_CLONED) != 0) {
                 return;
             }
             Route route;
+            route.blackhole = blackhole;
             route.protocol = info.rtm_protocol;
             route.table = info.rtm_table;
             route.onlink = (info.rtm_flags & RTNH_F_ONLINK) != 0;
@@ -566,7 +574,67 @@ Result<std::vector<Route>> Rtnetlink::routes(std::uint32_t table) {
                                    }
                                });
             route.destination = IpPrefix(destination, info.rtm_dst_len);
+            if (blackhole) route.device.clear();  // lo, of IPv6
             if (route.table == table) found.push_back(std::move(route));
+        }));
+    return found;
+}
+
+Result<void> Rtnetlink::change_rule(const RoutingRule& rule, std::uint16_t type,
+                                    std::uint16_t flags) {
+    Message message(type, static_cast<std::uint16_t>(NLM_F_ACK | flags));
+    fib_rule_hdr header{};
+    header.family = rule.v4 ? AF_INET : AF_INET6;
+    header.action = FR_ACT_TO_TBL;
+    header.table = static_cast<std::uint8_t>(rule.table < 256 ? rule.table : RT_TABLE_UNSPEC);
+    message.body(header);
+    message.attribute(FRA_TABLE, rule.table);
+    message.attribute(FRA_PRIORITY, rule.priority);
+    message.attribute(FRA_PROTOCOL, &kRouteProtocol, sizeof kRouteProtocol);
+    if (rule.protocol != 0) message.attribute(FRA_IP_PROTO, &rule.protocol, sizeof rule.protocol);
+    if (rule.destination_port != 0) {
+        const fib_rule_port_range port{rule.destination_port, rule.destination_port};
+        message.attribute(FRA_DPORT_RANGE, &port, sizeof port);
+    }
+    return socket_->request(std::move(message), fmt::format("{} rule {} for table {}",
+                                                            type == RTM_DELRULE ? "delete" : "add",
+                                                            rule.priority, rule.table));
+}
+
+Result<void> Rtnetlink::add_rule(const RoutingRule& rule) {
+    return change_rule(rule, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL);
+}
+
+Result<void> Rtnetlink::delete_rule(const RoutingRule& rule) {
+    return change_rule(rule, RTM_DELRULE, 0);
+}
+
+Result<std::vector<RoutingRule>> Rtnetlink::rules() {
+    Message message(RTM_GETRULE, NLM_F_DUMP);
+    message.body(fib_rule_hdr{});
+    std::vector<RoutingRule> found;
+    MESH_CHECK(socket_->dump(
+        message, "list rules", [&] { found.clear(); },
+        [&](std::uint16_t type, Bytes body) {
+            const auto header = read_as<fib_rule_hdr>(body);
+            if (type != RTM_NEWRULE || (header.family != AF_INET && header.family != AF_INET6)) {
+                return;
+            }
+            RoutingRule rule;
+            rule.v4 = header.family == AF_INET;
+            rule.table = header.table;
+            std::uint8_t protocol = 0;
+            for_each_attribute(
+                body.subspan(aligned(sizeof header)), [&](std::uint16_t attribute, Bytes value) {
+                    if (attribute == FRA_TABLE) rule.table = read_as<std::uint32_t>(value);
+                    if (attribute == FRA_PRIORITY) rule.priority = read_as<std::uint32_t>(value);
+                    if (attribute == FRA_IP_PROTO) rule.protocol = read_as<std::uint8_t>(value);
+                    if (attribute == FRA_PROTOCOL) protocol = read_as<std::uint8_t>(value);
+                    if (attribute == FRA_DPORT_RANGE) {
+                        rule.destination_port = read_as<fib_rule_port_range>(value).start;
+                    }
+                });
+            if (protocol == kRouteProtocol) found.push_back(rule);
         }));
     return found;
 }

@@ -68,7 +68,18 @@ struct Route {
     std::uint8_t protocol = kRouteProtocol;
     std::uint32_t table = 254;  ///< 254 = main
     std::uint32_t metric = 0;   ///< the kernel makes it 1024 for IPv6
+    bool blackhole = false;     ///< packets are dropped; then neither `via` nor `device`
     friend bool operator==(const Route&, const Route&) = default;
+};
+
+/// Which packets look into which table, as `ip rule`; of kRouteProtocol, as our routes.
+struct RoutingRule {
+    bool v4 = true;
+    std::uint32_t priority = 0;  ///< lower ones come first; 0 is the local table's, 32766 main's
+    std::uint32_t table = 254;
+    std::uint8_t protocol = 0;           ///< IPPROTO_*; 0 = any
+    std::uint16_t destination_port = 0;  ///< 0 = any
+    friend bool operator==(const RoutingRule&, const RoutingRule&) = default;
 };
 
 /// A socket into one namespace. Everything named by a device fails with kNotFound when there is no
@@ -120,12 +131,20 @@ class Rtnetlink {
     [[nodiscard]] Result<void> replace_route(const Route& route);
     /// Only a route of `route.protocol` goes.
     [[nodiscard]] Result<void> delete_route(const Route& route);
-    /// Unicast routes of both families in a table, without the kernel's clones.
+    /// Unicast routes of both families in a table, without the kernel's clones, and our black
+    /// holes.
     [[nodiscard]] Result<std::vector<Route>> routes(std::uint32_t table = 254);
+
+    /// @errors kConflict when there is that rule
+    [[nodiscard]] Result<void> add_rule(const RoutingRule& rule);
+    [[nodiscard]] Result<void> delete_rule(const RoutingRule& rule);
+    /// Ours, of both families.
+    [[nodiscard]] Result<std::vector<RoutingRule>> rules();
 
   private:
     class Socket;
     explicit Rtnetlink(std::unique_ptr<Socket> socket);
+    Result<void> change_rule(const RoutingRule& rule, std::uint16_t type, std::uint16_t flags);
     Result<void> change_route(const Route& route, std::uint16_t type, std::uint16_t flags);
     std::unique_ptr<Socket> socket_;
 };

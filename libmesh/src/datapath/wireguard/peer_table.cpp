@@ -133,14 +133,15 @@ Result<WireguardOutcome> WireguardTable::apply(std::span<const WireguardChange> 
         }
     }
     if (!started_) return WireguardOutcome{};
-    if (!known_) return reconcile();
+    if (!known_) return reconcile(unknown_);
     return send(touched);
 }
 
-Result<WireguardOutcome> WireguardTable::send(const Keys& touched) {
-    const auto steps = plan_wireguard_peers(desired_, held_, touched);
+Result<WireguardOutcome> WireguardTable::send(const Keys& touched, bool start_sessions) {
+    auto steps = plan_wireguard_peers(desired_, held_, touched);
     WireguardOutcome outcome;
-    for (const WireguardPeerChange& step : steps) {
+    for (WireguardPeerChange& step : steps) {
+        step.start_session = !step.remove && (step.start_session || start_sessions);
         if (step.remove) {
             ++outcome.removed;
         } else {
@@ -178,7 +179,9 @@ Result<void> WireguardTable::configure(const WireguardState& state) {
     return device_->configure(differing);
 }
 
-Result<WireguardOutcome> WireguardTable::reconcile() {
+Result<WireguardOutcome> WireguardTable::reconcile(UnknownPeers unknown) {
+    unknown_ = unknown;
+    const bool had_peers = started_ && !held_.empty();
     started_ = true;
     known_ = false;
     MESH_TRY(const bool made, device_->ensure());
@@ -188,8 +191,12 @@ Result<WireguardOutcome> WireguardTable::reconcile() {
     held_ = std::move(state.peers);
     Keys touched;
     for (const auto& [key, peer] : desired_) touched.insert(touched.end(), key);
-    for (const auto& [key, peer] : held_) touched.insert(key);
-    MESH_TRY(WireguardOutcome outcome, send(touched));
+    if (unknown == UnknownPeers::kRemove) {
+        for (const auto& [key, peer] : held_) touched.insert(key);
+    }
+    // Peers would go on sending under sessions that ended with the device: 15 s by WireGuard's own
+    // timers.
+    MESH_TRY(WireguardOutcome outcome, send(touched, made && had_peers));
     known_ = true;
     outcome.device_made = made;
     return outcome;

@@ -20,6 +20,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mesh/error.hpp>
@@ -52,6 +53,12 @@ struct WireguardOutcome {
     friend bool operator==(const WireguardOutcome&, const WireguardOutcome&) = default;
 };
 
+/// What becomes of peers that the device has and nobody asked for yet.
+enum class UnknownPeers : std::uint8_t {
+    kRemove,
+    kKeep,  ///< after a restart, until everybody had their say
+};
+
 /// The desired peers of one device.
 /// @errors of the device; the desired state is kept then, and the next call of any kind reads the
 ///   device anew and mends it
@@ -64,7 +71,8 @@ class WireguardTable {
     /// Makes the device exist, be configured, up, and have exactly the desired peers: at start with
     /// all peers applied before, when the device ended, and from time to time. Idempotent; a device
     /// that is right is only read.
-    [[nodiscard]] Result<WireguardOutcome> reconcile();
+    /// What kKeep kept is kept by later calls, too, until one with kRemove.
+    [[nodiscard]] Result<WireguardOutcome> reconcile(UnknownPeers unknown = UnknownPeers::kRemove);
 
     /// Takes changes, in order. A prefix that two peers claim is the later one's, as in WireGuard
     /// itself. Before the first reconcile() they are only noted.
@@ -86,7 +94,7 @@ class WireguardTable {
     using Keys = std::set<model::WireguardPublicKey>;
     void desire(WireguardPeer peer, Keys& touched);
     void forget(const model::WireguardPublicKey& key, Keys& touched);
-    [[nodiscard]] Result<WireguardOutcome> send(const Keys& touched);
+    [[nodiscard]] Result<WireguardOutcome> send(const Keys& touched, bool start_sessions = false);
     [[nodiscard]] Result<void> configure(const WireguardState& state);
 
     std::unique_ptr<WireguardDevice> device_;
@@ -96,6 +104,7 @@ class WireguardTable {
     std::map<model::WireguardPublicKey, WireguardPeerState> held_;
     bool started_ = false;
     bool known_ = false;  ///< held_ is what the device has
+    UnknownPeers unknown_ = UnknownPeers::kRemove;
 };
 
 }  // namespace mesh::datapath

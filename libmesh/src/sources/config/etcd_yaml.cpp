@@ -288,6 +288,7 @@ Result<void> read_policy(const Field& mesh, RemotePolicy& policy) {
     }));
     MESH_CHECK(read_owner(mesh, policy));
     MESH_CHECK(mesh.child("max-stale-age").read(policy.max_stale_age));
+    policy.stale_age_given = policy.max_stale_age.has_value();
     // As in Cilium's clustermesh-cache-ttl, 0 means never.
     if (policy.max_stale_age == Duration::zero()) policy.max_stale_age.reset();
     std::string scope = "services";

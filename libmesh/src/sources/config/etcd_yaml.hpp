@@ -60,6 +60,7 @@ enum class StaleScope : std::uint8_t { kServices, kAll };
 /// The `mesh:` section. @thread any thread (a plain value)
 struct RemotePolicy {
     std::optional<Duration> max_stale_age;  ///< nullopt = what is known stays for ever
+    bool stale_age_given = false;  ///< the file says it, be it 0: no default of others counts
     StaleScope stale_scope = StaleScope::kServices;
     bool refuse_foreign_ips = false;  ///< refuse ips outside the CIDRs its nodes announce
     /// Who the remote is: its cluster-config must say this id, and no other remote may use it.

@@ -126,6 +126,8 @@ std::optional<Verdict> ProbeSchedule::done(ProbeId id, std::string error, TimePo
     const auto at = entries_.find(*run.target);
     Entry& entry = at->second;
     ++entry.status.probes;
+    ++probes_;
+    if (!error.empty()) ++failed_;
     const bool changed = error.empty() ? take_answer(entry, at->first, now - run.started)
                                        : take_failure(entry, at->first, std::move(error));
     if (changed) entry.status.since = now;

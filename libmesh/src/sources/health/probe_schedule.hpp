@@ -90,6 +90,9 @@ class ProbeSchedule {
     [[nodiscard]] std::map<Target, TargetStatus> targets() const;
     [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
     [[nodiscard]] std::size_t running() const noexcept { return running_.size(); }
+    /// Of all targets, also those removed since.
+    [[nodiscard]] std::uint64_t probes() const noexcept { return probes_; }
+    [[nodiscard]] std::uint64_t failed() const noexcept { return failed_; }
     /// By how much intervals are stretched, 1 = not.
     [[nodiscard]] double stretch() const noexcept;
 
@@ -126,6 +129,7 @@ class ProbeSchedule {
     std::map<std::string, Group, std::less<>> groups_;
     double rate_ = 0;  ///< probes per second, wanted
     ProbeId last_id_ = 0;
+    std::uint64_t probes_ = 0, failed_ = 0;
 };
 
 }  // namespace mesh::sources::health

@@ -69,6 +69,7 @@ std::unique_ptr<RemoteCluster> Clusters::Impl::make(const std::string& name, boo
     session.generation = options_.generation;
     session.slots = own ? options_.own_slots : options_.remote_slots;
     session.times = options_.times;
+    session.max_stale_age = options_.max_stale_age;
     if (options_.on_refused) {
         session.on_refused = [see = options_.on_refused, name](std::string_view key, Refusal reason,
                                                                std::string_view detail) {

@@ -30,6 +30,8 @@ struct ClustersOptions {
     SlotSet remote_slots = kAgentSlots;
     SlotSet own_slots = kOwnSlots;
     SessionTimes times;
+    /// As SessionOptions has it, for all remotes.
+    std::optional<Duration> max_stale_age = std::nullopt;
     /// Sees each refused entry with its cluster's name; may be empty.
     std::function<void(const std::string& cluster, std::string_view key, Refusal reason,
                        std::string_view detail)>

@@ -72,6 +72,9 @@ struct SessionOptions {
     SlotSet slots = kAgentSlots;
     SessionTimes times;
     OnRefused on_refused;  ///< sees each refused entry; may be empty
+    /// The age of what is known after which a remote is drained, if its file says none; nullopt =
+    /// it is kept.
+    std::optional<Duration> max_stale_age = std::nullopt;
 };
 
 /// One change below a slot's prefix, as the watcher tells it.

@@ -113,6 +113,7 @@ class Session::Impl {
     [[nodiscard]] bool holds(SlotSet slots) const;
     [[nodiscard]] SlotSet stale_slots() const;
     [[nodiscard]] std::optional<TimePoint> stale_at() const;
+    [[nodiscard]] std::optional<Duration> max_stale_age() const;
 
     SessionOptions options_;
     IdRegistry& ids_;

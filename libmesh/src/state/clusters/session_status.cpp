@@ -30,9 +30,14 @@ bool Session::Impl::holds(SlotSet slots) const {
 }
 
 std::optional<TimePoint> Session::Impl::stale_at() const {
-    if (options_.own || !config_ || !config_->policy.max_stale_age || !not_fresh_since_) return {};
+    if (options_.own || !config_ || !max_stale_age() || !not_fresh_since_) return {};
     if (!holds(stale_slots())) return {};
-    return *not_fresh_since_ + *config_->policy.max_stale_age;
+    return *not_fresh_since_ + *max_stale_age();
+}
+
+std::optional<Duration> Session::Impl::max_stale_age() const {
+    const auto& policy = config_->policy;
+    return policy.stale_age_given ? policy.max_stale_age : options_.max_stale_age;
 }
 
 SlotSet Session::Impl::stale_slots() const {
@@ -91,8 +96,7 @@ void Session::Impl::check_heartbeat(TimePoint now) {
 void Session::Impl::drain_as_stale(TimePoint now) {
     const bool all = config_->policy.stale_scope == sources::config::StaleScope::kAll;
     log_.warn("remote cluster {}: not in step for {} s, draining its {}", options_.cluster,
-              *config_->policy.max_stale_age / std::chrono::seconds(1),
-              all ? "entries" : "services");
+              *max_stale_age() / std::chrono::seconds(1), all ? "entries" : "services");
     drained_as_stale_ = true;
     const bool was_running = running_;
     // The watches would not tell again what is dropped here: the next connection lists anew.

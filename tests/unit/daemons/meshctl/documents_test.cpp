@@ -39,7 +39,8 @@ TEST(Documents, ASandboxTellsItsDaemonsAndPods) {
     pod.exit_code = 3;
     EXPECT_EQ(sandbox_document({"c1", state, 0}), json::parse(R"({
         "name":"c1","complete":true,"cluster_id":7,"pod_cidrs":["10.10.0.0/16","fd00:10::/48"],
-        "service_cidrs":["10.11.0.0/16"],"nodes":2,"routing":"native","etcd":"real",
+        "service_cidrs":["10.11.0.0/16"],"nodes":2,"routing":"native",
+        "encryption":"none","etcd":"real",
         "daemons":[{"name":"mesh-agent","node":"node2","running":false,"pid":0,"socket":"/s",
                     "log":"/l"}],
         "pods":[{"namespace":"shop","name":"echo","node":"node1","ips":["10.10.0.2"],

@@ -434,6 +434,24 @@ TEST_F(SessionTest, AShortCutResumesWithoutListing) {
     EXPECT_TRUE(told().empty());
 }
 
+TEST_F(SessionTest, TheAgeOfAllRemotesCountsWhereAFileSaysNone) {
+    make({.max_stale_age = seconds(30)});
+    ready(one_of_each());
+    session_->lost(now(), epoch(), unavailable("cut"));
+    pass(seconds(29));
+    EXPECT_TRUE(told().empty());
+    pass(seconds(1));
+    EXPECT_EQ(told(), Strings{"-service ns/s1"});
+}
+
+TEST_F(SessionTest, AFileMayKeepItsRemoteFromTheAgeOfAll) {
+    make({.max_stale_age = seconds(30)});
+    ready(one_of_each(), "mesh: {max-stale-age: 0s}");
+    session_->lost(now(), epoch(), unavailable("cut"));
+    pass(seconds(3600));
+    EXPECT_TRUE(told().empty());
+}
+
 TEST_F(SessionTest, LossBeyondTheAgeDrainsServices) {
     make();
     ready(one_of_each(), "mesh: {max-stale-age: 10m}");
