@@ -217,6 +217,7 @@ TEST(PublishedExamples, Services) {
           {{"outside-db", kOut, 6, 5432, 'A'},
            {"backend", kOut, 6, 80, 'A'},
            {"backend", kOut, 6, 81, '-'},
+           {"west-backend", kOut, 6, 80, '-'},
            {"frontend", kOut, 6, 80, '-'}});
 }
 
