@@ -71,6 +71,27 @@ TEST(Reduce, LeavesOutWhatABroaderEntryDecides) {
     EXPECT_EQ(reduce({deny}, std::vector{all}), std::vector{deny});
 }
 
+TEST(Reduce, FindsItsWayInManyWildcardEntries) {
+    std::vector<EntryShape> wildcard;
+    for (unsigned i = 0; i < 1'000; ++i) {
+        wildcard.push_back(
+            {6, 22, static_cast<std::uint16_t>(8 * i), {.precedence = kPrecedenceAllow}});
+    }
+    std::vector<EntryShape> shapes;
+    for (unsigned port = 0; port < 8'000; ++port) {
+        shapes.push_back(
+            {6, 24, static_cast<std::uint16_t>(port), {.precedence = kPrecedenceAllow}});
+    }
+    shapes.push_back({17, 24, 80, {.precedence = kPrecedenceAllow}});
+    const auto left = reduce(shapes, wildcard);
+    // Four of each eight ports, and the other protocol.
+    ASSERT_EQ(left.size(), 4'001U);
+    EXPECT_EQ(left.front().port, 4);
+    EXPECT_EQ(left.back().protocol, 17);
+    wildcard.insert(wildcard.begin(), {0, 0, 0, {.precedence = kPrecedenceDeny}});
+    EXPECT_TRUE(reduce(shapes, wildcard).empty());
+}
+
 TEST(PolicyCompiler, TellsOnlyWhatAnIdentityChanges) {
     PolicyCompiler compiler(options());
     compiler.upsert_identity(pod(65'537, "web"));
