@@ -28,9 +28,10 @@
 
 #include "layout.h"
 
-/* Marks a packet that mesh_from_pod gave its tunnel key. Nobody else sees it: a pod's own mark does
- * not leave its namespace, and mesh_to_overlay clears it. */
-#define MARK_ENCAPSULATED 0x6d657368U
+/* Marks a packet that mesh_from_pod gave its tunnel key, or its next hop's address. Nobody else
+ * sees it: a pod's own mark does not leave its namespace, and mesh_to_overlay and mesh_to_device
+ * clear it. */
+#define MARK_FORWARDED 0x6d657368U
 
 #define IDENTITY_WORLD 2U
 #define IDENTITY_HOST 1U
@@ -354,6 +355,34 @@ static __always_inline bool is_link_scope(const struct packet* p) {
     return !p->v4 && ((first >> 22) == (0xfe800000U >> 22) || (first >> 24) == 0xff);
 }
 
+/* Native routing: by the node's own routes to the device to the other nodes, past its stack. 0: the
+ * stack's business, since the next hop is not known yet, or elsewhere, or the packet is too big. */
+static __always_inline int to_next_hop(struct __sk_buff* skb, const struct packet* p,
+                                       const struct mesh_pods_settings* set) {
+    const __u32 device = set->device_ifindex;
+    struct bpf_fib_lookup route = {.ifindex = skb->ifindex, .l4_protocol = p->proto};
+    __u32 mtu = 0;
+    if (p->v4) {
+        route.family = 2; /* AF_INET */
+        route.ipv4_src = p->source.word[3];
+        route.ipv4_dst = p->destination.word[3];
+    } else {
+        route.family = 10; /* AF_INET6 */
+        __builtin_memcpy(route.ipv6_src, &p->source, sizeof route.ipv6_src);
+        __builtin_memcpy(route.ipv6_dst, &p->destination, sizeof route.ipv6_dst);
+    }
+    if (bpf_fib_lookup(skb, &route, sizeof route, 0) || route.ifindex != device ||
+        bpf_check_mtu(skb, device, &mtu, 0, BPF_MTU_CHK_SEGS))
+        return 0;
+    __u8 macs[2 * ETH_ALEN];
+    __builtin_memcpy(macs, route.dmac, ETH_ALEN);
+    __builtin_memcpy(macs + ETH_ALEN, route.smac, ETH_ALEN);
+    decrement_ttl(skb, p);
+    if (bpf_skb_store_bytes(skb, 0, macs, sizeof macs, 0)) return TC_ACT_SHOT;
+    skb->mark = MARK_FORWARDED;
+    return (int)bpf_redirect(device, 0);
+}
+
 SEC("tc")
 int mesh_from_pod(struct __sk_buff* skb) {
     struct packet p = {};
@@ -386,7 +415,10 @@ int mesh_from_pod(struct __sk_buff* skb) {
         if (!(entry->flags & MESH_IPCACHE_NODE) &&
             would_leak(skb, &node, &p.source, &p.destination, p.proto, 0))
             return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_PLAINTEXT);
-        goto stack;
+        const int verdict = to_next_hop(skb, &p, set);
+        if (verdict == 0) goto stack;
+        trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_DEVICE);
+        return verdict;
     }
     if (would_leak_in_tunnel(skb, set, &node))
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_PLAINTEXT);
@@ -397,7 +429,7 @@ int mesh_from_pod(struct __sk_buff* skb) {
     decrement_ttl(skb, &p);
     if (set_key(skb, p.source_identity, &node))
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_TUNNEL_KEY);
-    skb->mark = MARK_ENCAPSULATED;
+    skb->mark = MARK_FORWARDED;
     return (int)bpf_redirect(overlay, 0);
 stack:
     trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_STACK);
@@ -460,7 +492,7 @@ int mesh_from_overlay(struct __sk_buff* skb) {
 
 SEC("tc")
 int mesh_to_overlay(struct __sk_buff* skb) {
-    if (skb->mark == MARK_ENCAPSULATED) {
+    if (skb->mark == MARK_FORWARDED) {
         skb->mark = 0;
         return TC_ACT_OK;
     }
@@ -495,6 +527,12 @@ int mesh_to_overlay(struct __sk_buff* skb) {
 
 #include "nat.h"
 
+/* An address of this node on the device to the other nodes. */
+static __always_inline bool is_node(const struct mesh_address* address,
+                                    const struct mesh_pods_settings* set) {
+    return same(address, &set->node4) || same(address, &set->node6);
+}
+
 SEC("tc")
 int mesh_from_device(struct __sk_buff* skb) {
     struct packet p = {};
@@ -502,9 +540,11 @@ int mesh_from_device(struct __sk_buff* skb) {
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
     if (is_plain_tunnel(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
-    if ((set->flags & MESH_PODS_MASQUERADE) &&
-        (same(&p.destination, &set->node4) || same(&p.destination, &set->node6))) {
-        if (take_answer(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
+    if (is_node(&p.destination, set)) {
+        if ((set->flags & MESH_PODS_MASQUERADE) && take_answer(skb, &p))
+            return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
+        /* The node's own; most often a packet of the tunnel. */
+        if (is_node(&p.destination, set)) return TC_ACT_OK;
     }
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (!pod) return TC_ACT_OK;
@@ -533,10 +573,15 @@ static __always_inline bool leaves_mesh(const struct packet* p,
 SEC("tc")
 int mesh_to_device(struct __sk_buff* skb) {
     struct packet p = {};
+    if (skb->mark == MARK_FORWARDED) {
+        skb->mark = 0;
+        return TC_ACT_OK;
+    }
     const struct mesh_pods_settings* set = get_settings();
     const bool masquerades = set && (set->flags & MESH_PODS_MASQUERADE);
     if (!set || !(masquerades || is_strict())) return TC_ACT_OK;
     if (parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    if (is_node(&p.source, set)) return TC_ACT_OK; /* most often a packet of the tunnel */
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!pod) return TC_ACT_OK;
     p.source_identity = pod->identity;

@@ -309,12 +309,6 @@ Result<std::unique_ptr<BpfPods>> BpfPods::open_on(PinDirectory pins, const BpfPo
     state->ring = ring_buffer__new(bpf_map__fd(state->skeleton->maps.events), on_sample,
                                    state.get(), nullptr);
     if (state->ring == nullptr) return system_error("cannot read events", errno);
-    if (state->max_ipcache != options.max_ipcache || state->max_nodes != options.max_nodes ||
-        state->max_endpoints != options.max_endpoints) {
-        logger.warn(
-            "{}: the pinned maps keep their sizes: {} of the ipcache, {} nodes, {} endpoints",
-            state->pins.path(), state->max_ipcache, state->max_nodes, state->max_endpoints);
-    }
     logger.info("{}: pod forwarding, adopted {} ipcache entries, {} nodes, {} endpoints",
                 state->pins.path(), state->written.size(), state->nodes.size(),
                 state->endpoints.size());
