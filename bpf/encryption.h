@@ -38,7 +38,7 @@ static __always_inline bool is_v4_mapped(const struct mesh_address* a) {
     return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == bpf_htonl(0xffff);
 }
 
-/* Whether a packet must be encrypted, as the node does, and the routes would not have it so.
+/* Whether a packet to that node must be encrypted, and the routes would not have it so.
  * @param port network order, of the destination; 0: that does not matter */
 static __always_inline bool would_leak(struct __sk_buff* skb, const struct mesh_address* node,
                                        const struct mesh_address* source,
@@ -46,7 +46,8 @@ static __always_inline bool would_leak(struct __sk_buff* skb, const struct mesh_
                                        __u16 port) {
     const struct mesh_encryption* enc = get_encryption();
     if (!enc || !(enc->flags & MESH_ENCRYPTION_STRICT)) return false;
-    if (!bpf_map_lookup_elem(&encrypted, node)) return false;
+    /* Where a node's record is not known, it is not known either that it has no key. */
+    if (!bpf_map_lookup_elem(&encrypted, node)) return !bpf_map_lookup_elem(&nodes, node);
     struct bpf_fib_lookup route = {};
     route.l4_protocol = proto;
     route.dport = port;

@@ -172,7 +172,7 @@ void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
         app.add_option(name, value, help)
             ->check(CLI::Range(2U, 16'777'216U))
             ->capture_default_str()
-            ->group("Table sizes (bpf; other ones take effect at a restart)");
+            ->group("Table sizes (bpf; pinned tables are resized, never below what they hold)");
     };
     add("--ipcache-entries", sizes.ipcache, "Addresses and blocks of pods and nodes, all clusters");
     add("--node-entries", sizes.nodes, "Addresses of nodes, all clusters (tunnel)");

@@ -37,9 +37,9 @@ struct EncryptionOptions {
     std::string backend = "auto";  ///< "kernel", "userspace" (wireguard-go), or what there is
 };
 
-/// Bounds of the kernel's tables, in entries. Tables that are there already are made again at these
-/// sizes, unless they hold more. What finds no room is left out, logged, counted and shown in status;
-/// it is written when room becomes free.
+/// Bounds of the kernel's tables, in entries. Tables that are pinned already are resized without a
+/// break, never below what they hold. What finds no room is left out, logged, counted and shown in
+/// status; it is written when room becomes free.
 struct MapSizes {
     std::uint32_t ipcache = 1'048'576;  ///< prefixes: one for each address of a pod or node
     std::uint32_t nodes = 65'536;       ///< addresses of nodes

@@ -223,9 +223,16 @@ bool Encryption::find_self(const state::ClusterTables& tables) {
         if (node4 != node4_ || node6 != node6_) up_ = false;
         node4_ = node4;
         node6_ = node6;
-        published_ = std::string(node->wireguard_public_key);
+        note_published(std::string(node->wireguard_public_key));
     }
     return node4_ || node6_;
+}
+
+void Encryption::note_published(std::string key) {
+    if (told_unpublished_ && key == published_) return;
+    published_ = std::move(key);
+    told_unpublished_ = !unpublished().empty();
+    if (told_unpublished_) log_.warn("{}", unpublished());
 }
 
 // With tunnel routing nodes' addresses, with native routing the pods'.

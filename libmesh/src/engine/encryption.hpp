@@ -106,6 +106,7 @@ class Encryption {
                std::function<void()> on_due);
     void take(compile::EncryptionChanges changes);
     void forget(const PublicKey& key);
+    void note_published(std::string key);
     [[nodiscard]] bool find_self(const state::ClusterTables& tables);
     [[nodiscard]] bool is_routed(const model::IpPrefix& prefix) const;
     [[nodiscard]] Result<void> make_table();
@@ -138,6 +139,7 @@ class Encryption {
     std::string error_;
     std::uint32_t ifindex_ = 0;
     std::uint64_t device_starts_ = 0;
+    bool told_unpublished_ = false;
     bool adopting_ = true;
     bool up_ = false;
     bool stopped_ = false;

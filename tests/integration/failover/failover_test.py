@@ -83,7 +83,7 @@ class FailoverTest(unittest.TestCase):
         return next(p for p in cluster.pods("echo").values() if p["node"] == node)
 
     def hold(self, pod, **more):
-        held = HeldConnection(self.one, self.one.frontend("echo"), pod["name"], **more)
+        held = HeldConnection(self.one, self.one.frontend("echo"), pod, **more)
         self.addCleanup(held.close)
         return held
 
@@ -91,9 +91,9 @@ class FailoverTest(unittest.TestCase):
         """Requests are all answered, and by others."""
         answers = self.one.ask(self.one.frontend("echo"), 80)
         self.assertEqual([row for row in answers if "error" in row], [])
-        names = {row["pod"] for row in answers}
-        self.assertEqual(names & {p["name"] for p in victims}, set())
-        self.assertTrue(names)
+        servers = {row["server"].rpartition(":")[0] for row in answers}
+        self.assertEqual(servers & {p["ips"][0] for p in victims}, set())
+        self.assertTrue(servers)
 
     def check_death(self, kill, victims, reason):
         """Kills, and looks at what new and established connections feel."""
@@ -158,7 +158,7 @@ class FailoverTest(unittest.TestCase):
         held = [self.hold(pod, what="ask", delay=3000) for pod in pods]
         self.deploy(self.two, replicas=1)
         fates = [each.fate(30) for each in held]
-        self.assertEqual([fate and fate[0] for fate in fates], [pod["name"] for pod in pods])
+        self.assertEqual([fate and fate[0] for fate in fates], [pod["ips"][0] for pod in pods])
         self.deploy(self.two)
         self.await_all()
 

@@ -14,7 +14,7 @@ for _ in range(1000):
     c = http.client.HTTPConnection(host, port, timeout=3)
     try:
         c.request("GET", "/")
-        if json.loads(c.getresponse().read())["pod"] == pod:
+        if json.loads(c.getresponse().read())["server"].rpartition(":")[0] == pod:
             break
     except OSError:
         pass
@@ -27,7 +27,7 @@ if what == "ask":
 print("connected", flush=True)
 try:
     if what == "ask":
-        word = json.loads(c.getresponse().read())["pod"]
+        word = json.loads(c.getresponse().read())["server"].rpartition(":")[0]
     else:
         word = "data" if c.sock.recv(1) else "closed"
 except OSError as e:
@@ -37,14 +37,14 @@ print(word, time.monotonic(), flush=True)
 
 
 class HeldConnection:
-    """A TCP connection of a pod to one pod of a service."""
+    """A TCP connection of a pod to one pod of a service, chosen by its address: names repeat between clusters."""
 
     def __init__(self, cluster, frontend, pod, what="wait", delay=0, client="shop/client"):
-        command = cluster.exec_command(client, "/usr/bin/python3", "-u", "-c", HOLD, what, pod, frontend["address"],
-                                       str(frontend["port"]), str(delay))
+        command = cluster.exec_command(client, "/usr/bin/python3", "-u", "-c", HOLD, what, pod["ips"][0],
+                                       frontend["address"], str(frontend["port"]), str(delay))
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         if (line := self.process.stdout.readline()) != "connected\n":
-            raise AssertionError(f"no connection to {pod}: {line!r}")
+            raise AssertionError(f"no connection to {pod['name']}: {line!r}")
 
     def fate(self, seconds):
         """What became of it and when (monotonic), or None while nothing did."""
@@ -105,21 +105,23 @@ def set_links(netns, prefix, state):
             subprocess.run(["ip", "-n", netns, "link", "set", link["ifname"], state], check=True)
 
 
-def underlay_device(cluster, node):
-    """The device by which a node is plugged in: the one with its address."""
-    out = json.loads(subprocess.run(["ip", "-n", f"mesh-{cluster.name}.{node}", "-j", "-d", "link"],
-                                    capture_output=True, text=True, check=True).stdout)
-    routes = json.loads(subprocess.run(["ip", "-n", f"mesh-{cluster.name}.{node}", "-j", "route"],
-                                       capture_output=True, text=True, check=True).stdout)
-    direct = next(r["dev"] for r in routes if r.get("protocol") == "kernel" and r["dst"].endswith("/15"))
-    assert any(link["ifname"] == direct for link in out)
-    return direct
+def underlay_port(cluster, node):
+    """The bridge's end of a node's wire: of the device with the route to the underlay's /15."""
+    netns = f"mesh-{cluster.name}.{node}"
+    show = lambda where, *words: json.loads(subprocess.run(["ip", "-n", where, "-j", *words], capture_output=True,
+                                                           text=True, check=True).stdout)
+    device = next(r["dev"] for r in show(netns, "route") if r["dst"].endswith("/15"))
+    index = next(link["link_index"] for link in show(netns, "link") if link["ifname"] == device)
+    return next(link["ifname"] for link in show("mesh-underlay", "link") if link["ifindex"] == index)
+
+
+def set_wire(cluster, node, state):
+    subprocess.run(["ip", "-n", "mesh-underlay", "link", "set", underlay_port(cluster, node), state], check=True)
 
 
 def kill_node(cluster, node):
     """As by its power switch: the wire first, so that nobody hears of the rest."""
-    device = underlay_device(cluster, node)
-    subprocess.run(["ip", "-n", f"mesh-{cluster.name}.{node}", "link", "set", device, "down"], check=True)
+    set_wire(cluster, node, "down")
     folder = cgroup_root() / f"mesh-{cluster.name}.{node}"
     # Supervisors would tell the cluster of the pods' ends, which a node that is gone does not.
     signal_all(processes(folder / "supervisors"), signal.SIGKILL)

@@ -175,6 +175,16 @@ class UpgradeTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         cluster.meshctl("status", "--cluster", cluster.name, "--wait")
 
+    @staticmethod
+    def edit_command(cluster, node, edit):
+        """What the agent of that node is started with from now on."""
+        file = cluster.folder / "state.json"
+        state = json.loads(file.read_text())
+        for daemon in state["daemons"]:
+            if (daemon["name"], daemon["node"]) == ("mesh-agent", node):
+                daemon["argv"] = edit(daemon["argv"])
+        file.write_text(json.dumps(state))
+
     def each_agent(self):
         return [(cluster, node) for cluster in (self.one, self.two) for node in NODES]
 
@@ -215,6 +225,27 @@ class UpgradeTest(unittest.TestCase):
                 self.assertEqual(self.program_of(cluster, node), str(folder / "mesh-agent"))
                 self.assertNotEqual(self.pinned(cluster, node, "link", "connect4")["prog_id"], before[cluster.name, node])
         self.assertEqual([self.pinned(c, n, "map", "nat", pods=True)["id"] for c, n in self.each_agent()], maps)
+
+    def test_other_sizes_of_the_maps(self):
+        """Tables are resized by flags: smaller, and larger again."""
+        wanted = {"--ipcache-entries": 4000, "--node-entries": 300, "--endpoint-entries": 200, "--nat-entries": 5000,
+                  "--service-entries": 400, "--backend-entries": 900}
+        flags = [word for flag, size in wanted.items() for word in (flag, str(size))]
+        maps = (("ipcache", True), ("nodes", True), ("endpoints", True), ("nat", True), ("services", False),
+                ("backends", False))
+
+        def sizes(cluster, node):
+            return [self.pinned(cluster, node, "map", name, pods)["max_entries"] for name, pods in maps]
+        before = sizes(self.one, "node1")
+        with self.traffic():
+            for edit, expected in ((lambda argv: [*argv, *flags], list(wanted.values())),
+                                   (lambda argv: argv[:-len(flags)], before)):
+                for cluster, node in self.each_agent():
+                    cluster.kill("mesh-agent", node)
+                    self.edit_command(cluster, node, edit)
+                    cluster.start("mesh-agent", node)
+                    cluster.meshctl("status", "--cluster", cluster.name, "--wait")
+                    self.assertEqual(sizes(cluster, node), expected)
 
     def test_other_layouts_of_the_maps(self):
         """Agents with other layouts: the maps are converted; the older build is refused and breaks nothing."""

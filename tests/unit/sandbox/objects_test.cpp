@@ -180,6 +180,10 @@ TEST_F(Manifests, AreWhatAnApiServerWouldShow) {
     EXPECT_EQ(service.at_pointer("/spec/clusterIPs/0"), "10.11.0.2");
     EXPECT_EQ(service.at_pointer("/metadata/annotations/service.cilium.io~1global"), "true");
     const json::value node = document(files, "Node.node1.yaml");
+    EXPECT_FALSE(node.at("metadata").as_object().contains("annotations"));
+    cluster_.nodes.front().wireguard_key = "a2V5";
+    const json::value keyed = document(render_manifests(cluster_), "Node.node1.yaml");
+    EXPECT_EQ(keyed.at_pointer("/metadata/annotations/network.cilium.io~1wg-pub-key"), "a2V5");
     EXPECT_EQ(node.at_pointer("/spec/podCIDR"), "10.10.0.0/24");
     EXPECT_EQ(node.at_pointer("/spec/podCIDRs/0"), "10.10.0.0/24");
     EXPECT_EQ(node.at_pointer("/status/addresses/0/address"), "172.18.1.1");

@@ -41,6 +41,9 @@ State sample() {
     state.nodes = 2;
     state.slot = 4;
     state.etcd = "real";
+    state.encryption = "wireguard";
+    state.encryption_strict = true;
+    state.wireguard_keys = {{"node1", "a2V5"}};
     state.complete = true;
     state.daemons.push_back(
         {"mesh-proxy", "node1", {"mesh-proxy", "--x", "a b"}, "/s", "/l", {42, 1ULL << 40}});
@@ -73,6 +76,10 @@ TEST_F(StateFiles, WhatIsSavedIsLoaded) {
     EXPECT_EQ(loaded.objects.pods.at({"shop", "p"}).exit_code, 139);
     EXPECT_EQ(loaded.daemons.at(0).process.start_time, 1ULL << 40);
     EXPECT_EQ(loaded.pod_cidrs, state.pod_cidrs);
+    EXPECT_EQ(loaded.wireguard_keys, state.wireguard_keys);
+    const auto nodes = nodes_of(loaded).value();
+    EXPECT_EQ(nodes.at(0).wireguard_key, "a2V5");
+    EXPECT_EQ(nodes.at(1).wireguard_key, "");
 }
 
 TEST_F(StateFiles, DamagedFileIsOneErrorThatNamesIt) {

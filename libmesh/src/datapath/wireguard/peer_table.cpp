@@ -137,10 +137,11 @@ Result<WireguardOutcome> WireguardTable::apply(std::span<const WireguardChange> 
     return send(touched);
 }
 
-Result<WireguardOutcome> WireguardTable::send(const Keys& touched) {
-    const auto steps = plan_wireguard_peers(desired_, held_, touched);
+Result<WireguardOutcome> WireguardTable::send(const Keys& touched, bool start_sessions) {
+    auto steps = plan_wireguard_peers(desired_, held_, touched);
     WireguardOutcome outcome;
-    for (const WireguardPeerChange& step : steps) {
+    for (WireguardPeerChange& step : steps) {
+        step.start_session = !step.remove && (step.start_session || start_sessions);
         if (step.remove) {
             ++outcome.removed;
         } else {
@@ -180,6 +181,7 @@ Result<void> WireguardTable::configure(const WireguardState& state) {
 
 Result<WireguardOutcome> WireguardTable::reconcile(UnknownPeers unknown) {
     unknown_ = unknown;
+    const bool had_peers = started_ && !held_.empty();
     started_ = true;
     known_ = false;
     MESH_TRY(const bool made, device_->ensure());
@@ -192,7 +194,9 @@ Result<WireguardOutcome> WireguardTable::reconcile(UnknownPeers unknown) {
     if (unknown == UnknownPeers::kRemove) {
         for (const auto& [key, peer] : held_) touched.insert(key);
     }
-    MESH_TRY(WireguardOutcome outcome, send(touched));
+    // Peers would go on sending under sessions that ended with the device: 15 s by WireGuard's own
+    // timers.
+    MESH_TRY(WireguardOutcome outcome, send(touched, made && had_peers));
     known_ = true;
     outcome.device_made = made;
     return outcome;

@@ -72,8 +72,7 @@ class WireguardTable {
     /// all peers applied before, when the device ended, and from time to time. Idempotent; a device
     /// that is right is only read.
     /// What kKeep kept is kept by later calls, too, until one with kRemove.
-    [[nodiscard]] Result<WireguardOutcome> reconcile(
-        UnknownPeers unknown = UnknownPeers::kRemove);
+    [[nodiscard]] Result<WireguardOutcome> reconcile(UnknownPeers unknown = UnknownPeers::kRemove);
 
     /// Takes changes, in order. A prefix that two peers claim is the later one's, as in WireGuard
     /// itself. Before the first reconcile() they are only noted.
@@ -95,7 +94,7 @@ class WireguardTable {
     using Keys = std::set<model::WireguardPublicKey>;
     void desire(WireguardPeer peer, Keys& touched);
     void forget(const model::WireguardPublicKey& key, Keys& touched);
-    [[nodiscard]] Result<WireguardOutcome> send(const Keys& touched);
+    [[nodiscard]] Result<WireguardOutcome> send(const Keys& touched, bool start_sessions = false);
     [[nodiscard]] Result<void> configure(const WireguardState& state);
 
     std::unique_ptr<WireguardDevice> device_;

@@ -1,6 +1,7 @@
 // Needs root: works in namespaces of its own, named after this process, and removes them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -289,6 +290,45 @@ TEST_F(Netlink, RoutesTellTheSourceAndDevicesAreFoundByAddress) {
     const auto none = links.device_of(address("10.1.0.2"));
     ASSERT_FALSE(none);
     EXPECT_EQ(none.error().code(), Errc::kNotFound);
+}
+
+TEST_F(Netlink, RulesLeadToATableWithBlackHolesBehindItsRoutes) {
+    const Netns netns = make("a");
+    auto links = Rtnetlink::open(netns).value();
+    ASSERT_OK(links.add_bridge("br0"));
+    ASSERT_OK(links.set_up("br0"));
+    ASSERT_OK(links.add_address("br0", address("10.1.0.1"), 24));
+    ASSERT_EQ(run(netns, "ip rule add pref 50 lookup 77"), 0);  // another's
+    const std::vector<RoutingRule> rules{{true, 109, 201, IPPROTO_UDP, 8472},
+                                         {false, 109, 201, IPPROTO_UDP, 8472},
+                                         {true, 110, 1000, 0, 0}};
+    for (const RoutingRule& rule : rules) ASSERT_OK(links.add_rule(rule));
+    EXPECT_EQ(links.add_rule(rules[0]).error().code(), Errc::kConflict);
+    EXPECT_THAT(links.rules().value(), testing::UnorderedElementsAreArray(rules));
+
+    Route way, hole;
+    way.destination = hole.destination = prefix("10.9.0.1/32");
+    way.table = hole.table = 201;
+    way.device = "br0";
+    hole.blackhole = true;
+    hole.metric = 4000;
+    Route hole6 = hole;
+    hole6.destination = prefix("fd09::1/128");
+    for (const Route& route : {way, hole, hole6}) ASSERT_OK(links.replace_route(route));
+    EXPECT_THAT(links.routes(201).value(), testing::UnorderedElementsAre(way, hole, hole6));
+    const char* const asked = "ip route get 10.9.0.1 ipproto udp dport 8472 | grep -q 'dev br0'";
+    EXPECT_EQ(run(netns, asked), 0);
+    EXPECT_NE(run(netns, "ip route get 10.9.0.1 ipproto udp dport 8473 2>&1 | grep -q br0"), 0);
+    ASSERT_OK(links.set_up("br0", false));
+    EXPECT_THAT(links.routes(201).value(), testing::UnorderedElementsAre(hole, hole6));
+    EXPECT_NE(run(netns, asked), 0);
+
+    for (const Route& route : {hole, hole6}) ASSERT_OK(links.delete_route(route));
+    EXPECT_THAT(links.routes(201).value(), IsEmpty());
+    for (const RoutingRule& rule : rules) ASSERT_OK(links.delete_rule(rule));
+    EXPECT_EQ(links.delete_rule(rules[0]).error().code(), Errc::kNotFound);
+    EXPECT_THAT(links.rules().value(), IsEmpty());
+    EXPECT_EQ(run(netns, "ip rule | grep -q 'lookup 77'"), 0);
 }
 
 }  // namespace

@@ -206,8 +206,26 @@ TEST_F(Table, ADeviceThatDiedIsFilledAgain) {
     const std::vector<WireguardChange> more{peer(2, {"10.2.0.0/24"})};
     EXPECT_FALSE(table.apply(more));  // its caller hears of it
     EXPECT_TRUE(table.reconcile()->device_made);
-    EXPECT_THAT(wireguard_.news(), ElementsAre("configured", "1 at 192.0.2.1 10.1.0.0/24",
-                                               "2 at 192.0.2.2 10.2.0.0/24"));
+    // Its peers go on sending under sessions that it lost, until it shakes hands.
+    EXPECT_THAT(wireguard_.news(), ElementsAre("configured", "1 at 192.0.2.1 10.1.0.0/24 now",
+                                               "2 at 192.0.2.2 10.2.0.0/24 now"));
+}
+
+TEST_F(Table, PeersOfAFormerRunAreKeptUntilEverybodyHadTheirSay) {
+    {
+        WireguardTable table = make();
+        ASSERT_TRUE(table.reconcile());
+        (void)apply(table, {peer(1, {"10.1.0.0/24"}), peer(2, {"10.2.0.0/24"})});
+    }
+    WireguardTable table = make();
+    EXPECT_EQ(*table.reconcile(UnknownPeers::kKeep), WireguardOutcome{});
+    EXPECT_THAT(wireguard_.news(), IsEmpty());
+    // Meanwhile the node of 1 has taken another key.
+    EXPECT_THAT(apply(table, {peer(3, {"10.1.0.0/24"})}),
+                ElementsAre("3 at 192.0.2.3 10.1.0.0/24"));
+    EXPECT_TRUE(wireguard_.state.peers.contains(key(2)));
+    EXPECT_EQ(*table.reconcile(), (WireguardOutcome{false, 0, 0, 2}));
+    EXPECT_THAT(wireguard_.news(), ElementsAre("1 removed", "2 removed"));
 }
 
 TEST_F(Table, ChangesItsKeyWithoutTouchingPeers) {
