@@ -30,7 +30,7 @@
 #include <linux/types.h>
 
 /* Raised with each change of this file that an older or newer program cannot read. */
-#define MESH_LAYOUT_VERSION 2
+#define MESH_LAYOUT_VERSION 3
 
 #define MESH_MAX_CLUSTERS 512
 
@@ -38,10 +38,12 @@
 #define MESH_BACKEND_IN_USE 1U     /* belongs to mesh_backend.service */
 #define MESH_BACKEND_SELECTABLE 2U /* is in the service's slots */
 #define MESH_BACKEND_TERMINATING 4U
+#define MESH_BACKEND_HERE 8U /* on this node */
 
 /* mesh_client_key.kind */
-#define MESH_CLIENT_NETNS 0U  /* client is a network namespace's cookie: session affinity */
-#define MESH_CLIENT_SOCKET 1U /* client is a socket's cookie: flows of unconnected UDP sockets */
+#define MESH_CLIENT_NETNS 0U   /* client is a network namespace's cookie: session affinity */
+#define MESH_CLIENT_SOCKET 1U  /* client is a socket's cookie: flows of unconnected UDP sockets */
+#define MESH_CLIENT_ADDRESS 2U /* client is (a hash of) an address: session affinity at tc */
 
 /* mesh_socket.flags */
 #define MESH_SOCKET_CONNECTED 1U   /* peer and vip are set */
@@ -72,6 +74,25 @@ struct mesh_slot {
     __u32 alias;
     __u32 threshold; /* a random number below it chooses backend, else alias */
     __u32 pad;
+};
+
+/* balances, by service id: how packets of clients that socket load balancing does not see are
+ * distributed. Windows move as mesh_service.window does. */
+struct mesh_balance {
+    __u64 window;       /* MESH_WINDOW of maglev; count 0: none, the service's slots serve */
+    __u64 local_window; /* the same of this node's backends only */
+    __u32 flags;        /* MESH_BALANCE_* */
+    __u32 digest;       /* of what the tables were made of: for the writer */
+};
+
+/* mesh_balance.flags */
+#define MESH_BALANCE_LOCAL 1U   /* externalTrafficPolicy Local: outsiders get local_window only */
+#define MESH_BALANCE_OUTSIDE 2U /* has outsiders at all: for the writer */
+
+/* maglev, by half of a window's index: look-up tables of consistent hashing, of backend ids. Two
+ * in an entry, because the kernel gives an entry 8 bytes anyway; bases are even. */
+struct mesh_maglev {
+    __u32 backend[2];
 };
 
 /* backends, by backend id. Id 0 is never used. */
@@ -157,7 +178,7 @@ struct mesh_meta {
  * One set of maps per node; the writer fills ipcache and nodes in batches. */
 
 /* Raised with each change of this part that an older or newer program cannot read. */
-#define MESH_PODS_LAYOUT_VERSION 1
+#define MESH_PODS_LAYOUT_VERSION 2
 
 /* An address in network order, IPv4 as ::ffff:a.b.c.d. */
 struct mesh_address {
@@ -211,7 +232,8 @@ struct mesh_pods_settings {
     /* This node's own addresses out of its pod CIDRs. */
     struct mesh_address router4, router6;
     __u32 identity_shift; /* bits of an identity below its cluster id: 16 or 15 */
-    __u32 pad;
+    __u16 overlay_port;   /* UDP, network order; 0: not known */
+    __u16 pad;
 };
 
 /* mesh_encryption.flags */
@@ -252,6 +274,52 @@ struct mesh_fragment {
     __u16 source_port, destination_port; /* network order; as in mesh_nat_key */
 };
 
+/* ---- Services at tc: lb.h ----------------------------------------------------------------------
+ * What the socket load balancer cannot translate: packets of outside clients, forwarded ones, those
+ * of pods out of its cgroup. A flow has an entry each way:
+ *   flows[client -> frontend]                    the backend, and the source that it sees
+ *   answers[backend -> source that it sees]      the frontend and the client, and the flow's state
+ * The source is the client's own, or an address of the node and a port of its range where answers
+ * would not come back here, or not be told apart. Both are LRU maps: what is unused longest goes
+ * when there is no room; what has timed out is taken for absent, and deleted by the agent. */
+struct mesh_flow_key {
+    struct mesh_address source, destination;
+    __u16 source_port, destination_port; /* network order */
+    __u8 proto;
+    __u8 pad[3];
+};
+struct mesh_flow {
+    struct mesh_address backend, source;
+    __u16 backend_port, source_port; /* network order */
+    __u32 service;
+    __u64 choice; /* MESH_CHOICE */
+};
+struct mesh_answer {
+    struct mesh_address frontend, client;
+    __u16 frontend_port, client_port; /* network order */
+    __u32 flags;                      /* MESH_FLOW_* */
+    __u64 last_used_ns;               /* CLOCK_MONOTONIC, to a second */
+    __u64 choice;                     /* MESH_CHOICE */
+};
+
+/* mesh_answer.flags */
+#define MESH_FLOW_ANSWERED 1U
+#define MESH_FLOW_CLIENT_FIN 2U
+#define MESH_FLOW_BACKEND_FIN 4U
+#define MESH_FLOW_RESET 8U
+
+/* flow_filter, one element: whether an address and port may be of a flow at all, so that packets
+ * of others need no look-up. Bits stay set. */
+#define MESH_FLOW_FILTER 16384U
+struct mesh_flow_filter {
+    __u64 any;
+    __u8 seen[MESH_FLOW_FILTER];
+};
+
+/* Node ports for the sources that backends see, host order: below Kubernetes' node ports. */
+#define MESH_FLOW_FIRST_PORT 10000U
+#define MESH_FLOW_PORTS 20000U
+
 /* Node ports for masquerading, host order: above those that Linux gives to sockets by default. */
 #define MESH_NAT_FIRST_PORT 61000U
 #define MESH_NAT_PORTS 4536U
@@ -265,8 +333,14 @@ struct mesh_fragment {
 #define MESH_DROP_TUNNEL_KEY 6U          /* the kernel did not take the tunnel key */
 #define MESH_DROP_NO_NAT_PORT 7U         /* masquerading: no port left to that destination */
 #define MESH_DROP_UNSUPPORTED 8U         /* a protocol that is not forwarded, or not masqueraded */
-#define MESH_DROP_PLAINTEXT 9U           /* not encrypted, to or from a node that encrypts */
-#define MESH_DROP_REASONS 10U
+#define MESH_DROP_NO_BACKEND 9U          /* the service has none; the client is told */
+#define MESH_DROP_NO_LOCAL_BACKEND 10U   /* externalTrafficPolicy Local, and none on this node */
+#define MESH_DROP_BACKEND_GONE 11U       /* of a flow; the client is sent a reset */
+#define MESH_DROP_FLOW_TABLE 12U         /* no room to remember the flow, or no port left for it */
+#define MESH_DROP_TOO_BIG 13U            /* for the way to the backend; the client is told */
+#define MESH_DROP_TTL_EXPIRED 14U        /* to a service; the client is told */
+#define MESH_DROP_PLAINTEXT 15U          /* not encrypted, to or from a node that encrypts */
+#define MESH_DROP_REASONS 16U
 
 struct mesh_drop_count { /* by reason; a row per CPU */
     __u64 packets;
@@ -283,6 +357,7 @@ struct mesh_drop_count { /* by reason; a row per CPU */
 #define MESH_POINT_TO_OVERLAY 3U
 #define MESH_POINT_FROM_DEVICE 4U
 #define MESH_POINT_TO_DEVICE 5U
+#define MESH_POINT_TO_POD 6U
 
 /* mesh_event.verdict of a trace: where it went. */
 #define MESH_TO_POD 1U
@@ -324,6 +399,9 @@ MESH_ASSERT_OFFSET(mesh_service, window, 24);
 MESH_ASSERT_SIZE(mesh_slot, 16);
 MESH_ASSERT_OFFSET(mesh_slot, alias, 4);
 MESH_ASSERT_OFFSET(mesh_slot, threshold, 8);
+MESH_ASSERT_SIZE(mesh_balance, 24);
+MESH_ASSERT_OFFSET(mesh_balance, flags, 16);
+MESH_ASSERT_SIZE(mesh_maglev, 8);
 MESH_ASSERT_SIZE(mesh_backend, 40);
 MESH_ASSERT_OFFSET(mesh_backend, port, 16);
 MESH_ASSERT_OFFSET(mesh_backend, weight, 18);
@@ -367,6 +445,13 @@ MESH_ASSERT_OFFSET(mesh_encryption, tunnel_port, 8);
 MESH_ASSERT_SIZE(mesh_nat_key, 40);
 MESH_ASSERT_OFFSET(mesh_nat_key, answer, 37);
 MESH_ASSERT_SIZE(mesh_nat, 20);
+MESH_ASSERT_SIZE(mesh_flow_key, 40);
+MESH_ASSERT_OFFSET(mesh_flow_key, proto, 36);
+MESH_ASSERT_SIZE(mesh_flow, 48);
+MESH_ASSERT_OFFSET(mesh_flow, choice, 40);
+MESH_ASSERT_SIZE(mesh_answer, 56);
+MESH_ASSERT_OFFSET(mesh_answer, last_used_ns, 40);
+MESH_ASSERT_SIZE(mesh_flow_filter, 16392);
 MESH_ASSERT_SIZE(mesh_fragment_key, 40);
 MESH_ASSERT_OFFSET(mesh_fragment_key, proto, 36);
 MESH_ASSERT_SIZE(mesh_fragment, 4);

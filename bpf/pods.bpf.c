@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Forwarding of pods' packets, at tc with direct action (layout.h, "Pods", has the picture):
  *   mesh_from_pod      ingress of the node's end of a pod's link
+ *   mesh_to_pod        egress of it: what the node's own stack sends to the pod
  *   mesh_from_overlay  ingress of the VXLAN device (collect metadata): identity in the VNI
  *   mesh_to_overlay    egress of it: gives the packets that the node itself, or its IP stack,
  *                      routes there their tunnel key
@@ -27,11 +28,12 @@
 #include <bpf/bpf_helpers.h>
 
 #include "layout.h"
+#include "services.h"
 
 /* Marks a packet that mesh_from_pod gave its tunnel key, or its next hop's address. Nobody else
  * sees it: a pod's own mark does not leave its namespace, and mesh_to_overlay and mesh_to_device
  * clear it. */
-#define MARK_FORWARDED 0x6d657368U
+#define MARK_ENCAPSULATED 0x6d657368U
 
 #define IDENTITY_WORLD 2U
 #define IDENTITY_HOST 1U
@@ -355,6 +357,10 @@ static __always_inline bool is_link_scope(const struct packet* p) {
     return !p->v4 && ((first >> 22) == (0xfe800000U >> 22) || (first >> 24) == 0xff);
 }
 
+#include "nat.h"
+
+#include "lb.h"
+
 /* Native routing: by the node's own routes to the device to the other nodes, past its stack. 0: the
  * stack's business, since the next hop is not known yet, or elsewhere, or the packet is too big. */
 static __always_inline int to_next_hop(struct __sk_buff* skb, const struct packet* p,
@@ -379,7 +385,7 @@ static __always_inline int to_next_hop(struct __sk_buff* skb, const struct packe
     __builtin_memcpy(macs + ETH_ALEN, route.smac, ETH_ALEN);
     decrement_ttl(skb, p);
     if (bpf_skb_store_bytes(skb, 0, macs, sizeof macs, 0)) return TC_ACT_SHOT;
-    skb->mark = MARK_FORWARDED;
+    skb->mark = MARK_ENCAPSULATED;
     return (int)bpf_redirect(device, 0);
 }
 
@@ -399,14 +405,30 @@ int mesh_from_pod(struct __sk_buff* skb) {
     if (!source || source->ifindex != skb->ifindex)
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_INVALID_SOURCE);
     p.source_identity = source->identity;
-    if (p.options || p.ttl <= 1) goto stack;
+    int service = lb_answer(skb, &p, MESH_POINT_FROM_POD);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_POD);
+    if (service != LB_PASS) return service;
     const struct mesh_endpoint* local = bpf_map_lookup_elem(&endpoints, &p.destination);
+    const struct mesh_ipcache_entry* entry = 0;
+    if (!local) {
+        entry = find_ip(&p.destination);
+        /* Nobody's pod: it may be a service. */
+        if (!entry || entry->cluster_id == 0 || (entry->flags & MESH_IPCACHE_NODE)) {
+            service = lb_request(skb, &p, MESH_POINT_FROM_POD, 0);
+            if (service == LB_FORWARD) {
+                local = bpf_map_lookup_elem(&endpoints, &p.destination);
+                entry = find_ip(&p.destination);
+            } else if (service != LB_PASS) {
+                return service;
+            }
+        }
+    }
+    if (p.options || p.ttl <= 1) goto stack;
     if (local) {
         p.destination_identity = local->identity;
         trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_POD);
         return to_pod(skb, &p, local);
     }
-    const struct mesh_ipcache_entry* entry = find_ip(&p.destination);
     p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
     if (!entry) goto stack;
     const struct mesh_address node = entry->tunnel;
@@ -429,11 +451,28 @@ int mesh_from_pod(struct __sk_buff* skb) {
     decrement_ttl(skb, &p);
     if (set_key(skb, p.source_identity, &node))
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_TUNNEL_KEY);
-    skb->mark = MARK_FORWARDED;
+    skb->mark = MARK_ENCAPSULATED;
     return (int)bpf_redirect(overlay, 0);
 stack:
     trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_STACK);
     return TC_ACT_OK;
+}
+
+/* Answers of the node itself, where it is the backend, to a client that has not asked it. */
+static __always_inline int lb_node_answer(struct __sk_buff* skb, struct packet* p,
+                                          const struct mesh_pods_settings* set, __u8 point) {
+    if (!is_own(&p->source, set)) return LB_PASS;
+    const int service = lb_answer(skb, p, point);
+    return service == LB_FORWARD ? TC_ACT_OK : service;
+}
+
+SEC("tc")
+int mesh_to_pod(struct __sk_buff* skb) {
+    struct packet p = {};
+    const struct mesh_pods_settings* set = get_settings();
+    if (!set || parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_POD);
+    return service == LB_PASS ? TC_ACT_OK : service;
 }
 
 /* Who encapsulated the packet, and the identity that it carries. */
@@ -474,9 +513,12 @@ int mesh_from_overlay(struct __sk_buff* skb) {
     const struct mesh_ipcache_entry* claimed = find_ip(&p.source);
     if (claimed && claimed->cluster_id != node->cluster_id)
         return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_SOURCE);
-    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     /* The link layer address in a tunnel is nobody's. */
     bpf_skb_change_type(skb, PACKET_HOST);
+    const int service = lb_answer(skb, &p, MESH_POINT_FROM_OVERLAY);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_OVERLAY);
+    if (service != LB_PASS) return service;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (pod && !p.options && p.ttl > 1) {
         p.destination_identity = pod->identity;
         trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_POD);
@@ -492,7 +534,7 @@ int mesh_from_overlay(struct __sk_buff* skb) {
 
 SEC("tc")
 int mesh_to_overlay(struct __sk_buff* skb) {
-    if (skb->mark == MARK_FORWARDED) {
+    if (skb->mark == MARK_ENCAPSULATED) {
         skb->mark = 0;
         return TC_ACT_OK;
     }
@@ -525,8 +567,6 @@ int mesh_to_overlay(struct __sk_buff* skb) {
     return TC_ACT_OK;
 }
 
-#include "nat.h"
-
 /* An address of this node on the device to the other nodes. */
 static __always_inline bool is_node(const struct mesh_address* address,
                                     const struct mesh_pods_settings* set) {
@@ -541,12 +581,21 @@ int mesh_from_device(struct __sk_buff* skb) {
     if (!set) return TC_ACT_OK;
     if (is_plain_tunnel(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
     if (is_node(&p.destination, set)) {
+        if (p.proto == IPPROTO_UDP && set->overlay_port != 0) {
+            read_ports(skb, &p);
+            if (p.destination_port == set->overlay_port) return TC_ACT_OK; /* of the tunnel */
+        }
         if ((set->flags & MESH_PODS_MASQUERADE) && take_answer(skb, &p))
             return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
-        /* The node's own; most often a packet of the tunnel. */
-        if (is_node(&p.destination, set)) return TC_ACT_OK;
     }
+    int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
+    if (service == LB_PASS && !pod && !is_link_scope(&p)) {
+        p.source_identity = IDENTITY_WORLD;
+        service = lb_request(skb, &p, MESH_POINT_FROM_DEVICE, 1);
+    }
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_DEVICE);
+    if (service != LB_PASS) return service;
     if (!pod) return TC_ACT_OK;
     p.destination_identity = pod->identity;
     if (is_of_encrypted_pod(&p.source, &p.source_identity))
@@ -573,14 +622,17 @@ static __always_inline bool leaves_mesh(const struct packet* p,
 SEC("tc")
 int mesh_to_device(struct __sk_buff* skb) {
     struct packet p = {};
-    if (skb->mark == MARK_FORWARDED) {
+    if (skb->mark == MARK_ENCAPSULATED) {
         skb->mark = 0;
         return TC_ACT_OK;
     }
     const struct mesh_pods_settings* set = get_settings();
-    const bool masquerades = set && (set->flags & MESH_PODS_MASQUERADE);
-    if (!set || !(masquerades || is_strict())) return TC_ACT_OK;
+    if (!set) return TC_ACT_OK;
     if (parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_DEVICE);
+    if (service != LB_PASS) return service;
+    const bool masquerades = set->flags & MESH_PODS_MASQUERADE;
+    if (!masquerades && !is_strict()) return TC_ACT_OK;
     if (is_node(&p.source, set)) return TC_ACT_OK; /* most often a packet of the tunnel */
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!pod) return TC_ACT_OK;

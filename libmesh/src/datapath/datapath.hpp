@@ -66,6 +66,7 @@ struct Backend {
     std::uint32_t cluster_id = 0;  ///< 0..511, for counters and status
     std::uint16_t weight = 1;      ///< share of new connections; 0 = none, flows that exist stay
     bool terminating = false;      ///< gets new connections only if no other backend can
+    bool here = false;             ///< on this node
     friend auto operator<=>(const Backend&, const Backend&) = default;
 };
 
@@ -75,6 +76,11 @@ struct ServiceRow {
     std::string name;                    ///< "namespace/name", for status and for ownership
     std::uint32_t affinity_seconds = 0;  ///< session affinity by client, idle timeout; 0 = none
     std::vector<Backend> backends;       ///< in any order; may be empty: connects are refused
+    /// For clients outside of the cluster (a node port, an external IP, one of a load balancer):
+    /// these are distributed by a Maglev table, the same on all nodes.
+    bool outside = false;
+    /// externalTrafficPolicy Local: clients outside of the cluster get backends of this node only.
+    bool outside_local = false;
     friend bool operator==(const ServiceRow&, const ServiceRow&) = default;
 };
 
@@ -161,6 +167,7 @@ struct Occupancy {
     std::uint64_t services = 0, max_services = 0;
     std::uint64_t backends = 0, max_backends = 0;
     std::uint64_t slots = 0, max_slots = 0;
+    std::uint64_t maglev = 0, max_maglev = 0;
 };
 
 /// The node's service load balancing.

@@ -14,6 +14,7 @@ struct TableSizes {
     std::uint32_t services = 65536;
     std::uint32_t backends = 131072;  ///< summed over services
     std::uint32_t slots = 262144;     ///< at least twice the backends, so that ranges can move
+    std::uint32_t maglev = 4U << 20;  ///< entries of Maglev tables, summed over frontends; even
     friend bool operator==(const TableSizes&, const TableSizes&) = default;
 };
 

@@ -36,6 +36,8 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
+    [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
+    [[nodiscard]] FlowStats flows() const override { return {}; }
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
 
     [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {

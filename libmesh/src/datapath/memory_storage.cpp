@@ -41,6 +41,31 @@ mesh_slot MemoryStorage::read_slot(std::uint32_t index) const {
     return entry_or_zero(slots_, index);
 }
 
+mesh_balance MemoryStorage::read_balance(std::uint32_t id) const {
+    return entry_or_zero(balances_, id);
+}
+
+void MemoryStorage::write_maglev(std::uint32_t base, std::span<const std::uint32_t> backends) {
+    if (backends.empty()) return;
+    (void)entry(maglev_, base + static_cast<std::uint32_t>(backends.size()) - 1);
+    std::ranges::copy(backends, maglev_.begin() + base);
+}
+
+void MemoryStorage::publish_balance(std::uint32_t id, const mesh_balance& balance) {
+    entry(balances_, id) = balance;
+}
+
+std::vector<std::uint32_t> MemoryStorage::maglev_of(std::uint32_t service) const {
+    const mesh_balance balance = read_balance(service);
+    const bool local = (balance.flags & MESH_BALANCE_LOCAL) != 0;
+    const std::uint64_t window = local ? balance.local_window : balance.window;
+    std::vector<std::uint32_t> backends;
+    for (std::uint32_t i = 0; i < MESH_WINDOW_COUNT(window); ++i) {
+        backends.push_back(entry_or_zero(maglev_, MESH_WINDOW_BASE(window) + i));
+    }
+    return backends;
+}
+
 void MemoryStorage::write_backend(std::uint32_t id, const mesh_backend& backend) {
     entry(backends_, id) = backend;
 }

@@ -20,12 +20,15 @@ class MemoryStorage : public TableStorage {
     [[nodiscard]] mesh_service read_service(std::uint32_t id) const override;
     [[nodiscard]] mesh_backend read_backend(std::uint32_t id) const override;
     [[nodiscard]] mesh_slot read_slot(std::uint32_t index) const override;
+    [[nodiscard]] mesh_balance read_balance(std::uint32_t id) const override;
     [[nodiscard]] std::uint32_t used_backends() const override {
         return static_cast<std::uint32_t>(backends_.size());
     }
     void write_backend(std::uint32_t id, const mesh_backend& backend) override;
     void write_slots(std::uint32_t base, std::span<const mesh_slot> slots) override;
     void write_service(std::uint32_t id, const mesh_service& service) override;
+    void write_maglev(std::uint32_t base, std::span<const std::uint32_t> backends) override;
+    void publish_balance(std::uint32_t id, const mesh_balance& balance) override;
     void publish_window(std::uint32_t id, std::uint64_t window) override;
     void set_affinity(std::uint32_t id, std::uint32_t seconds) override;
     void set_backend_flags(std::uint32_t id, std::uint32_t flags) override;
@@ -38,6 +41,10 @@ class MemoryStorage : public TableStorage {
     void clear_connects(std::uint32_t backend_id) override;
     [[nodiscard]] Counters counters() const override { return counters_; }
 
+    /// The Maglev table of a service for clients outside of the cluster, of backend ids; empty if
+    /// it has none.
+    [[nodiscard]] std::vector<std::uint32_t> maglev_of(std::uint32_t service) const;
+
     /// Chooses as pick_backend() of the BPF program does; counts it.
     /// @return the backend's id; 0: the service has none to give; nullopt: no such service
     [[nodiscard]] std::optional<std::uint32_t> connect(const mesh_frontend_key& key, Rng& rng);
@@ -48,6 +55,8 @@ class MemoryStorage : public TableStorage {
     std::vector<mesh_service> services_;
     std::vector<mesh_backend> backends_;
     std::vector<mesh_slot> slots_;
+    std::vector<mesh_balance> balances_;
+    std::vector<std::uint32_t> maglev_;
     std::vector<std::uint64_t> connects_;
     Counters counters_;
 };

@@ -22,6 +22,18 @@ std::string_view to_string(DropReason reason) noexcept {
             return "unsupported";
         case DropReason::kPlaintext:
             return "plaintext";
+        case DropReason::kNoBackend:
+            return "no-backend";
+        case DropReason::kNoLocalBackend:
+            return "no-local-backend";
+        case DropReason::kBackendGone:
+            return "backend-gone";
+        case DropReason::kFlowTable:
+            return "flow-table";
+        case DropReason::kTooBig:
+            return "too-big";
+        case DropReason::kTtlExpired:
+            return "ttl-expired";
     }
     return "unknown";
 }

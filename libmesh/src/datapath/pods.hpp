@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <mesh/error.hpp>
@@ -18,6 +19,7 @@
 
 #include "datapath/netlink/rtnetlink.hpp"
 #include "model/ip.hpp"
+#include "runtime/clock.hpp"
 
 namespace mesh::datapath {
 
@@ -60,6 +62,7 @@ struct PodsSettings {
     std::optional<model::IpAddress> node4, node6;      ///< this node's addresses there
     std::optional<model::IpAddress> router4, router6;  ///< its own addresses out of its pod CIDRs
     std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id: 16 or 15
+    std::uint16_t overlay_port = 0;     ///< UDP, host order; its packets pass early; 0: not known
     friend bool operator==(const PodsSettings&, const PodsSettings&) = default;
 };
 
@@ -102,12 +105,23 @@ enum class DropReason : std::uint8_t {
     kTunnelKey = 6,
     kNoNatPort = 7,
     kUnsupported = 8,
-    kPlaintext = 9,
+    kNoBackend = 9,
+    kNoLocalBackend = 10,
+    kBackendGone = 11,
+    kFlowTable = 12,
+    kTooBig = 13,
+    kTtlExpired = 14,
+    kPlaintext = 15,
 };
 inline constexpr std::array kDropReasons{
-    DropReason::kMalformed,         DropReason::kInvalidSource,   DropReason::kNoEndpoint,
-    DropReason::kUnknownTunnelPeer, DropReason::kInvalidIdentity, DropReason::kTunnelKey,
-    DropReason::kNoNatPort,         DropReason::kUnsupported,     DropReason::kPlaintext,
+    DropReason::kMalformed,       DropReason::kInvalidSource,
+    DropReason::kNoEndpoint,      DropReason::kUnknownTunnelPeer,
+    DropReason::kInvalidIdentity, DropReason::kTunnelKey,
+    DropReason::kNoNatPort,       DropReason::kUnsupported,
+    DropReason::kNoBackend,       DropReason::kNoLocalBackend,
+    DropReason::kBackendGone,     DropReason::kFlowTable,
+    DropReason::kTooBig,          DropReason::kTtlExpired,
+    DropReason::kPlaintext,
 };
 /// "invalid-source" and so on, as status, metrics and the monitor show it.
 [[nodiscard]] std::string_view to_string(DropReason reason) noexcept;
@@ -124,6 +138,24 @@ struct PodsOccupancy {
     std::uint64_t nodes = 0, max_nodes = 0;
     std::uint64_t endpoints = 0, max_endpoints = 0;
     friend bool operator==(const PodsOccupancy&, const PodsOccupancy&) = default;
+};
+
+/// For how long a flow of a service at tc is kept when no packet of it comes.
+struct FlowTimeouts {
+    std::chrono::nanoseconds tcp = std::chrono::seconds(8000);
+    std::chrono::nanoseconds tcp_syn = std::chrono::seconds(60);    ///< until the backend answers
+    std::chrono::nanoseconds tcp_close = std::chrono::seconds(10);  ///< after a reset or both FINs
+    std::chrono::nanoseconds udp = std::chrono::seconds(60);
+    friend bool operator==(const FlowTimeouts&, const FlowTimeouts&) = default;
+};
+
+/// Flows of services at tc.
+struct FlowStats {
+    std::uint64_t live = 0;     ///< when last all were looked at
+    std::uint64_t max = 0;      ///< room; beyond it the flows that are unused longest go
+    std::uint64_t expired = 0;  ///< deleted by collect_flows() since the start
+    std::uint64_t rounds = 0;   ///< how often all were looked at
+    friend bool operator==(const FlowStats&, const FlowStats&) = default;
 };
 
 /// Which of our programs a device gets.
@@ -186,6 +218,12 @@ class PodDatapath {
     /// The entry of exactly that prefix.
     [[nodiscard]] virtual std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const = 0;
     [[nodiscard]] virtual PodsOccupancy occupancy() const = 0;
+    /// Deletes flows of services at tc that have timed out. Looks at some of them, and at the next
+    /// ones the next time, so that a call is short whatever the tables hold.
+    /// @param most flows to look at, about
+    /// @errors kInternal, kPermission
+    [[nodiscard]] virtual Result<void> collect_flows(std::size_t most, TimePoint now) = 0;
+    [[nodiscard]] virtual FlowStats flows() const = 0;
     /// Since the tables were made; reasons that never occurred are left out.
     [[nodiscard]] virtual std::map<DropReason, DropCount> drops() const = 0;
 };

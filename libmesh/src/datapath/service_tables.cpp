@@ -101,11 +101,13 @@ bool same_key(const mesh_frontend_key& a, const mesh_frontend_key& b) noexcept {
            a.proto == b.proto;
 }
 
-ServiceTables::ServiceTables(TableStorage& storage)
+ServiceTables::ServiceTables(TableStorage& storage, std::uint32_t maglev_size)
     : storage_(storage),
       service_ids_(storage.sizes().services),
       backend_ids_(storage.sizes().backends),
       slots_(storage.sizes().slots),
+      maglev_size_(maglev_size),
+      maglev_(storage.sizes().maglev / 2),
       shares_(MESH_MAX_CLUSTERS, backend_ids_.capacity()) {}
 
 Result<ApplyStats> ServiceTables::apply(std::span<const ServiceChange> changes) {
@@ -200,6 +202,8 @@ Result<ServiceTables::Service> ServiceTables::next_of(const ServiceRow& row) con
     Service next;
     next.name = row.name;
     next.affinity_seconds = row.affinity_seconds;
+    next.balance.outside = row.outside || row.outside_local;
+    next.balance.outside_local = row.outside_local;
     if (held != nullptr) next.id = held->id;
     static const std::vector<Held> kNone;
     const std::vector<Held>& old = held != nullptr ? held->backends : kNone;
@@ -230,8 +234,19 @@ Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_service(
     for (Held& h : next.backends) {
         h.selectable = h.backend.weight > 0 && (!any_active || !h.backend.terminating);
     }
-    Plan plan{frontend, held == nullptr, std::move(next), true, {}, {}, {}};
+    Plan plan{.frontend = frontend,
+              .is_new = held == nullptr,
+              .next = std::move(next),
+              .new_range = true,
+              .old_range = {},
+              .new_balance = true,
+              .old_balance = {},
+              .fresh = {},
+              .gone = {}};
     if (held != nullptr) {
+        plan.new_balance = !same_balance(*held, plan.next);
+        plan.old_balance = held->balance;
+        if (!plan.new_balance) plan.next.balance = held->balance;
         plan.new_range = !same_choice(*held, plan.next);
         plan.old_range = held->range;
         if (!plan.new_range) plan.next.range = held->range;
@@ -240,11 +255,13 @@ Result<std::optional<ServiceTables::Plan>> ServiceTables::plan_service(
         for (const Held& h : held->backends) {
             if (!stay.contains(h.id)) plan.gone.push_back(h.id);
         }
-        if (!plan.new_range && same_entries(*held, plan.next)) {
+        if (!plan.new_range && !plan.new_balance && same_entries(*held, plan.next)) {
             remember(plan);  // a confirmation or a name: nothing of it is in the tables
             return std::optional<Plan>();
         }
     }
+    // Those of what it was are old_balance's.
+    if (plan.new_balance) plan.next.balance.all = plan.next.balance.here = {};
     if (auto taken = take_ids(plan); !taken) {
         abandon(plan);
         return std::move(taken).error();
@@ -281,6 +298,7 @@ Result<void> ServiceTables::take_ids(Plan& plan) {
         MESH_TRY(h.id, take_id(backend_ids_, "backends"));
         plan.fresh.push_back(h.id);
     }
+    if (plan.new_balance) MESH_CHECK(take_balance(plan.next));
     if (!plan.new_range) return {};
     const auto count = static_cast<std::uint32_t>(
         std::ranges::count_if(plan.next.backends, [](const Held& h) { return h.selectable; }));
@@ -317,6 +335,7 @@ Result<void> ServiceTables::pass_grace() {
     service_ids_.pass_grace();
     backend_ids_.pass_grace();
     slots_.pass_grace();
+    maglev_.pass_grace();
     return {};
 }
 
@@ -326,6 +345,7 @@ void ServiceTables::abandon(const Plan& plan) {
     if (plan.new_range && plan.next.range.count > 0) {
         slots_.untake(plan.next.range.base, plan.next.range.count);
     }
+    if (plan.new_balance) release_maglev(plan.next.balance, true);
 }
 
 Result<ApplyStats> ServiceTables::finish_adopt(std::optional<std::uint32_t> cluster_id) {
@@ -383,8 +403,9 @@ ServiceStatus ServiceTables::status_of(const ServiceFrontend& frontend,
 }
 
 Occupancy ServiceTables::occupancy() const {
-    return {service_ids_.in_use(),   service_ids_.capacity(), backend_ids_.in_use(),
-            backend_ids_.capacity(), slots_.in_use(),         slots_.capacity()};
+    return {service_ids_.in_use(),   service_ids_.capacity(),  backend_ids_.in_use(),
+            backend_ids_.capacity(), slots_.in_use(),          slots_.capacity(),
+            2ULL * maglev_.in_use(), 2ULL * maglev_.capacity()};
 }
 
 bool ServiceTables::is_live(std::uint32_t backend_id, std::uint32_t tag) const {

@@ -14,6 +14,7 @@
 
 #include "datapath/cluster_shares.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/maglev_table.hpp"
 #include "datapath/pools.hpp"
 #include "datapath/table_storage.hpp"
 
@@ -23,7 +24,8 @@ namespace mesh::datapath {
 class ServiceTables {
   public:
     /// @param storage outlives this
-    explicit ServiceTables(TableStorage& storage);
+    /// @param maglev_size entries of a frontend's Maglev table, is_maglev_size()
+    explicit ServiceTables(TableStorage& storage, std::uint32_t maglev_size = kDefaultMaglevSize);
 
     /// Reads what the tables hold; call once, first. Removes frontends whose record makes no sense.
     /// @errors kInternal
@@ -51,6 +53,14 @@ class ServiceTables {
         std::uint32_t base = 0;
         std::uint32_t count = 0;
     };
+    /// The Maglev tables of a service; empty ranges: none.
+    struct Balance {
+        bool outside = false;
+        bool outside_local = false;
+        std::uint32_t size = 0;  ///< of the table that was asked for, whether there was room or not
+        Range all;
+        Range here;
+    };
     struct Service {
         std::string name;
         std::uint32_t id = 0;
@@ -58,6 +68,7 @@ class ServiceTables {
         bool confirmed = true;
         std::vector<Held> backends;  // by backend key
         Range range;
+        Balance balance;
     };
     /// One frontend's way from what the tables hold to what they shall hold.
     struct Plan {
@@ -66,6 +77,8 @@ class ServiceTables {
         Service next;
         bool new_range = false;            // next.range was taken for this plan
         Range old_range;                   // to be released, if new_range
+        bool new_balance = false;          // next.balance was taken for this plan
+        Balance old_balance;               // to be released, if new_balance
         std::vector<std::uint32_t> fresh;  // backend ids taken for this plan
         std::vector<std::uint32_t> gone;   // backend ids to be released
     };
@@ -97,6 +110,18 @@ class ServiceTables {
     [[nodiscard]] Result<Range> take_range(std::uint32_t count);
     [[nodiscard]] Result<void> pass_grace();
     void abandon(const Plan& plan);
+
+    // Maglev tables (service_tables_balance.cpp).
+    [[nodiscard]] bool same_balance(const Service& held, const Service& next) const;
+    [[nodiscard]] Result<void> take_balance(Service& next);
+    [[nodiscard]] Result<Range> take_maglev(std::uint32_t size);
+    void release_maglev(const Balance& balance, bool unseen);
+    void write_maglev(const Service& next, ApplyStats& stats);
+    void publish_balance(const Service& next, ApplyStats& stats);
+    [[nodiscard]] static std::uint32_t balance_digest(const Service& service);
+    [[nodiscard]] bool adopt_balance(Service& service);
+    void check_adopted_balance(Service& service) const;
+
     [[nodiscard]] const Service* held_by(const ServiceFrontend& frontend) const;
 
     // Planning with shares (service_tables_fit.cpp).
@@ -130,6 +155,8 @@ class ServiceTables {
     IdPool service_ids_;
     IdPool backend_ids_;
     RangePool slots_;
+    std::uint32_t maglev_size_;
+    RangePool maglev_;      // in pairs of entries
     ClusterShares shares_;  // of what is planned, written or not
     Services services_;
     std::set<ServiceFrontend> unconfirmed_;  // services with anything unconfirmed

@@ -49,10 +49,14 @@ bool ServiceTables::adopt_service(const FrontendEntry& entry, const ServiceFront
             }
         }
     }
-    if (!slots_.adopt(range.base, range.count)) return false;
-    service_ids_.adopt(entry.service);
     Service service;
     service.id = entry.service;
+    if (!adopt_balance(service)) return false;
+    if (!slots_.adopt(range.base, range.count)) {
+        release_maglev(service.balance, true);
+        return false;
+    }
+    service_ids_.adopt(entry.service);
     service.affinity_seconds = record.affinity_seconds;
     service.confirmed = false;
     service.range = range;
@@ -81,9 +85,13 @@ void ServiceTables::adopt_backends(
         model::IpAddress::Bytes bytes{};
         std::memcpy(bytes.data(), record.address, bytes.size());
         Held held;
-        held.backend = {model::IpAddress(bytes), host_port(record.port),
-                        owner->second.proto,     record.cluster_id,
-                        record.weight,           (record.flags & MESH_BACKEND_TERMINATING) != 0};
+        held.backend = {model::IpAddress(bytes),
+                        host_port(record.port),
+                        owner->second.proto,
+                        record.cluster_id,
+                        record.weight,
+                        (record.flags & MESH_BACKEND_TERMINATING) != 0,
+                        (record.flags & MESH_BACKEND_HERE) != 0};
         held.id = id;
         held.confirmed = false;
         held.selectable = in_slots.contains(id);
@@ -97,7 +105,10 @@ void ServiceTables::adopt_backends(
         backend_ids_.adopt(id);
         services_.at(owner->second).backends.push_back(std::move(held));
     }
-    for (auto& [frontend, service] : services_) sort_adopted(service);
+    for (auto& [frontend, service] : services_) {
+        sort_adopted(service);
+        check_adopted_balance(service);
+    }
 }
 
 void ServiceTables::sort_adopted(Service& service) {

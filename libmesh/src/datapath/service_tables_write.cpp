@@ -13,7 +13,8 @@ namespace {
 
 std::uint32_t flags_of(const Backend& backend, bool selectable) {
     return MESH_BACKEND_IN_USE | (selectable ? MESH_BACKEND_SELECTABLE : 0U) |
-           (backend.terminating ? MESH_BACKEND_TERMINATING : 0U);
+           (backend.terminating ? MESH_BACKEND_TERMINATING : 0U) |
+           (backend.here ? MESH_BACKEND_HERE : 0U);
 }
 
 }  // namespace
@@ -84,7 +85,10 @@ void ServiceTables::write_invisible(const Plan& plan, ApplyStats& stats) {
         storage_.write_slots(plan.next.range.base, slots);
         stats.entries_written += slots.size();
     }
+    if (plan.new_balance) write_maglev(plan.next, stats);
     if (plan.is_new) {
+        // Of a service that had the id before, there may be an old one.
+        publish_balance(plan.next, stats);
         storage_.write_service(
             plan.next.id, {.frontend = table_key(plan.frontend),
                            .affinity_seconds = plan.next.affinity_seconds,
@@ -110,6 +114,7 @@ Result<void> ServiceTables::insert_new(const std::vector<Plan>& plans) {
         if (plan.new_range && plan.next.range.count > 0) {
             slots_.release(plan.next.range.base, plan.next.range.count);
         }
+        if (plan.new_balance) release_maglev(plan.next.balance, false);
         if (plan.is_new) service_ids_.release(plan.next.id);
         account(plan, true);
     }
@@ -148,6 +153,7 @@ void ServiceTables::publish(const Plan& plan, ApplyStats& stats) {
                                 MESH_WINDOW(plan.next.range.base, plan.next.range.count));
         ++stats.entries_written;
     }
+    if (plan.new_balance) publish_balance(plan.next, stats);
     each_kept([&](const Held& before, const Held& next) {
         const std::uint32_t flags = flags_of(next.backend, next.selectable);
         const bool changed = flags_of(before.backend, before.selectable) != flags;
@@ -165,6 +171,7 @@ void ServiceTables::retire(const Plan& plan, ApplyStats& stats) {
     if (plan.new_range && plan.old_range.count > 0) {
         slots_.release(plan.old_range.base, plan.old_range.count);
     }
+    if (plan.new_balance) release_maglev(plan.old_balance, false);
 }
 
 void ServiceTables::retire_service(const Service& service, ApplyStats& stats) {
@@ -173,6 +180,7 @@ void ServiceTables::retire_service(const Service& service, ApplyStats& stats) {
         shares_.remove(h.backend.cluster_id);
     }
     if (service.range.count > 0) slots_.release(service.range.base, service.range.count);
+    release_maglev(service.balance, false);
     service_ids_.release(service.id);
     ++stats.services_removed;
     stats.backends_removed += service.backends.size();

@@ -34,6 +34,7 @@ class TableStorage {
     [[nodiscard]] virtual mesh_service read_service(std::uint32_t id) const = 0;
     [[nodiscard]] virtual mesh_backend read_backend(std::uint32_t id) const = 0;
     [[nodiscard]] virtual mesh_slot read_slot(std::uint32_t index) const = 0;
+    [[nodiscard]] virtual mesh_balance read_balance(std::uint32_t id) const = 0;
     /// No backend id from here on was ever written.
     [[nodiscard]] virtual std::uint32_t used_backends() const = 0;
 
@@ -41,9 +42,13 @@ class TableStorage {
     virtual void write_backend(std::uint32_t id, const mesh_backend& backend) = 0;
     virtual void write_slots(std::uint32_t base, std::span<const mesh_slot> slots) = 0;
     virtual void write_service(std::uint32_t id, const mesh_service& service) = 0;
+    /// @param base even
+    virtual void write_maglev(std::uint32_t base, std::span<const std::uint32_t> backends) = 0;
 
     /// Atomic changes of what readers see. publish_window orders all earlier writes before itself.
     virtual void publish_window(std::uint32_t id, std::uint64_t window) = 0;
+    /// Each window at once; flags that need a window never before it.
+    virtual void publish_balance(std::uint32_t id, const mesh_balance& balance) = 0;
     virtual void set_affinity(std::uint32_t id, std::uint32_t seconds) = 0;
     virtual void set_backend_flags(std::uint32_t id, std::uint32_t flags) = 0;
     /// The parts of a live backend that do not decide where a connection goes.

@@ -15,6 +15,7 @@
 #include "engine/documents.hpp"
 #include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
+#include "engine/flow_collector.hpp"
 #include "engine/health_watch.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
@@ -134,6 +135,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
                              log_.named("pods"));
         }
+        if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
             events_.emplace(executor, *datapaths.bpf_pods, [this](bool on) {
                 if (auto done = network_->set_trace(on); !done) {
@@ -203,6 +205,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     void start() {
         if (events_) events_->start();
+        if (flow_collector_) flow_collector_->start();
         if (endpoints_) {
             endpoints_->start();
             take_endpoints();
@@ -223,6 +226,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         sync_timeout_.cancel();
         if (events_) events_->stop();
         if (encryption_) encryption_->stop();
+        if (flow_collector_) flow_collector_->stop();
         traffic_due_.cancel();
         pace_.cancel();
         co_await clusters_->stop();
@@ -570,6 +574,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<Encryption> encryption_;  ///< null = there is none
     bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
+    std::optional<FlowCollector> flow_collector_;
     std::unique_ptr<sources::config::EndpointsDirectory> endpoints_;
     std::optional<datapath::RouteTable> routes_;
     datapath::DesiredRoutes adopted_routes_;

@@ -29,6 +29,7 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     to.max_nodes = options.sizes.nodes;
     to.max_endpoints = options.sizes.endpoints;
     to.max_nat = options.sizes.nat;
+    to.services_pin_directory = options.pin_directory;
     return to;
 }
 

@@ -154,6 +154,7 @@ json::value pods_document(const StatusSources& from) {
     constexpr std::size_t kShownConflicts = 20;
     const auto settings = from.pods->settings();
     const auto occupancy = from.pods->occupancy();
+    const auto flows = from.pods->flows();
     const auto text = [](const std::optional<model::IpAddress>& address) {
         return address ? json::value(address->to_string()) : json::value(nullptr);
     };
@@ -182,6 +183,9 @@ json::value pods_document(const StatusSources& from) {
                         {"endpoints", occupancy.endpoints},
                         {"max_endpoints", occupancy.max_endpoints},
                         {"failed_endpoints", from.network->failed_endpoints()},
+                        {"flows", flows.live},
+                        {"max_flows", flows.max},
+                        {"flows_expired", flows.expired},
                         {"drops", std::move(drops)},
                         {"conflicts", conflict_count},
                         {"shown_conflicts", std::move(conflicts)}};
@@ -214,6 +218,11 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
         gauge("mesh_ipcache_conflicts", "Prefixes that several clusters claim.",
               ipcache->conflict_count());
     }
+    const auto flows = from.pods->flows();
+    gauge("mesh_flows", "Flows of services at tc, when last all were looked at.", flows.live);
+    gauge("mesh_flows_max", "Flows of services at tc that there is room for.", flows.max);
+    to.counter("mesh_flows_expired_total", "Flows of services at tc deleted as timed out.", {},
+               static_cast<double>(flows.expired));
     for (const auto& [reason, count] : from.pods->drops()) {
         const Families::Labels labels{{"reason", std::string(to_string(reason))}};
         to.counter("mesh_drops_total", "Packets dropped, by reason.", labels,

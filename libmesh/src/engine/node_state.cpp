@@ -24,6 +24,8 @@ datapath::ServiceRow to_row(const compile::FrontendRow& from) {
     row.frontend = to_frontend(from.key);
     row.name = from.service.namespace_ + "/" + from.service.name;
     row.affinity_seconds = from.affinity_seconds;
+    row.outside = from.outside;
+    row.outside_local = from.outside_local;
     row.backends.reserve(from.backends.size());
     for (const auto& backend : from.backends) {
         if (!backend.programmed) continue;
@@ -33,7 +35,8 @@ datapath::ServiceRow to_row(const compile::FrontendRow& from) {
                                 .proto = row.frontend.proto,
                                 .cluster_id = model::number(backend.cluster.id),
                                 .weight = backend.selected ? backend.weight : std::uint16_t{0},
-                                .terminating = false});
+                                .terminating = false,
+                                .here = backend.here});
     }
     return row;
 }

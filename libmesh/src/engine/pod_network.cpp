@@ -135,6 +135,7 @@ Result<void> PodNetwork::prepare_overlay(datapath::PodsSettings& wanted) {
         MESH_CHECK(netlink_.delete_address(name, address, length));
     }
     wanted.overlay_ifindex = overlay->index;
+    wanted.overlay_port = overlay_port(options_);
     return {};
 }
 

@@ -72,7 +72,8 @@ namespace mesh::model {
 /// [{name, protocol, port, nodePort (only if there is one)}], backends [{address, ports, state
 /// ("active", "terminating", "quarantined", "maintenance"), node, zone, hostname, forZones [text],
 /// weight}], global, shared, affinity ("none", "local", "remote"), clientIPAffinitySeconds,
-/// internalTrafficLocal, labels, selector, annotations (objects or null). A reader demands
+/// internalTrafficLocal, externalTrafficLocal (only if true), labels, selector, annotations
+/// (objects or null). A reader demands
 /// namespace and name, and an address of each backend; ports come back sorted by name, backends by
 /// address.
 [[nodiscard]] std::string encode(const LocalService& service);

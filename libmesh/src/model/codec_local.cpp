@@ -7,7 +7,7 @@
 namespace mesh::model {
 namespace {
 
-constexpr std::array<std::string_view, 17> kFields{"namespace",
+constexpr std::array<std::string_view, 18> kFields{"namespace",
                                                    "name",
                                                    "type",
                                                    "headless",
@@ -21,6 +21,7 @@ constexpr std::array<std::string_view, 17> kFields{"namespace",
                                                    "affinity",
                                                    "clientIPAffinitySeconds",
                                                    "internalTrafficLocal",
+                                                   "externalTrafficLocal",
                                                    "labels",
                                                    "selector",
                                                    "annotations"};
@@ -124,8 +125,10 @@ class LocalServiceReader {
             case 13:
                 return in_.read(service_.internal_traffic_local);
             case 14:
-                return in_.read(service_.labels);
+                return in_.read(service_.external_traffic_local);
             case 15:
+                return in_.read(service_.labels);
+            case 16:
                 return in_.read(service_.selector);
             default:
                 return in_.read(service_.annotations);
@@ -282,6 +285,10 @@ std::string encode(const LocalService& service) {
     out.number(service.client_ip_affinity_seconds);
     out.raw(",\"internalTrafficLocal\":");
     out.boolean(service.internal_traffic_local);
+    if (service.external_traffic_local) {
+        out.raw(",\"externalTrafficLocal\":");
+        out.boolean(true);
+    }
     out.raw(",\"labels\":");
     out.map(service.labels);
     out.raw(",\"selector\":");

@@ -46,6 +46,7 @@ struct Service {
     OptionalStringMap selector;
     std::uint32_t client_ip_affinity_seconds = 0;  ///< sessionAffinity ClientIP; 0 = None
     bool internal_traffic_local = false;           ///< internalTrafficPolicy Local
+    bool external_traffic_local = false;           ///< externalTrafficPolicy Local
     friend bool operator==(const Service&, const Service&) = default;
 };
 

@@ -238,6 +238,7 @@ struct LocalService {
     Affinity affinity = Affinity::kNone;
     std::uint32_t client_ip_affinity_seconds = 0;  ///< sessionAffinity ClientIP; 0 = none
     bool internal_traffic_local = false;           ///< internalTrafficPolicy Local
+    bool external_traffic_local = false;           ///< externalTrafficPolicy Local
     OptionalStringMap labels, selector, annotations;
     friend bool operator==(const LocalService&, const LocalService&) = default;
 };

@@ -221,6 +221,7 @@ model::LocalService make_local_service(const k8s::Service& service, const Slices
     }
     out.client_ip_affinity_seconds = service.client_ip_affinity_seconds;
     out.internal_traffic_local = service.internal_traffic_local;
+    out.external_traffic_local = service.external_traffic_local;
     return out;
 }
 

@@ -64,6 +64,14 @@ class WatchedStorage final : public MemoryStorage {
         step();
         MemoryStorage::write_service(id, s);
     }
+    void write_maglev(std::uint32_t base, std::span<const std::uint32_t> backends) override {
+        step();
+        MemoryStorage::write_maglev(base, backends);
+    }
+    void publish_balance(std::uint32_t id, const mesh_balance& balance) override {
+        step();
+        MemoryStorage::publish_balance(id, balance);
+    }
     void publish_window(std::uint32_t id, std::uint64_t window) override {
         step();
         MemoryStorage::publish_window(id, window);
@@ -134,6 +142,53 @@ std::optional<std::set<IpAddress>> reachable(MemoryStorage& storage, const Servi
     return std::nullopt;
 }
 
+/// What a client outside of the cluster can get from a service by its Maglev table: empty if it has
+/// none, nullopt if there is no such service.
+std::optional<std::set<IpAddress>> reachable_outside(MemoryStorage& storage,
+                                                     const ServiceFrontend& front) {
+    for (const FrontendEntry& entry : *storage.read_frontends()) {
+        if (!same_key(entry.key, table_key(front))) continue;
+        std::set<IpAddress> all;
+        for (const std::uint32_t id : storage.maglev_of(entry.service)) {
+            const mesh_backend b = storage.read_backend(id);
+            EXPECT_EQ(b.service, entry.service) << "a place of another service's backend";
+            EXPECT_NE(b.flags & MESH_BACKEND_IN_USE, 0U) << "a place of a removed backend";
+            IpAddress::Bytes bytes{};
+            std::memcpy(bytes.data(), b.address, bytes.size());
+            all.insert(IpAddress(bytes));
+        }
+        return all;
+    }
+    return std::nullopt;
+}
+
+/// The same, of the row.
+std::set<IpAddress> outside_addresses(const ServiceRow& row) {
+    std::set<IpAddress> all;
+    if (!row.outside && !row.outside_local) return all;
+    for (const Backend& b : row.backends) {
+        if (b.weight > 0 && (b.here || !row.outside_local)) all.insert(b.address);
+    }
+    return all;
+}
+
+std::uint64_t maglev_entries(const std::vector<ServiceRow>& rows) {
+    std::uint64_t sum = 0;
+    for (const ServiceRow& row : rows) sum += outside_addresses(row).empty() ? 0 : 252;
+    return sum;
+}
+
+ServiceRow outside(ServiceRow row, bool local = false) {
+    row.outside = true;
+    row.outside_local = local;
+    return row;
+}
+
+Backend here(Backend backend) {
+    backend.here = true;
+    return backend;
+}
+
 std::set<IpAddress> addresses(const std::vector<Backend>& backends) {
     std::set<IpAddress> all;
     for (const Backend& b : backends) all.insert(b.address);
@@ -149,7 +204,7 @@ ApplyStats must_apply(ServiceTables& tables, const std::vector<ServiceChange>& c
 class ServiceTablesTest : public ::testing::Test {
   protected:
     WatchedStorage storage{kSmall};
-    ServiceTables tables{storage};
+    ServiceTables tables{storage, 251};
     void SetUp() override { ASSERT_TRUE(tables.adopt()); }
     ApplyStats apply(const std::vector<ServiceChange>& changes) {
         return must_apply(tables, changes);
@@ -356,7 +411,7 @@ TEST_F(ServiceTablesTest, SharesAreCountedThroughRemovalsFailuresAndRestarts) {
     apply({ServiceChange::upsert(row(2, backends_of(7, 1500, 200)))});
     EXPECT_EQ(by_cluster(tables, 2), (Counts{{7, 62}}));
 
-    ServiceTables next(storage);
+    ServiceTables next(storage, 251);
     ASSERT_TRUE(next.adopt());
     next.set_own_cluster(1);
     must_apply(next, {ServiceChange::upsert(row(3, backends_of(9, 3000, 10)))});
@@ -443,7 +498,7 @@ TEST_F(ServiceTablesTest, ASuccessorKeepsIdsAndUnconfirmedBackendsUntilFinish) {
     apply({ServiceChange::upsert(row(1, {backend(1), backend(2, 3, 2), backend(4, 1, 3)}, 60)),
            ServiceChange::upsert(row(2, {backend(3)}))});
     const auto before = *tables.find(vip(1));
-    ServiceTables next(storage);
+    ServiceTables next(storage, 251);
     const auto found = next.adopt();
     ASSERT_TRUE(found);
     EXPECT_EQ(found->services, 2U);
@@ -481,7 +536,7 @@ TEST_F(ServiceTablesTest, ASuccessorKeepsIdsAndUnconfirmedBackendsUntilFinish) {
 
 TEST_F(ServiceTablesTest, ARowThatIsRemovedDuringAdoptionGoesAtOnce) {
     apply({ServiceChange::upsert(row(1, {backend(1)}))});
-    ServiceTables next(storage);
+    ServiceTables next(storage, 251);
     ASSERT_TRUE(next.adopt());
     must_apply(next, {ServiceChange::remove(vip(1))});
     EXPECT_EQ(reachable(storage, vip(1)), std::nullopt);
@@ -498,7 +553,7 @@ TEST_F(ServiceTablesTest, SenselessRecordsAreRemovedAndTheOthersAdopted) {
     wrong.frontend.port = 1;
     storage.write_service(id_of(2), wrong);
     storage.publish_window(id_of(3), storage.read_service(id_of(4)).window);
-    ServiceTables next(storage);
+    ServiceTables next(storage, 251);
     const auto found = next.adopt();
     ASSERT_TRUE(found);
     EXPECT_EQ(found->repaired, 3U);
@@ -514,7 +569,7 @@ void stop_everywhere(const std::vector<ServiceRow>& before, const std::vector<Se
     for (int stop_at = 0;; ++stop_at) {
         SCOPED_TRACE("stopped before write " + std::to_string(stop_at));
         WatchedStorage storage(kSmall);
-        ServiceTables tables(storage);
+        ServiceTables tables(storage, 251);
         ASSERT_TRUE(tables.adopt());
         std::vector<ServiceChange> first;
         for (const ServiceRow& r : before) first.push_back(ServiceChange::upsert(r));
@@ -529,6 +584,11 @@ void stop_everywhere(const std::vector<ServiceRow>& before, const std::vector<Se
                 const bool is_old = now == old_set;
                 const bool is_new = later == after.end() ? !now : now == addresses(later->backends);
                 EXPECT_TRUE(is_old || is_new) << "half of service " << before[i].name;
+                const auto outside_now = reachable_outside(storage, before[i].frontend);
+                EXPECT_TRUE(outside_now == outside_addresses(before[i]) ||
+                            (later == after.end() ? !outside_now
+                                                  : outside_now == outside_addresses(*later)))
+                    << "half of service " << before[i].name;
             }
             if (storage.writes - base == stop_at) throw WatchedStorage::Died{};
         };
@@ -540,7 +600,7 @@ void stop_everywhere(const std::vector<ServiceRow>& before, const std::vector<Se
         }
         storage.before_write = [] {};
         // Whatever state it died in, a successor ends where the rows say, and leaks nothing.
-        ServiceTables next(storage);
+        ServiceTables next(storage, 251);
         const auto found = next.adopt();
         ASSERT_TRUE(found);
         EXPECT_EQ(found->repaired, 0U);
@@ -558,11 +618,13 @@ void stop_everywhere(const std::vector<ServiceRow>& before, const std::vector<Se
         ASSERT_TRUE(next.finish_adopt({}));
         for (const ServiceRow& r : after) {
             EXPECT_EQ(reachable(storage, r.frontend), addresses(r.backends)) << r.name;
+            EXPECT_EQ(reachable_outside(storage, r.frontend), outside_addresses(r)) << r.name;
         }
         EXPECT_EQ(storage.read_frontends()->size(), after.size());
         EXPECT_EQ(next.occupancy().services, after.size());
         EXPECT_EQ(next.occupancy().backends, backends);
         EXPECT_EQ(next.occupancy().slots, backends);
+        EXPECT_EQ(next.occupancy().maglev, maglev_entries(after));
         if (!died) {
             EXPECT_GT(stop_at, 5);
             return;
@@ -588,11 +650,26 @@ TEST(ServiceTablesCrash, NoStopLeavesHalfOfAnExchange) {
     stop_everywhere(before, {ServiceChange::upsert(after[0])}, after);
 }
 
+TEST(ServiceTablesCrash, NoStopLeavesHalfAServiceForOutsiders) {
+    const std::vector<ServiceRow> before{outside(row(1, {backend(1), backend(2), backend(3)})),
+                                         outside(row(2, {here(backend(4)), backend(5)}), true),
+                                         outside(row(3, {backend(6)})), row(5, {backend(12)})};
+    const std::vector<ServiceRow> after{outside(row(1, {backend(2), backend(7)})),
+                                        outside(row(2, {backend(4), here(backend(5))}), true),
+                                        outside(row(4, {here(backend(10)), backend(11)}), true),
+                                        outside(row(5, {backend(12)}))};
+    stop_everywhere(before,
+                    {ServiceChange::upsert(after[0]), ServiceChange::upsert(after[1]),
+                     ServiceChange::upsert(after[2]), ServiceChange::upsert(after[3]),
+                     ServiceChange::remove(vip(3))},
+                    after);
+}
+
 TEST(ServiceTablesProperty, AnyWayToTheSameRowsGivesTheSameTables) {
     for (std::uint64_t seed = 1; seed <= 40; ++seed) {
         Rng rng(seed);
         WatchedStorage storage(kSmall);
-        auto tables = std::make_unique<ServiceTables>(storage);
+        auto tables = std::make_unique<ServiceTables>(storage, 251);
         ASSERT_TRUE(tables->adopt());
         std::map<ServiceFrontend, ServiceRow> model;
         for (int step = 0; step < 60; ++step) {
@@ -609,14 +686,17 @@ TEST(ServiceTablesProperty, AnyWayToTheSameRowsGivesTheSameTables) {
                     if (rng.below(2) == 0) continue;
                     backends.push_back(backend(i, static_cast<std::uint16_t>(rng.below(4))));
                     backends.back().terminating = rng.below(4) == 0;
+                    backends.back().here = rng.below(2) == 0;
                 }
                 ServiceRow r = row(which, backends, static_cast<std::uint32_t>(rng.below(2)));
+                r.outside = rng.below(2) == 0;
+                r.outside_local = r.outside && rng.below(2) == 0;
                 model[r.frontend] = r;
                 changes.push_back(ServiceChange::upsert(r));
             }
             must_apply(*tables, changes);
             if (rng.below(6) == 0) {
-                tables = std::make_unique<ServiceTables>(storage);
+                tables = std::make_unique<ServiceTables>(storage, 251);
                 ASSERT_TRUE(tables->adopt());
                 std::vector<ServiceChange> all;
                 for (const auto& [f, r] : model) all.push_back(ServiceChange::upsert(r));
@@ -628,6 +708,7 @@ TEST(ServiceTablesProperty, AnyWayToTheSameRowsGivesTheSameTables) {
             const auto dump = tables->dump();
             ASSERT_EQ(dump.size(), model.size());
             std::size_t i = 0;
+            std::uint64_t places = 0;
             for (const auto& [frontend, r] : model) {
                 EXPECT_EQ(dump[i].frontend, frontend);
                 EXPECT_EQ(dump[i].affinity_seconds, r.affinity_seconds);
@@ -638,10 +719,41 @@ TEST(ServiceTablesProperty, AnyWayToTheSameRowsGivesTheSameTables) {
                     if (dump[i].backends[b].selectable) selectable.insert(r.backends[b].address);
                 }
                 EXPECT_EQ(reachable(storage, frontend), selectable);
+                std::set<IpAddress> outside_set;
+                for (const auto& b : dump[i].backends) {
+                    if (b.selectable && r.outside && (b.backend.here || !r.outside_local)) {
+                        outside_set.insert(b.backend.address);
+                    }
+                }
+                EXPECT_EQ(reachable_outside(storage, frontend), outside_set);
+                places += outside_set.empty() ? 0 : 252;
                 ++i;
             }
+            EXPECT_EQ(tables->occupancy().maglev, places);
         }
     }
+}
+
+TEST(ServiceTablesMaglev, WithoutRoomSlotsServeAndOnlyLocalRowsAreRefused) {
+    TableSizes sizes = kSmall;
+    sizes.maglev = 252;
+    WatchedStorage storage(sizes);
+    ServiceTables tables(storage, 251);
+    ASSERT_TRUE(tables.adopt());
+    must_apply(tables, {ServiceChange::upsert(outside(row(1, {backend(1)})))});
+    auto stats = must_apply(tables, {ServiceChange::upsert(outside(row(2, {backend(2)})))});
+    EXPECT_TRUE(stats.rejected.empty());
+    EXPECT_EQ(reachable(storage, vip(2)), addresses({backend(2)}));
+    EXPECT_EQ(reachable_outside(storage, vip(2)), std::set<IpAddress>());
+    const ServiceRow local = outside(row(3, {here(backend(3))}), true);
+    stats = must_apply(tables, {ServiceChange::upsert(local)});
+    ASSERT_EQ(stats.rejected.size(), 1U);
+    EXPECT_EQ(stats.rejected[0].error.code(), Errc::kCapacity);
+    EXPECT_EQ(tables.occupancy().backends, 2U);
+    must_apply(tables, {ServiceChange::remove(vip(1))});
+    stats = must_apply(tables, {ServiceChange::upsert(local)});
+    EXPECT_TRUE(stats.rejected.empty());
+    EXPECT_EQ(reachable_outside(storage, vip(3)), addresses({backend(3)}));
 }
 
 }  // namespace

@@ -199,12 +199,15 @@ TEST(CodecLocalService, ExternalAddressesAndNodePortsAreOptional) {
     service->external_ips = {IpAddress::v4(192, 0, 2, 1), *IpAddress::parse("fd00::1")};
     service->load_balancer_ips = {IpAddress::v4(192, 0, 2, 2)};
     service->ports[0].node_port = 30080;
+    service->external_traffic_local = true;
     const std::string text = encode(*service);
     EXPECT_NE(text.find(R"("clusterIPs":[],"externalIPs":["192.0.2.1","fd00::1"],)"
                         R"("loadBalancerIPs":["192.0.2.2"],"ports":[{"name":"http",)"
                         R"("protocol":"TCP","port":80,"nodePort":30080}])"),
               std::string::npos)
         << text;
+    EXPECT_NE(text.find(R"("internalTrafficLocal":false,"externalTrafficLocal":true,)"),
+              std::string::npos);
     const auto again = parse_local_service("k", text);
     ASSERT_TRUE(again) << again.error().message();
     EXPECT_EQ(*again, *service);

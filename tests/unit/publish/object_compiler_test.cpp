@@ -347,7 +347,8 @@ TEST_F(ObjectCompilerTest, AServiceHasExternalAddressesAndNodePorts) {
         apply("svc", service("'service.cilium.io/global': 'true'",
                              fmt::format("{{type: {}, clusterIP: 10.96.0.1, externalIPs: "
                                          "[192.0.2.1, 'fd00::1', 192.0.2.1], ports: [{{name: http, "
-                                         "port: 80, nodePort: 30080}}]}}\nstatus: {{loadBalancer: "
+                                         "port: 80, nodePort: 30080}}], "
+                                         "externalTrafficPolicy: Local}}\nstatus: {{loadBalancer: "
                                          "{{ingress: [{}]}}}}",
                                          type, ingress)));
         return local("cart");
@@ -360,6 +361,7 @@ TEST_F(ObjectCompilerTest, AServiceHasExternalAddressesAndNodePorts) {
     EXPECT_THAT(lb.load_balancer_ips, ElementsAre(*model::IpAddress::parse("192.0.2.7"),
                                                   *model::IpAddress::parse("192.0.2.9")));
     EXPECT_EQ(lb.ports.at(0).node_port, 30080);
+    EXPECT_TRUE(lb.external_traffic_local);
     EXPECT_THAT(at("cilium/state/services/v1/c1/shop/cart"),
                 HasSubstr(R"("frontends":{"10.96.0.1":{"http":{"Protocol":"TCP","Port":80}}},)"))
         << "the mesh is told of cluster IPs only";

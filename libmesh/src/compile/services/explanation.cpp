@@ -20,7 +20,8 @@ std::string ports_text(const model::SharedList<model::ServicePort>& ports) {
 }
 
 /// Which kinds of frontends are left out.
-void note_exposure(const model::LocalService& local, std::vector<std::string>& notes) {
+void note_exposure(const model::LocalService& local, const MergerOptions& options,
+                   std::vector<std::string>& notes) {
     const auto exposure = model::parse_service_exposure(local.annotations);
     const auto left_out = [&](std::string_view kind, bool installed, bool any) {
         if (installed || !any) return;
@@ -30,13 +31,15 @@ void note_exposure(const model::LocalService& local, std::vector<std::string>& n
     left_out("cluster IPs", exposure.cluster_ip, !local.cluster_ips.empty());
     left_out("external IPs", exposure.external_ips, !local.external_ips.empty());
     left_out("load balancer IPs", exposure.load_balancer, !local.load_balancer_ips.empty());
-    if (!exposure.node_port) return;
-    for (const model::ServicePort& port : local.ports) {
-        if (port.node_port == 0) continue;
-        notes.push_back(
-            fmt::format("node port {}/{} is not served yet: only addresses of the "
-                        "service itself are",
-                        port.node_port, port.protocol.view()));
+    if (!has_node_ports(local)) return;
+    left_out("node ports", exposure.node_port, true);
+    if (exposure.node_port && options.node_addresses.empty()) {
+        notes.emplace_back("node ports not served: this node has no InternalIP");
+    }
+    if (local.external_traffic_local) {
+        notes.emplace_back(
+            "externalTrafficPolicy Local: clients outside of the cluster get backends of this node "
+            "only");
     }
 }
 
@@ -64,7 +67,7 @@ void note_own(const model::LocalService& local, const MergerOptions& options,
                         name, local.annotations->get(name).value_or("")));
         return;
     }
-    note_exposure(local, notes);
+    note_exposure(local, options, notes);
     for (const model::ServicePort& port : local.ports) {
         if (!parse_protocol(port.protocol)) {
             notes.push_back(

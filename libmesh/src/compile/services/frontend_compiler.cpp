@@ -33,6 +33,7 @@ struct Wanted {
 struct Frontend {
     const ServicePort* port = nullptr;
     bool cluster_ip = false;
+    bool outside = false;
 };
 using Frontends = std::map<FrontendKey, Frontend>;
 
@@ -43,14 +44,15 @@ bool here(const model::ServiceExposure& exposure, const MergerOptions& options) 
 /// Of two ports with the same number and protocol, which Kubernetes does not allow, the first by
 /// name stays; an address that is a cluster IP, too, is that.
 void add_frontends(const LocalService& local, const std::vector<IpAddress>& addresses,
-                   bool cluster_ip, Frontends& found) {
+                   std::uint16_t ServicePort::*number, bool cluster_ip, Frontends& found) {
     for (const IpAddress& address : addresses) {
         for (const ServicePort& port : local.ports) {
             const auto protocol = parse_protocol(port.protocol);
-            if (!protocol || port.port == 0) continue;
-            Frontend& held = found[{address, port.port, *protocol}];
+            if (!protocol || port.*number == 0) continue;
+            Frontend& held = found[{address, port.*number, *protocol}];
             if (held.port == nullptr || port.name < held.port->name) held.port = &port;
             held.cluster_ip = held.cluster_ip || cluster_ip;
+            held.outside = held.outside || !cluster_ip;
         }
     }
 }
@@ -61,9 +63,13 @@ Frontends frontends(const LocalService& local, const MergerOptions& options) {
     if (!has_frontends(local)) return found;
     const model::ServiceExposure exposure = model::parse_service_exposure(local.annotations);
     if (!here(exposure, options)) return found;
-    if (exposure.cluster_ip) add_frontends(local, local.cluster_ips, true, found);
-    if (exposure.external_ips) add_frontends(local, local.external_ips, false, found);
-    if (exposure.load_balancer) add_frontends(local, local.load_balancer_ips, false, found);
+    constexpr auto kPort = &ServicePort::port;
+    if (exposure.cluster_ip) add_frontends(local, local.cluster_ips, kPort, true, found);
+    if (exposure.external_ips) add_frontends(local, local.external_ips, kPort, false, found);
+    if (exposure.load_balancer) add_frontends(local, local.load_balancer_ips, kPort, false, found);
+    if (exposure.node_port && has_node_ports(local)) {
+        add_frontends(local, options.node_addresses, &ServicePort::node_port, false, found);
+    }
     return found;
 }
 
@@ -78,7 +84,8 @@ void add_local(const LocalService& local, const Wanted& wanted, const MergerOpti
                          .port = port.port,
                          .cluster = options.own,
                          .weight = backend.weight,
-                         .state = backend.state},
+                         .state = backend.state,
+                         .here = !options.node.empty() && backend.node == options.node},
                  .rank = 0,
                  .node = backend.node,
                  .for_zones = {backend.for_zones.begin(), backend.for_zones.end()}});
@@ -122,6 +129,11 @@ std::optional<Protocol> parse_protocol(std::string_view text) noexcept {
 
 bool has_frontends(const LocalService& local) noexcept {
     return !local.headless && local.type != "ExternalName";
+}
+
+bool has_node_ports(const LocalService& local) noexcept {
+    return (local.type == "NodePort" || local.type == "LoadBalancer") &&
+           std::ranges::any_of(local.ports, [](const auto& port) { return port.node_port != 0; });
 }
 
 bool offers_backends(const model::Service& remote) noexcept {
@@ -177,6 +189,8 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                         .port_name = frontend.port->name,
                         .affinity_seconds = local.client_ip_affinity_seconds,
                         .reset_connections = health.reset_connections,
+                        .outside = frontend.outside,
+                        .outside_local = frontend.outside && local.external_traffic_local,
                         .backends = {}};
         row.backends.reserve(candidates.size());
         for (Candidate& c : candidates) row.backends.push_back(std::move(c.row));

@@ -47,8 +47,12 @@ struct RemoteService {
 /// with its real ones (wire.md §5).
 [[nodiscard]] bool offers_backends(const model::Service& remote) noexcept;
 
+/// Whether it is of a type that has node ports, and one of its ports has.
+[[nodiscard]] bool has_node_ports(const model::LocalService& local) noexcept;
+
 /// The frontends of the own service that are to be installed on this node, in order, each once:
-/// cluster IPs, external IPs and addresses of load balancers.
+/// cluster IPs, external IPs and addresses of load balancers, and its node ports at this node's
+/// addresses.
 [[nodiscard]] std::vector<FrontendKey> frontend_keys(const model::LocalService& local,
                                                      const MergerOptions& options);
 

@@ -36,10 +36,12 @@ std::string fingerprint(const FrontendRow& row) {
     text(row.port_name);
     number(row.affinity_seconds);
     number(row.reset_connections ? 1 : 0);
+    number((row.outside ? 1U : 0U) | (row.outside_local ? 2U : 0U));
     const state::ClusterKey* cluster = nullptr;
     for (const BackendRow& backend : row.backends) {
         const bool same_cluster = cluster != nullptr && *cluster == backend.cluster;
-        number((static_cast<std::uint64_t>(backend.reason) << 5) |
+        number((static_cast<std::uint64_t>(backend.reason) << 6) |
+               (static_cast<std::uint64_t>(backend.here) << 5) |
                (static_cast<std::uint64_t>(backend.state) << 3) |
                (static_cast<std::uint64_t>(backend.programmed) << 2) |
                (static_cast<std::uint64_t>(backend.selected) << 1) |
@@ -58,6 +60,19 @@ std::string fingerprint(const FrontendRow& row) {
     }
     out.shrink_to_fit();
     return out;
+}
+
+/// Where node ports are served; sorted, each once.
+std::vector<model::IpAddress> internal_ips(const model::Node* node) {
+    std::vector<model::IpAddress> found;
+    if (node == nullptr || !node->addresses) return found;
+    for (const auto& address : *node->addresses) {
+        if (address.type != "InternalIP") continue;
+        if (const auto ip = model::IpAddress::parse(address.ip)) found.push_back(*ip);
+    }
+    std::ranges::sort(found);
+    found.erase(std::unique(found.begin(), found.end()), found.end());
+    return found;
 }
 
 struct ByName {
@@ -84,7 +99,8 @@ struct ServiceMerger::State {
     const state::ClusterTables& tables;
     MergerOptions options;
     std::string zone_by_default;
-    std::set<ObjectName> node_bound;  ///< those of `services` that some nodes only install
+    std::set<ObjectName> node_bound;   ///< those of `services` that some nodes only install
+    std::set<ObjectName> node_ported;  ///< those of `services` that have node ports
     std::map<ObjectName, std::vector<FrontendKey>> services;  ///< of the own cluster, at last flush
     std::map<FrontendKey, Frontend> frontends;
     std::set<ObjectName> dirty;       ///< changed since their claims were settled
@@ -137,6 +153,9 @@ void ServiceMerger::State::set_node(const model::Node* node) {
     if (node != nullptr && node->labels) labels = *node->labels;
     std::string zone(labels.get(kZoneLabel).value_or(zone_by_default));
     if (labels != options.node_labels) dirty.insert(node_bound.begin(), node_bound.end());
+    std::vector<model::IpAddress> addresses = internal_ips(node);
+    if (addresses != options.node_addresses) dirty.insert(node_ported.begin(), node_ported.end());
+    options.node_addresses = std::move(addresses);
     if (zone != options.zone && options.zone_hints) {
         for (const auto& [name, keys] : services) dirty.insert(name);
     }
@@ -158,6 +177,11 @@ void ServiceMerger::State::update_claims(const ObjectName& name, std::set<Object
         node_bound.insert(name);
     } else {
         node_bound.erase(name);
+    }
+    if (local && has_node_ports(*local)) {
+        node_ported.insert(name);
+    } else {
+        node_ported.erase(name);
     }
     wanted.shrink_to_fit();
     const std::vector<FrontendKey> had = std::exchange(held->second, std::move(wanted));

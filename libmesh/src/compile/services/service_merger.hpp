@@ -15,6 +15,7 @@
 // - internalTrafficPolicy Local keeps only backends of this node, and so no remote ones, as
 // Kubernetes
 //   says. (Cilium 1.19 lets remote backends pass, whose node it does not know.)
+// - externalTrafficPolicy Local: of clients outside of the cluster, only; and likewise.
 // - Quarantined backends, those in maintenance and those of weight 0 never get new connections.
 //   Terminating ones get them only if no active one is programmed.
 //
@@ -101,6 +102,7 @@ struct BackendRow {
     /// Gets new connections; only if programmed.
     bool selected = false;
     Reason reason = Reason::kActive;
+    bool here = false;  ///< on this node, as far as its node is known
     friend bool operator==(const BackendRow&, const BackendRow&) = default;
 };
 
@@ -112,6 +114,9 @@ struct FrontendRow {
     std::string port_name;
     std::uint32_t affinity_seconds = 0;  ///< session affinity by client address; 0 = none
     bool reset_connections = true;       ///< to backends that are gone or unhealthy
+    /// For clients outside of the cluster: a node port, an external or a load balancer's IP.
+    bool outside = false;
+    bool outside_local = false;  ///< these get backends of this node only
     std::vector<BackendRow> backends;
     friend bool operator==(const FrontendRow&, const FrontendRow&) = default;
 };
@@ -149,6 +154,9 @@ struct MergerOptions {
     bool health = false;
     /// Labels of this node; the merger takes them from the node's record in the tables.
     model::StringMap node_labels = {};
+    /// Where node ports are served: this node's InternalIPs, which the merger takes from there,
+    /// too.
+    std::vector<model::IpAddress> node_addresses = {};
 };
 
 /// A node, by its InternalIP.

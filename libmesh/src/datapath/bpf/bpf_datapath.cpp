@@ -1,5 +1,7 @@
 #include "datapath/bpf/bpf_datapath.hpp"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <utility>
 
@@ -13,11 +15,11 @@ namespace mesh::datapath {
 
 struct BpfDatapath::State {
     State(PinDirectory directory, std::unique_ptr<Programs> loaded,
-          std::unique_ptr<KernelStorage> opened)
+          std::unique_ptr<KernelStorage> opened, std::uint32_t maglev_size)
         : pins(std::move(directory)),
           programs(std::move(loaded)),
           storage(std::move(opened)),
-          tables(*storage) {}
+          tables(*storage, maglev_size) {}
     PinDirectory pins;  // holds the lock
     std::unique_ptr<Programs> programs;
     std::unique_ptr<KernelStorage> storage;
@@ -29,6 +31,12 @@ BpfDatapath::BpfDatapath(std::unique_ptr<State> state) : state_(std::move(state)
 BpfDatapath::~BpfDatapath() = default;
 
 Result<std::unique_ptr<BpfDatapath>> BpfDatapath::open(const BpfOptions& options, Logger logger) {
+    if (!is_maglev_size(options.maglev_size)) {
+        return invalid_argument(fmt::format(
+            "maglev_size {}: expected 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or "
+            "131071",
+            options.maglev_size));
+    }
     MESH_CHECK(Programs::check_cgroup(options.cgroup));
     MESH_TRY(PinDirectory pins, PinDirectory::open(options.bpffs, options.pin_directory));
     const bool was_empty = pins.was_empty();
@@ -51,7 +59,8 @@ Result<std::unique_ptr<BpfDatapath>> BpfDatapath::open_on(PinDirectory pins,
         std::atomic_ref(storage->meta().layout_version)
             .store(MESH_LAYOUT_VERSION, std::memory_order_release);
     }
-    auto state = std::make_unique<State>(std::move(pins), std::move(programs), std::move(storage));
+    auto state = std::make_unique<State>(std::move(pins), std::move(programs), std::move(storage),
+                                         options.maglev_size);
     MESH_TRY(state->adopted, state->tables.adopt());
     MESH_CHECK(state->programs->attach(options.cgroup, state->pins));
     const AdoptStats& adopted = state->adopted;

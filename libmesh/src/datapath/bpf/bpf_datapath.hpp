@@ -13,6 +13,7 @@
 
 #include "base/log.hpp"
 #include "datapath/datapath.hpp"
+#include "datapath/maglev_table.hpp"
 #include "datapath/memory_datapath.hpp"
 
 namespace mesh::datapath {
@@ -30,6 +31,9 @@ struct BpfOptions {
     /// (a warning tells).
     TableSizes sizes;
     std::uint32_t affinity_entries = 65536;  ///< clients × services remembered; oldest go first
+    /// Entries of the Maglev table of a frontend for clients outside of the cluster, one of
+    /// is_maglev_size(); the same on all nodes, for these to choose alike.
+    std::uint32_t maglev_size = kDefaultMaglevSize;
     std::uint32_t udp_flows = 65536;  ///< UDP sockets, and peers of unconnected ones, remembered
 };
 

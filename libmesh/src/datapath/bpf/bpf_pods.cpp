@@ -16,6 +16,8 @@
 #include <utility>
 
 #include "bpf/layout.h"
+#include "datapath/bpf/fd.hpp"
+#include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
 #include "datapath/bpf/migration.hpp"
 #include "datapath/bpf/pin_directory.hpp"
@@ -71,7 +73,8 @@ struct BpfPods::State {
     State& operator=(const State&) = delete;
 
     [[nodiscard]] Result<void> load(const BpfPodsOptions& options);
-    [[nodiscard]] Result<void> load_and_fill();
+    [[nodiscard]] Result<void> load_and_fill(const BpfPodsOptions& options);
+    [[nodiscard]] Result<void> share_services(const BpfPodsOptions& options);
     [[nodiscard]] Result<void> read_settings();
     [[nodiscard]] Result<void> replace_programs();
     [[nodiscard]] Result<void> adopt();
@@ -90,6 +93,7 @@ struct BpfPods::State {
     ring_buffer* ring = nullptr;
     std::function<void(const PodEvent&)> on_event;
     std::uint32_t max_ipcache = 0, max_nodes = 0, max_endpoints = 0;
+    std::optional<FlowWalk> flow_walk;
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
@@ -114,6 +118,9 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.endpoints, options.max_endpoints},
         {maps.nat, options.max_nat, Contents::kPrograms},
         {maps.datagrams, 0, Contents::kPrograms},
+        {maps.flows, options.max_flows, Contents::kPrograms},
+        {maps.answers, options.max_flows, Contents::kPrograms},
+        {maps.flow_filter, 0, Contents::kPrograms},
         {maps.non_masquerade},
         {maps.settings},
         {maps.drops, 0, Contents::kPrograms},
@@ -121,13 +128,14 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.encryption},
         {maps.encrypted, options.max_nodes},
     };
+    MESH_CHECK(share_services(options));
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
-    auto loaded = load_and_fill();
+    auto loaded = load_and_fill(options);
     if (!loaded) migration->abandon(pins);
     return loaded;
 }
 
-Result<void> BpfPods::State::load_and_fill() {
+Result<void> BpfPods::State::load_and_fill(const BpfPodsOptions& options) {
     const LibbpfText text;
     if (const int error = pods__load(skeleton); error != 0) {
         Error failure = text.error("cannot load pod forwarding", error);
@@ -138,8 +146,39 @@ Result<void> BpfPods::State::load_and_fill() {
     max_ipcache = bpf_map__max_entries(skeleton->maps.ipcache);
     max_nodes = bpf_map__max_entries(skeleton->maps.nodes);
     max_endpoints = bpf_map__max_entries(skeleton->maps.endpoints);
+    flow_walk.emplace(fd(skeleton->maps.flows), fd(skeleton->maps.answers),
+                      bpf_map__max_entries(skeleton->maps.answers), options.flow_timeouts);
     MESH_CHECK(migration->fill(pins));
     return read_settings();
+}
+
+/// The programs read the tables that BpfDatapath writes, or none.
+Result<void> BpfPods::State::share_services(const BpfPodsOptions& options) {
+    const auto& maps = skeleton->maps;
+    auto& constants = *skeleton->rodata;
+    constants.services_at_tc = !options.services_pin_directory.empty();
+    const auto count = [](std::chrono::nanoseconds time) {
+        return static_cast<std::uint64_t>(time.count());
+    };
+    constants.flow_tcp_ns = count(options.flow_timeouts.tcp);
+    constants.flow_tcp_syn_ns = count(options.flow_timeouts.tcp_syn);
+    constants.flow_tcp_close_ns = count(options.flow_timeouts.tcp_close);
+    constants.flow_udp_ns = count(options.flow_timeouts.udp);
+    for (bpf_map* map : {maps.frontends, maps.services, maps.slots, maps.backends, maps.balances,
+                         maps.maglev, maps.affinity, maps.counters, maps.connects}) {
+        int error = 0;
+        std::string path = bpf_map__name(map);
+        if (options.services_pin_directory.empty()) {
+            error = bpf_map__set_max_entries(map, 2);
+        } else {
+            path = fmt::format("{}/{}/maps/{}", options.bpffs, options.services_pin_directory,
+                               bpf_map__name(map));
+            const Fd pinned(bpf_obj_get(path.c_str()));
+            error = pinned ? bpf_map__reuse_fd(map, pinned.get()) : -errno;
+        }
+        if (error != 0) return system_error(path, error);
+    }
+    return {};
 }
 
 Result<void> BpfPods::State::read_settings() {
@@ -464,6 +503,7 @@ Result<void> BpfPods::attach(std::uint32_t ifindex, DeviceRole role) {
     const auto& programs = state_->skeleton->progs;
     switch (role) {
         case DeviceRole::kPod:
+            MESH_CHECK(set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_pod));
             return set_filter(ifindex, BPF_TC_INGRESS, programs.mesh_from_pod);
         case DeviceRole::kOverlay:
             MESH_CHECK(set_filter(ifindex, BPF_TC_EGRESS, programs.mesh_to_overlay));
@@ -503,6 +543,14 @@ PodsOccupancy BpfPods::occupancy() const {
             .max_nodes = state_->max_nodes,
             .endpoints = state_->endpoints.size(),
             .max_endpoints = state_->max_endpoints};
+}
+
+Result<void> BpfPods::collect_flows(std::size_t most, TimePoint now) {
+    return state_->flow_walk->step(most, now);
+}
+
+FlowStats BpfPods::flows() const {
+    return state_->flow_walk->stats();
 }
 
 std::map<DropReason, DropCount> BpfPods::drops() const {

@@ -28,6 +28,11 @@ struct BpfPodsOptions {
     std::uint32_t max_nodes = 65536;
     std::uint32_t max_endpoints = 8192;
     std::uint32_t max_nat = 131072;  ///< two for each flow that leaves the mesh; oldest go first
+    /// The pin directory of this node's BpfDatapath, whose services are served at tc, too; it must
+    /// be open. Empty: none are.
+    std::string services_pin_directory;
+    std::uint32_t max_flows = 131072;  ///< of services at tc; the flows unused longest go first
+    FlowTimeouts flow_timeouts;
 };
 
 /// What a program saw of a packet.
@@ -39,6 +44,7 @@ struct PodEvent {
         kToOverlay = 3,
         kFromDevice = 4,
         kToDevice = 5,
+        kToPod = 6,
     };
     enum class To : std::uint8_t { kPod = 1, kOverlay = 2, kStack = 3, kDevice = 4 };
 
@@ -84,14 +90,15 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] Result<void> set_non_masquerade(
         const std::vector<model::IpPrefix>& cidrs) override;
     [[nodiscard]] Result<void> configure_encryption(const PodsEncryption& encryption) override;
-    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node,
-                                             bool encrypted) override;
+    [[nodiscard]] Result<void> set_encrypted(const model::IpAddress& node, bool encrypted) override;
     [[nodiscard]] std::vector<model::IpAddress> encrypted() const override;
     [[nodiscard]] Result<void> attach(std::uint32_t ifindex, DeviceRole role) override;
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<PodsStats> finish_adopt() override;
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
+    [[nodiscard]] Result<void> collect_flows(std::size_t most, TimePoint now) override;
+    [[nodiscard]] FlowStats flows() const override;
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override;
 
     /// Becomes readable when there are events. Owned by this object.

@@ -56,6 +56,11 @@ Result<std::unique_ptr<KernelStorage>> KernelStorage::open(const MapFds& fds, Ta
     MESH_TRY(storage->slots_, MappedArray<mesh_slot>::map(fds.slots, "slots", sizes.slots));
     MESH_TRY(storage->backends_,
              MappedArray<mesh_backend>::map(fds.backends, "backends", sizes.backends));
+    MESH_TRY(storage->balances_,
+             MappedArray<mesh_balance>::map(fds.balances, "balances", sizes.services));
+    // A map without an entry does not exist.
+    MESH_TRY(storage->maglev_,
+             MappedArray<mesh_maglev>::map(fds.maglev, "maglev", std::max(sizes.maglev / 2, 1U)));
     MESH_TRY(storage->counters_, MappedArray<mesh_counters>::map(fds.counters, "counters", cpus));
     MESH_TRY(storage->connects_,
              MappedArray<std::uint64_t>::map(fds.connects, "connects", sizes.backends));
@@ -110,6 +115,25 @@ mesh_backend KernelStorage::read_backend(std::uint32_t id) const {
 }
 mesh_slot KernelStorage::read_slot(std::uint32_t index) const {
     return slots_[index];
+}
+
+mesh_balance KernelStorage::read_balance(std::uint32_t id) const {
+    return balances_[id];
+}
+
+void KernelStorage::write_maglev(std::uint32_t base, std::span<const std::uint32_t> backends) {
+    for (std::uint32_t i = 0; i < backends.size(); ++i) {
+        maglev_[(base + i) / 2].backend[(base + i) % 2] = backends[i];
+    }
+}
+
+void KernelStorage::publish_balance(std::uint32_t id, const mesh_balance& balance) {
+    mesh_balance& held = balances_[id];
+    if ((balance.flags & MESH_BALANCE_LOCAL) == 0) publish(held.flags, balance.flags);
+    publish(held.window, balance.window);
+    publish(held.local_window, balance.local_window);
+    publish(held.digest, balance.digest);
+    publish(held.flags, balance.flags);
 }
 
 void KernelStorage::write_backend(std::uint32_t id, const mesh_backend& backend) {

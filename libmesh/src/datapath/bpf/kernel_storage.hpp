@@ -50,7 +50,7 @@ class MappedArray {
 
 /// Descriptors of the loaded maps; borrowed.
 struct MapFds {
-    int frontends, services, slots, backends, counters, connects, meta;
+    int frontends, services, slots, backends, balances, maglev, counters, connects, meta;
 };
 
 class KernelStorage final : public TableStorage {
@@ -67,10 +67,13 @@ class KernelStorage final : public TableStorage {
     [[nodiscard]] mesh_service read_service(std::uint32_t id) const override;
     [[nodiscard]] mesh_backend read_backend(std::uint32_t id) const override;
     [[nodiscard]] mesh_slot read_slot(std::uint32_t index) const override;
+    [[nodiscard]] mesh_balance read_balance(std::uint32_t id) const override;
     [[nodiscard]] std::uint32_t used_backends() const override;
     void write_backend(std::uint32_t id, const mesh_backend& backend) override;
     void write_slots(std::uint32_t base, std::span<const mesh_slot> slots) override;
     void write_service(std::uint32_t id, const mesh_service& service) override;
+    void write_maglev(std::uint32_t base, std::span<const std::uint32_t> backends) override;
+    void publish_balance(std::uint32_t id, const mesh_balance& balance) override;
     void publish_window(std::uint32_t id, std::uint64_t window) override;
     void set_affinity(std::uint32_t id, std::uint32_t seconds) override;
     void set_backend_flags(std::uint32_t id, std::uint32_t flags) override;
@@ -93,6 +96,8 @@ class KernelStorage final : public TableStorage {
     MappedArray<mesh_service> services_;
     MappedArray<mesh_slot> slots_;
     MappedArray<mesh_backend> backends_;
+    MappedArray<mesh_balance> balances_;
+    MappedArray<mesh_maglev> maglev_;
     MappedArray<mesh_counters> counters_;
     MappedArray<std::uint64_t> connects_;
     MappedArray<mesh_meta> meta_;

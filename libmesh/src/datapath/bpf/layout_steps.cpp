@@ -9,8 +9,12 @@ namespace {
 
 // One line for each version that was raised, with the structs of the older layout and their
 // functions above it (README.md). No released layout is older than those of today.
-constexpr std::array<LayoutStep, 0> kServicesSteps{};
-constexpr std::array<LayoutStep, 0> kPodsSteps{};
+constexpr std::array kServicesSteps{
+    LayoutStep{2, {}},  // balances, maglev
+};
+constexpr std::array kPodsSteps{
+    LayoutStep{1, {}},  // flows, answers, flow_filter
+};
 
 }  // namespace
 

@@ -75,6 +75,7 @@ mesh_pods_settings to_kernel(const PodsSettings& settings) {
     result.router4 = optional_to_kernel(settings.router4);
     result.router6 = optional_to_kernel(settings.router6);
     result.identity_shift = settings.identity_shift;
+    result.overlay_port = htons(settings.overlay_port);
     return result;
 }
 
@@ -116,6 +117,7 @@ PodsSettings from_kernel(const mesh_pods_settings& settings) {
     result.router4 = optional_from_kernel(settings.router4);
     result.router6 = optional_from_kernel(settings.router6);
     result.identity_shift = settings.identity_shift;
+    result.overlay_port = ntohs(settings.overlay_port);
     return result;
 }
 
@@ -153,6 +155,8 @@ std::string_view to_string(PodEvent::Point point) noexcept {
             return "from-device";
         case PodEvent::Point::kToDevice:
             return "to-device";
+        case PodEvent::Point::kToPod:
+            return "to-pod";
     }
     return "unknown";
 }

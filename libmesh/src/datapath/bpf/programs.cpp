@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -118,6 +119,8 @@ Result<std::vector<WantedMap>> Programs::wanted_maps(const BpfOptions& options,
         {maps.services, services},
         {maps.slots, sizes.slots},
         {maps.backends, backends},
+        {maps.balances, services},
+        {maps.maglev, std::max(sizes.maglev / 2, 1U)},
         {maps.affinity, options.affinity_entries, Contents::kPrograms},
         {maps.sockets, 0, Contents::kSockets},
         {maps.reverse, options.udp_flows, Contents::kPrograms},
@@ -138,7 +141,7 @@ Result<void> Programs::load_and_fill(const PinDirectory& pins) {
     }
     const auto& maps = skeleton_->maps;
     sizes_ = {bpf_map__max_entries(maps.services), bpf_map__max_entries(maps.backends),
-              bpf_map__max_entries(maps.slots)};
+              bpf_map__max_entries(maps.slots), 2 * bpf_map__max_entries(maps.maglev)};
     cpus_ = bpf_map__max_entries(maps.counters);
     return migration_->fill(pins, [this](EntryBytes element) {
         mesh_meta meta{};
@@ -169,8 +172,8 @@ Result<void> Programs::attach(const std::string& path, const PinDirectory& pins)
 MapFds Programs::map_fds() const {
     const auto& maps = skeleton_->maps;
     return {bpf_map__fd(maps.frontends), bpf_map__fd(maps.services), bpf_map__fd(maps.slots),
-            bpf_map__fd(maps.backends),  bpf_map__fd(maps.counters), bpf_map__fd(maps.connects),
-            bpf_map__fd(maps.meta)};
+            bpf_map__fd(maps.backends),  bpf_map__fd(maps.balances), bpf_map__fd(maps.maglev),
+            bpf_map__fd(maps.counters),  bpf_map__fd(maps.connects), bpf_map__fd(maps.meta)};
 }
 
 SocketMapFds Programs::socket_map_fds() const {

@@ -59,6 +59,12 @@ std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix&) const {
 PodsOccupancy BpfPods::occupancy() const {
     return {};
 }
+Result<void> BpfPods::collect_flows(std::size_t, TimePoint) {
+    return built_without();
+}
+FlowStats BpfPods::flows() const {
+    return {};
+}
 std::map<DropReason, DropCount> BpfPods::drops() const {
     return {};
 }

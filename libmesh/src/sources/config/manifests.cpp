@@ -250,6 +250,11 @@ k8s::Object read_service(const Field& root) {
     }
     service.internal_traffic_local =
         spec["internalTrafficPolicy"].choice({"Cluster", "Local"}, "Cluster") == "Local";
+    // Of a service of another type Kubernetes has none, and drops it.
+    service.external_traffic_local =
+        spec["externalTrafficPolicy"].choice({"Cluster", "Local"}, "Cluster") == "Local" &&
+        (service.type == "NodePort" || service.type == "LoadBalancer" ||
+         !service.external_ips.empty());
     return service;
 }
 

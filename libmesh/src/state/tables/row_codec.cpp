@@ -400,6 +400,7 @@ void fields(Io& io, Of<Io, model::LocalService>& v) {
     io.number(v.affinity);
     io.number(v.client_ip_affinity_seconds);
     io.number(v.internal_traffic_local);
+    io.number(v.external_traffic_local);
     optional_string_map(io, v.labels);
     optional_string_map(io, v.selector);
     optional_string_map(io, v.annotations);

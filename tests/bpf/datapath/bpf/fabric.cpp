@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <net/if.h>
 
+#include <filesystem>
 #include <stdexcept>
 
 #include "datapath/netlink/netns.hpp"
@@ -45,11 +46,56 @@ datapath::BpfPodsOptions FabricNode::options() const {
     options.bpffs = place().directory + "/bpf";
     options.pin_directory = "fabric/node" + std::to_string(number_);
     options.max_ipcache = 4096;
+    if (with_services_) {
+        options.services_pin_directory = service_options().pin_directory;
+        options.flow_timeouts = timeouts_;
+        options.max_flows = max_flows_;
+    }
     return options;
 }
 
+datapath::BpfOptions FabricNode::service_options() const {
+    datapath::BpfOptions options = node_options();
+    options.bpffs = place().directory + "/bpf";
+    options.pin_directory = "fabric/services" + std::to_string(number_);
+    options.cgroup = place().cgroup + "/fabric" + std::to_string(number_);
+    options.sizes = {64, 512, 2048, 1U << 17};
+    return options;
+}
+
+void FabricNode::enable_services(const datapath::FlowTimeouts& timeouts, std::uint32_t max_flows) {
+    with_services_ = true;
+    timeouts_ = timeouts;
+    max_flows_ = max_flows;
+}
+
+datapath::ApplyStats FabricNode::upsert(std::vector<datapath::ServiceRow> rows) {
+    std::vector<datapath::ServiceChange> changes;
+    for (auto& row : rows) changes.push_back(datapath::ServiceChange::upsert(std::move(row)));
+    auto stats = take(services_->apply(changes));
+    if (!stats.rejected.empty()) {
+        throw std::runtime_error(stats.rejected.front().error.message());
+    }
+    return stats;
+}
+
 void FabricNode::open() {
+    if (with_services_) {
+        std::filesystem::create_directory(service_options().cgroup);
+        services_ = take(datapath::BpfDatapath::open(service_options()));
+        services_->set_own_cluster(static_cast<std::uint32_t>(number_));
+    }
     netns.run([&] { pods_ = take(datapath::BpfPods::open(options())); });
+}
+
+void FabricNode::teardown() {
+    close();
+    const auto gone = datapath::BpfPods::teardown(options());
+    EXPECT_TRUE(gone) << gone.error().message();
+    if (!with_services_) return;
+    const auto services_gone = datapath::BpfDatapath::teardown(service_options());
+    EXPECT_TRUE(services_gone) << services_gone.error().message();
+    std::filesystem::remove(service_options().cgroup);
 }
 
 std::vector<datapath::PodEvent> FabricNode::events() {
@@ -64,7 +110,8 @@ std::uint64_t FabricNode::dropped(datapath::DropReason reason) const {
     return found == drops.end() ? 0 : found->second.packets;
 }
 
-Fabric::Fabric(bool tunnel, bool masquerade) : tunnel_(tunnel), masquerade_(masquerade) {
+Fabric::Fabric(const FabricOptions& options)
+    : tunnel_(options.tunnel), masquerade_(options.masquerade), options_(options) {
     hub.ip("link add br0 type bridge");
     hub.ip("link set br0 up");
     for (int n = 1; n <= 2; ++n) add_node(n);
@@ -89,11 +136,7 @@ void Fabric::add_world() {
 }
 
 Fabric::~Fabric() {
-    for (auto& node : nodes_) {
-        node->close();
-        const auto gone = datapath::BpfPods::teardown(node->options());
-        EXPECT_TRUE(gone) << gone.error().message();
-    }
+    for (auto& node : nodes_) node->teardown();
 }
 
 void Fabric::add_node(int n) {
@@ -114,6 +157,7 @@ void Fabric::add_node(int n) {
     node.netns.ip("link set eth0 up");
     node.netns.ip("addr add " + node.ip4() + "/24 dev eth0");
     node.netns.ip("addr add " + node.ip6() + "/64 dev eth0 nodad");
+    if (options_.services) node.enable_services(options_.timeouts, options_.max_flows);
     node.open();
     datapath::PodsSettings settings;
     settings.tunnel = tunnel_;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "datapath/bpf/bpf_datapath.hpp"
 #include "datapath/bpf/bpf_pods.hpp"
 #include "test_node.hpp"
 
@@ -40,9 +41,19 @@ class FabricNode {
         return "fd10:" + std::to_string(number_) + "::" + std::to_string(k);
     }
     [[nodiscard]] datapath::BpfPodsOptions options() const;
+    /// Of its services, in a cgroup without processes: none of them is translated at its socket.
+    [[nodiscard]] datapath::BpfOptions service_options() const;
+    [[nodiscard]] datapath::BpfDatapath& services() { return *services_; }
+    /// Options of a node with services, before open().
+    void enable_services(const datapath::FlowTimeouts& timeouts, std::uint32_t max_flows);
+    datapath::ApplyStats upsert(std::vector<datapath::ServiceRow> rows);
     [[nodiscard]] datapath::BpfPods& pods() { return *pods_; }
     /// Ends the writer, as if the agent died; open() adopts.
-    void close() { pods_.reset(); }
+    void close() {
+        pods_.reset();
+        services_.reset();
+    }
+    void teardown();
     void open();
     /// Takes the events since the last call.
     [[nodiscard]] std::vector<datapath::PodEvent> events();
@@ -53,15 +64,27 @@ class FabricNode {
 
   private:
     int number_;
+    bool with_services_ = false;
+    datapath::FlowTimeouts timeouts_;
+    std::uint32_t max_flows_ = 0;
+    std::unique_ptr<datapath::BpfDatapath> services_;
     std::unique_ptr<datapath::BpfPods> pods_;
+};
+
+struct FabricOptions {
+    bool tunnel = false;      ///< VXLAN, else native routes on the underlay
+    bool masquerade = false;  ///< what leaves the mesh
+    bool services = false;    ///< at tc
+    datapath::FlowTimeouts timeouts;
+    std::uint32_t max_flows = 4096;
 };
 
 /// Two nodes, one each of clusters 1 and 2, with two pods each.
 class Fabric {
   public:
-    /// @param tunnel VXLAN, else native routes on the underlay
-    /// @param masquerade what leaves the mesh
-    explicit Fabric(bool tunnel, bool masquerade = false);
+    explicit Fabric(bool tunnel, bool masquerade = false)
+        : Fabric(FabricOptions{tunnel, masquerade, false, {}, 4096}) {}
+    explicit Fabric(const FabricOptions& options);
     ~Fabric();
     [[nodiscard]] FabricNode& node(int n) { return *nodes_[static_cast<std::size_t>(n - 1)]; }
     /// Pod k (0, 1) of node n.
@@ -79,6 +102,7 @@ class Fabric {
     void add_world();
     bool tunnel_;
     bool masquerade_;
+    FabricOptions options_;
     std::vector<std::unique_ptr<FabricNode>> nodes_;
 };
 

@@ -145,6 +145,11 @@ LocalService random_local(Rng& rng, bool plain) {
     s.affinity = static_cast<Affinity>(rng.below(3));
     s.client_ip_affinity_seconds = rng.below(3) == 0 ? 60 : 0;
     s.internal_traffic_local = rng.below(5) == 0;
+    s.external_traffic_local = rng.below(3) == 0;
+    if (rng.below(3) == 0) s.type = rng.below(2) == 0 ? "NodePort" : "LoadBalancer";
+    for (ServicePort& port : s.ports) {
+        if (rng.below(2) == 0) port.node_port = static_cast<std::uint16_t>(30000 + rng.below(4));
+    }
     s.annotations = annotations(rng);
     return s;
 }
@@ -184,6 +189,10 @@ Node random_node(Rng& rng) {
     }
     if (rng.below(2) == 0) {
         node.labels->emplace("service.cilium.io/node", rng.below(2) == 0 ? "big" : "small");
+    }
+    if (rng.below(2) == 0) {
+        node.addresses.emplace();
+        node.addresses->push_back({"InternalIP", rng.below(2) == 0 ? "192.0.2.1" : "192.0.2.2"});
     }
     return node;
 }

@@ -151,12 +151,12 @@ TEST_F(Merger, ExternalAndLoadBalancerIpsAreServedByAllClusters) {
     for (const FrontendRow& row : changes.upserts) {
         EXPECT_THAT(backends_of(row), ElementsAre("+ape 10.10.1.1:8080", "+bee 10.20.1.1:8080"));
     }
-    EXPECT_THAT(notes(), ElementsAre("node port 30080/TCP is not served yet: only addresses of the "
-                                     "service itself are"));
+    EXPECT_THAT(notes(), ElementsAre("node ports not served: this node has no InternalIP"));
     s.external_ips.clear();
     s.load_balancer_ips = {ip("192.0.2.3")};
     const auto next = put(s);
-    EXPECT_THAT(keys_of(next.upserts), ElementsAre("192.0.2.3:80/TCP"));
+    EXPECT_THAT(keys_of(next.upserts), ElementsAre("10.96.0.1:80/TCP", "192.0.2.3:80/TCP"))
+        << "the cluster IP is no external one any longer";
     EXPECT_THAT(keys_of(next.removed),
                 ElementsAre("192.0.2.1:80/TCP", "192.0.2.2:80/TCP", "fd00::2:80/TCP"));
 }
@@ -183,6 +183,48 @@ TEST_F(Merger, InternalTrafficPolicyIsOfTheClusterIp) {
                 ElementsAre("+ape 10.10.1.1:8080", "-ape 10.10.1.2:8080"));
     EXPECT_THAT(backends_of(changes.upserts[1]),
                 ElementsAre("+ape 10.10.1.1:8080", "+ape 10.10.1.2:8080"));
+}
+
+TEST_F(Merger, NodePortsAreServedAtTheNodesOwnAddresses) {
+    const auto node = [](std::vector<const char*> addresses) {
+        mesh::model::Node record;
+        record.name = "n1";
+        record.addresses.emplace();
+        record.addresses->push_back({"ExternalIP", "198.51.100.1"});
+        for (const char* address : addresses) {
+            record.addresses->push_back({"InternalIP", address});
+        }
+        return NodeUpsert{record};
+    };
+    LocalService s = local({backend("10.10.1.1"), backend("10.10.1.2")});
+    s.type = "NodePort";
+    s.ports[0].node_port = 30080;
+    s.backends[0].node = "n1";
+    s.backends[1].node = "n2";
+    EXPECT_THAT(keys_of(put(s).upserts), ElementsAre("10.96.0.1:80/TCP"));
+    const auto changes = apply(kOwn, {node({"192.0.2.9", "fd00::9"})});
+    EXPECT_THAT(keys_of(changes.upserts), ElementsAre("192.0.2.9:30080/TCP", "fd00::9:30080/TCP"));
+    const FrontendRow& row = changes.upserts[0];
+    EXPECT_TRUE(row.outside);
+    EXPECT_FALSE(row.outside_local);
+    ASSERT_EQ(row.backends.size(), 2U);
+    EXPECT_TRUE(row.backends[0].here);
+    EXPECT_FALSE(row.backends[1].here);
+    EXPECT_THAT(backends_of(row), ElementsAre("+ape 10.10.1.1:8080", "+ape 10.10.1.2:8080"));
+    EXPECT_THAT(notes(), IsEmpty());
+    // A policy of outside clients alone: all backends stay, for clients inside.
+    s.external_traffic_local = true;
+    const auto local_only = put(s);
+    ASSERT_EQ(local_only.upserts.size(), 2U) << "the cluster IP is not concerned";
+    EXPECT_TRUE(local_only.upserts[0].outside_local);
+    EXPECT_EQ(local_only.upserts[0].backends.size(), 2U);
+    EXPECT_THAT(notes(), ElementsAre("externalTrafficPolicy Local: clients outside of the cluster "
+                                     "get backends of this node only"));
+    const auto moved = apply(kOwn, {node({"192.0.2.10"})});
+    EXPECT_THAT(keys_of(moved.upserts), ElementsAre("192.0.2.10:30080/TCP"));
+    EXPECT_THAT(keys_of(moved.removed), ElementsAre("192.0.2.9:30080/TCP", "fd00::9:30080/TCP"));
+    s.type = "ClusterIP";
+    EXPECT_THAT(keys_of(put(s).removed), ElementsAre("192.0.2.10:30080/TCP"));
 }
 
 TEST_F(Merger, TheTypeAnnotationLeavesOutFrontends) {

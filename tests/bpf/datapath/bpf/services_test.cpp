@@ -1,0 +1,358 @@
+// Services at tc: clients that no socket load balancer translates, in pods and outside.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "fabric.hpp"
+#include "named_server.hpp"
+#include "traffic.hpp"
+
+namespace mesh::test {
+namespace {
+
+using datapath::Backend;
+using datapath::DropReason;
+using datapath::Protocol;
+using datapath::ServiceRow;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr std::uint16_t kPort = 8080;  // of the backends
+constexpr std::uint16_t kNodePort = 30080;
+
+const char* const kVip4 = "10.11.0.1";
+const char* const kVip6 = "fd11::1";
+
+Protocol protocol(int type) {
+    return type == SOCK_STREAM ? Protocol::kTcp : Protocol::kUdp;
+}
+
+/// Says something to a service: the answer, or "errno <text>".
+std::string ask(const Netns& client, int type, const std::string& ip, std::uint16_t port,
+                const std::string& text = "hello") {
+    std::string answer;
+    client.run([&] {
+        const Socket socket(ip.find(':') == std::string::npos ? AF_INET : AF_INET6, type);
+        if (const int error = socket.connect(ip, port); error != 0) {
+            answer = "errno " + std::generic_category().message(-error);
+            return;
+        }
+        if (const int error = socket.send(text); error != 0) {
+            answer = "errno " + std::generic_category().message(-error);
+            return;
+        }
+        answer = socket.receive();
+        if (answer.empty()) answer = "errno " + std::generic_category().message(errno);
+    });
+    return answer;
+}
+
+class ServicesTest : public ::testing::TestWithParam<bool> {
+  protected:
+    ServicesTest() {
+        for (int n = 1; n <= 2; ++n) {
+            for (int k = 0; k < 2; ++k) {
+                const std::string name = "pod" + std::to_string(n) + std::to_string(k);
+                servers.push_back(
+                    std::make_unique<NamedServer>(fabric.pod(n, k).netns, name, kPort));
+            }
+        }
+    }
+    [[nodiscard]] static bool tunnel() { return GetParam(); }
+    /// A pod as a backend.
+    [[nodiscard]] Backend backend(int n, int k, int family, int type) {
+        Backend b;
+        b.address = address(family == AF_INET ? fabric.pod(n, k).ip4 : fabric.pod(n, k).ip6);
+        b.port = kPort;
+        b.proto = protocol(type);
+        b.cluster_id = static_cast<std::uint32_t>(n);
+        return b;
+    }
+    /// Serves it at node 1.
+    void serve(const std::string& ip, std::uint16_t port, int type,
+               std::vector<std::pair<int, int>> pods) {
+        const int family = ip.find(':') == std::string::npos ? AF_INET : AF_INET6;
+        ServiceRow row;
+        row.frontend = frontend(ip, port, protocol(type));
+        row.name = "default/test";
+        for (const auto& [n, k] : pods) row.backends.push_back(backend(n, k, family, type));
+        fabric.node(1).upsert({row});
+    }
+    /// What a remote backend sees of an outside client.
+    [[nodiscard]] std::string node_source(int family) {
+        auto& node = fabric.node(1);
+        if (tunnel()) return family == AF_INET ? node.pod4(1) : node.pod6(1);
+        return family == AF_INET ? node.ip4() : node.ip6();
+    }
+
+    Fabric fabric{FabricOptions{.tunnel = GetParam(), .services = true}};
+    std::vector<std::unique_ptr<NamedServer>> servers;
+};
+INSTANTIATE_TEST_SUITE_P(Modes, ServicesTest, ::testing::Bool(),
+                         [](const auto& p) { return p.param ? "Tunnel" : "Native"; });
+
+TEST_P(ServicesTest, PodsReachAClusterIp) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        const auto& client = fabric.pod(1, 0);
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            serve(vip, 80, type, {{1, 1}, {2, 0}});
+            std::map<std::string, int> seen;
+            for (int i = 0; i < 32; ++i) ++seen[ask(client.netns, type, vip, 80)];
+            const std::string& own = family == AF_INET ? client.ip4 : client.ip6;
+            EXPECT_EQ(seen.size(), 2U) << seen.begin()->first;
+            EXPECT_GT(seen["pod11 " + own], 0) << type;
+            EXPECT_GT(seen["pod20 " + own], 0) << type;
+        }
+    }
+    for (const int n : {1, 2}) EXPECT_TRUE(fabric.node(n).pods().drops().empty());
+}
+
+TEST_P(ServicesTest, APodReachesItselfThroughItsService) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            serve(vip, 80, type, {{1, 0}});
+            const std::string router =
+                family == AF_INET ? fabric.node(1).pod4(1) : fabric.node(1).pod6(1);
+            EXPECT_EQ(ask(fabric.pod(1, 0).netns, type, vip, 80), "pod10 " + router);
+        }
+    }
+}
+
+TEST_P(ServicesTest, OutsideClientsReachANodePort) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const std::string client = family == AF_INET ? "10.250.0.100" : "fd25::100";
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            // On this node the backend sees the client itself.
+            serve(node, kNodePort, type, {{1, 1}});
+            EXPECT_EQ(ask(fabric.world, type, node, kNodePort), "pod11 " + client);
+            // On another node, of another cluster, it sees this one: its answer must come back.
+            serve(node, kNodePort, type, {{2, 1}});
+            EXPECT_EQ(ask(fabric.world, type, node, kNodePort), "pod21 " + node_source(family));
+        }
+    }
+    for (const int n : {1, 2}) {
+        // The last packet of a connection may come after its backend went from the service.
+        for (const auto& [reason, count] : fabric.node(n).pods().drops()) {
+            EXPECT_EQ(reason, DropReason::kBackendGone) << to_string(reason);
+        }
+    }
+}
+
+TEST_P(ServicesTest, OutsideClientsReachAClusterIpThatIsRoutedHere) {
+    fabric.world.ip("route add 10.11.0.0/16 via " + fabric.node(1).ip4());
+    fabric.world.ip("-6 route add fd11::/64 via " + fabric.node(1).ip6());
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            serve(vip, 80, type, {{2, 0}});
+            EXPECT_EQ(ask(fabric.world, type, vip, 80), "pod20 " + node_source(family));
+        }
+    }
+}
+
+TEST_P(ServicesTest, AServiceWithoutBackendsRefusesAtOnce) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            serve(node, kNodePort, type, {});
+            serve(vip, 80, type, {});
+            EXPECT_EQ(ask(fabric.world, type, node, kNodePort), "errno Connection refused");
+            EXPECT_EQ(ask(fabric.pod(1, 0).netns, type, vip, 80), "errno Connection refused");
+        }
+    }
+    EXPECT_GE(fabric.node(1).dropped(DropReason::kNoBackend), 8U);
+}
+
+TEST_P(ServicesTest, FragmentsGoToTheBackendTogetherAndBack) {
+    const std::string large(6000, 'x');
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        for (const auto& [n, k] : {std::pair(1, 1), std::pair(2, 0)}) {
+            serve(node, kNodePort, SOCK_DGRAM, {{n, k}});
+            serve(vip, 80, SOCK_DGRAM, {{n, k}});
+            const std::string name = "pod" + std::to_string(n) + std::to_string(k) + " ";
+            // IPv6 learns by the first what the way takes: nobody on it cuts a packet to pieces.
+            if (tunnel() && family == AF_INET6 && n == 2) {
+                (void)ask(fabric.world, SOCK_DGRAM, node, kNodePort, large);
+            }
+            EXPECT_THAT(ask(fabric.world, SOCK_DGRAM, node, kNodePort, large), StartsWith(name));
+            EXPECT_THAT(ask(fabric.pod(1, 0).netns, SOCK_DGRAM, vip, 80, large), StartsWith(name));
+        }
+    }
+}
+
+TEST_P(ServicesTest, AFlowWhoseBackendWentIsReset) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        for (const bool outside : {true, false}) {
+            const std::string& ip = outside ? node : vip;
+            const std::uint16_t port = outside ? kNodePort : 80;
+            const Netns& client = outside ? fabric.world : fabric.pod(1, 0).netns;
+            serve(ip, port, SOCK_STREAM, {{1, 1}, {2, 0}});
+            client.run([&] {
+                const Socket socket(family, SOCK_STREAM);
+                ASSERT_EQ(socket.connect(ip, port), 0);
+                ASSERT_EQ(socket.send("x"), 0);
+                const std::string first = socket.receive();
+                const bool here = first.starts_with("pod11 ");
+                EXPECT_TRUE(here || first.starts_with("pod20 ")) << first;
+                // Others go, it stays ...
+                serve(ip, port, SOCK_STREAM, {here ? std::pair(1, 1) : std::pair(2, 0)});
+                ASSERT_EQ(socket.send("x"), 0);
+                EXPECT_EQ(socket.receive(), first);
+                // ... and it goes.
+                serve(ip, port, SOCK_STREAM, {here ? std::pair(2, 0) : std::pair(1, 1)});
+                ASSERT_EQ(socket.send("x"), 0);
+                EXPECT_EQ(socket.receive(), "");
+                EXPECT_EQ(errno, ECONNRESET);
+                const Socket again(family, SOCK_STREAM);
+                ASSERT_EQ(again.connect(ip, port), 0);
+                ASSERT_EQ(again.send("x"), 0);
+                EXPECT_THAT(again.receive(), StartsWith(here ? "pod20 " : "pod11 "));
+                // The service itself goes.
+                (void)fabric.node(1).services().apply(std::vector{
+                    datapath::ServiceChange::remove(frontend(ip, port, Protocol::kTcp))});
+                ASSERT_EQ(again.send("x"), 0);
+                EXPECT_EQ(again.receive(), "");
+                EXPECT_EQ(errno, ECONNRESET);
+            });
+        }
+    }
+    EXPECT_GE(fabric.node(1).dropped(DropReason::kBackendGone), 8U);
+}
+
+TEST_P(ServicesTest, DatagramsGoToAnotherBackendWhenOneWent) {
+    serve(kVip4, 80, SOCK_DGRAM, {{1, 1}});
+    fabric.pod(1, 0).netns.run([&] {
+        const Socket socket(AF_INET, SOCK_DGRAM);
+        ASSERT_EQ(socket.connect(kVip4, 80), 0);
+        ASSERT_EQ(socket.send("x"), 0);
+        EXPECT_THAT(socket.receive(), StartsWith("pod11 "));
+        serve(kVip4, 80, SOCK_DGRAM, {{2, 0}});
+        ASSERT_EQ(socket.send("x"), 0);
+        EXPECT_THAT(socket.receive(), StartsWith("pod20 "));
+    });
+}
+
+TEST_P(ServicesTest, ErrorsOfBackendsReachTheClient) {
+    // Nobody listens there: the backend says so with an ICMP error about a packet to itself.
+    servers.clear();
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const std::string vip = family == AF_INET ? kVip4 : kVip6;
+        for (const auto& [n, k] : {std::pair(1, 1), std::pair(2, 0)}) {
+            serve(node, kNodePort, SOCK_DGRAM, {{n, k}});
+            serve(vip, 80, SOCK_DGRAM, {{n, k}});
+            EXPECT_EQ(ask(fabric.world, SOCK_DGRAM, node, kNodePort), "errno Connection refused");
+            EXPECT_EQ(ask(fabric.pod(1, 0).netns, SOCK_DGRAM, vip, 80), "errno Connection refused");
+        }
+    }
+}
+
+/// All flows, as the agent would have them in some seconds.
+void collect(datapath::BpfPods& pods, std::chrono::seconds later) {
+    const TimePoint now = std::chrono::steady_clock::now() + later;
+    const std::uint64_t rounds = pods.flows().rounds;
+    while (pods.flows().rounds == rounds) {
+        const auto done = pods.collect_flows(256, now);
+        ASSERT_TRUE(done) << done.error().message();
+    }
+}
+
+TEST_P(ServicesTest, FlowsTimeOutByTheirState) {
+    auto& pods = fabric.node(1).pods();
+    const Netns& client = fabric.pod(1, 0).netns;
+    serve(kVip4, 80, SOCK_STREAM, {{2, 0}});
+    serve(kVip4, 80, SOCK_DGRAM, {{2, 0}});
+    serve(kVip4, 81, SOCK_STREAM, {{2, 0}});
+    EXPECT_THAT(ask(client, SOCK_DGRAM, kVip4, 80), StartsWith("pod20"));
+    client.run([&] {
+        const Socket open(AF_INET, SOCK_STREAM);
+        ASSERT_EQ(open.connect(kVip4, 81), 0);
+        {
+            const Socket closed(AF_INET, SOCK_STREAM);
+            ASSERT_EQ(closed.connect(kVip4, 80), 0);
+            ASSERT_EQ(closed.send("x"), 0);
+            EXPECT_THAT(closed.receive(), StartsWith("pod20"));
+        }
+        collect(pods, std::chrono::seconds(0));
+        EXPECT_EQ(pods.flows().live, 3U);
+        EXPECT_EQ(pods.flows().expired, 0U);
+        // Both sides' FINs may still be on their way.
+        for (int i = 0; i < 200 && pods.flows().expired == 0; ++i) {
+            collect(pods, std::chrono::seconds(12));
+            std::this_thread::yield();
+        }
+        EXPECT_EQ(pods.flows().expired, 1U);
+        collect(pods, std::chrono::seconds(70));
+        EXPECT_EQ(pods.flows().expired, 2U);  // UDP
+        collect(pods, std::chrono::seconds(70));
+        EXPECT_EQ(pods.flows().live, 1U);
+        ASSERT_EQ(open.send("x"), 0);
+        EXPECT_THAT(open.receive(), StartsWith("pod20"));
+        collect(pods, std::chrono::seconds(8100));
+        EXPECT_EQ(pods.flows().expired, 3U);
+        // What was forgotten is found again: the hash leads to the same backend.
+        ASSERT_EQ(open.send("x"), 0);
+        EXPECT_THAT(open.receive(), StartsWith("pod20"));
+    });
+}
+
+TEST(FlowTableTest, AFullTableForgetsTheOldestAndServesAll) {
+    Fabric fabric{FabricOptions{.tunnel = true, .services = true, .timeouts = {}, .max_flows = 64}};
+    const NamedServer here(fabric.pod(1, 1).netns, "here", kPort);
+    ServiceRow row;
+    row.frontend = frontend(fabric.node(1).ip4(), kNodePort, Protocol::kUdp);
+    row.name = "default/test";
+    Backend b;
+    b.address = address(fabric.pod(1, 1).ip4);
+    b.port = kPort;
+    b.proto = Protocol::kUdp;
+    row.backends = {b};
+    fabric.node(1).upsert({row});
+    for (int i = 0; i < 1000; ++i) {
+        ASSERT_EQ(ask(fabric.world, SOCK_DGRAM, fabric.node(1).ip4(), kNodePort),
+                  "here 10.250.0.100");
+    }
+    auto& pods = fabric.node(1).pods();
+    EXPECT_EQ(pods.flows().max, 64U);
+    collect(pods, std::chrono::seconds(0));
+    EXPECT_LE(pods.flows().live, 64U);
+    EXPECT_GT(pods.flows().live, 0U);
+    EXPECT_TRUE(pods.drops().empty());
+}
+
+TEST(FlowTableTest, TheProgramsTakeATimedOutFlowForAbsent) {
+    datapath::FlowTimeouts timeouts;
+    timeouts.udp = std::chrono::nanoseconds(0);
+    Fabric fabric{
+        FabricOptions{.tunnel = true, .services = true, .timeouts = timeouts, .max_flows = 64}};
+    ServiceRow row;
+    row.frontend = frontend(kVip4, 80, Protocol::kUdp);
+    row.name = "default/test";
+    Backend b;
+    b.address = address(fabric.pod(2, 0).ip4);
+    b.port = kPort;
+    b.proto = Protocol::kUdp;
+    row.backends = {b};
+    fabric.node(1).upsert({row});
+    // The answer comes as the backend's own, which the socket did not ask.
+    const Listener server(fabric.pod(2, 0).netns, AF_INET, SOCK_DGRAM, kPort);
+    const Listener client(fabric.pod(1, 0).netns, AF_INET, SOCK_DGRAM, 5000);
+    ASSERT_TRUE(client.send_to("x", kVip4, 80));
+    ASSERT_TRUE(server.echo());
+    EXPECT_EQ(client.sender(), fabric.pod(2, 0).ip4);
+}
+
+}  // namespace
+}  // namespace mesh::test
