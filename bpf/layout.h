@@ -232,7 +232,7 @@ struct mesh_pods_settings {
     /* This node's own addresses out of its pod CIDRs. */
     struct mesh_address router4, router6;
     __u32 identity_shift; /* bits of an identity below its cluster id: 16 or 15 */
-    __u16 overlay_port;   /* UDP, network order; 0: not known */
+    __u16 overlay_port;   /* network order, UDP between nodes; 0: none */
     __u16 pad;
 };
 
@@ -333,13 +333,13 @@ struct mesh_flow_filter {
 #define MESH_DROP_TUNNEL_KEY 6U          /* the kernel did not take the tunnel key */
 #define MESH_DROP_NO_NAT_PORT 7U         /* masquerading: no port left to that destination */
 #define MESH_DROP_UNSUPPORTED 8U         /* a protocol that is not forwarded, or not masqueraded */
-#define MESH_DROP_NO_BACKEND 9U          /* the service has none; the client is told */
-#define MESH_DROP_NO_LOCAL_BACKEND 10U   /* externalTrafficPolicy Local, and none on this node */
-#define MESH_DROP_BACKEND_GONE 11U       /* of a flow; the client is sent a reset */
-#define MESH_DROP_FLOW_TABLE 12U         /* no room to remember the flow, or no port left for it */
-#define MESH_DROP_TOO_BIG 13U            /* for the way to the backend; the client is told */
-#define MESH_DROP_TTL_EXPIRED 14U        /* to a service; the client is told */
-#define MESH_DROP_PLAINTEXT 15U          /* not encrypted, to or from a node that encrypts */
+#define MESH_DROP_PLAINTEXT 9U           /* not encrypted, to or from a node that encrypts */
+#define MESH_DROP_NO_BACKEND 10U         /* the service has none; the client is told */
+#define MESH_DROP_NO_LOCAL_BACKEND 11U   /* externalTrafficPolicy Local, and none on this node */
+#define MESH_DROP_BACKEND_GONE 12U       /* of a flow; the client is sent a reset */
+#define MESH_DROP_FLOW_TABLE 13U         /* no room to remember the flow, or no port left for it */
+#define MESH_DROP_TOO_BIG 14U            /* for the way to the backend; the client is told */
+#define MESH_DROP_TTL_EXPIRED 15U        /* to a service; the client is told */
 #define MESH_DROP_REASONS 16U
 
 struct mesh_drop_count { /* by reason; a row per CPU */

@@ -593,12 +593,19 @@ __noinline int lb_forward(struct __sk_buff* skb, struct packet* p, __u32 point) 
     if (entry && (set->flags & MESH_PODS_TUNNEL) && is_set(&entry->tunnel) &&
         !same(&entry->tunnel, &set->node4) && !same(&entry->tunnel, &set->node6)) {
         const struct mesh_address node = entry->tunnel;
+        if (would_leak_in_tunnel(skb, set, &node))
+            return drop(skb, p, (__u8)point, MESH_DROP_PLAINTEXT);
         trace(skb, p, set, (__u8)point, MESH_TO_OVERLAY);
         decrement_ttl(skb, p);
         if (set_key(skb, p->source_identity, &node))
             return drop(skb, p, (__u8)point, MESH_DROP_TUNNEL_KEY);
         skb->mark = MARK_ENCAPSULATED;
         return (int)bpf_redirect(set->overlay_ifindex, 0);
+    }
+    if (entry && !(entry->flags & MESH_IPCACHE_NODE) && is_set(&entry->tunnel)) {
+        const struct mesh_address node = entry->tunnel;
+        if (would_leak(skb, &node, &p->source, &p->destination, p->proto, 0))
+            return drop(skb, p, (__u8)point, MESH_DROP_PLAINTEXT);
     }
     struct bpf_fib_lookup fib = {};
     fib.ifindex = skb->ifindex;

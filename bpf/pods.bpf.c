@@ -471,8 +471,9 @@ int mesh_to_pod(struct __sk_buff* skb) {
     struct packet p = {};
     const struct mesh_pods_settings* set = get_settings();
     if (!set || parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
-    const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_POD);
-    return service == LB_PASS ? TC_ACT_OK : service;
+    /* Of the node itself, of a backend whose packets a WireGuard device decrypted, or an error. */
+    const int service = lb_answer(skb, &p, MESH_POINT_TO_POD);
+    return service == LB_PASS || service == LB_FORWARD ? TC_ACT_OK : service;
 }
 
 /* Who encapsulated the packet, and the identity that it carries. */
@@ -580,20 +581,26 @@ int mesh_from_device(struct __sk_buff* skb) {
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
     if (is_plain_tunnel(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
-    if (is_node(&p.destination, set)) {
-        if (p.proto == IPPROTO_UDP && set->overlay_port != 0) {
-            read_ports(skb, &p);
-            if (p.destination_port == set->overlay_port) return TC_ACT_OK; /* of the tunnel */
-        }
-        if ((set->flags & MESH_PODS_MASQUERADE) && take_answer(skb, &p))
-            return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
+    if ((set->flags & MESH_PODS_MASQUERADE) && is_node(&p.destination, set)) {
+        if (take_answer(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
     }
+    if (set->overlay_port != 0 && p.proto == IPPROTO_UDP && !p.fragment) {
+        /* Of the tunnel: nothing to look for in it before it is decapsulated. */
+        read_ports(skb, &p);
+        if (p.destination_port == set->overlay_port) return TC_ACT_OK;
+    }
+    __u32 unused = 0;
+    const bool plain = is_of_encrypted_pod(&p.source, &unused);
+    bool outside = false; /* a request, else an answer */
     int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (service == LB_PASS && !pod && !is_link_scope(&p)) {
+        outside = true;
         p.source_identity = IDENTITY_WORLD;
         service = lb_request(skb, &p, MESH_POINT_FROM_DEVICE, 1);
     }
+    if (service == LB_FORWARD && plain && !outside)
+        return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
     if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_DEVICE);
     if (service != LB_PASS) return service;
     if (!pod) return TC_ACT_OK;
@@ -627,12 +634,12 @@ int mesh_to_device(struct __sk_buff* skb) {
         return TC_ACT_OK;
     }
     const struct mesh_pods_settings* set = get_settings();
-    if (!set) return TC_ACT_OK;
+    const bool masquerades = set && (set->flags & MESH_PODS_MASQUERADE);
+    if (!set || !(masquerades || is_strict() || services_at_tc)) return TC_ACT_OK;
     if (parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
     const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_DEVICE);
     if (service != LB_PASS) return service;
-    const bool masquerades = set->flags & MESH_PODS_MASQUERADE;
-    if (!masquerades && !is_strict()) return TC_ACT_OK;
+    if (!(masquerades || is_strict())) return TC_ACT_OK;
     if (is_node(&p.source, set)) return TC_ACT_OK; /* most often a packet of the tunnel */
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!pod) return TC_ACT_OK;

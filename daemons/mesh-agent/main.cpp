@@ -130,6 +130,15 @@ void add_flags(CLI::App& app, Flags& flags) {
                  "Packets of pods to outside of the mesh leave with the node's address (bpf)");
     app.add_option("--non-masquerade-cidr", flags.mesh.datapath.non_masquerade_cidrs,
                    "... but not those to this block; may be given several times");
+    app.add_option("--maglev-table-size", flags.mesh.datapath.maglev_table_size,
+                   "Entries of the consistent-hashing table of each node port, external and load "
+                   "balancer IP: the same on all nodes, 100 times the backends for shares within "
+                   "1% (bpf) [4093]")
+        ->check(CLI::IsMember({251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071}));
+    app.add_option("--max-service-flows", flags.mesh.datapath.max_service_flows,
+                   "Connections of services remembered where packets are translated: of outside "
+                   "clients, and of pods out of --cgroup (bpf) [131072]")
+        ->check(CLI::Range(64, 16'000'000));
     app.add_option("--endpoints", flags.mesh.datapath.endpoints_directory,
                    "Folder of files of this node's pods, as mesh-cni writes them (bpf)");
     auto& encryption = flags.mesh.datapath.encryption;

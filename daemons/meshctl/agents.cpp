@@ -210,10 +210,16 @@ json::object merge_service(const std::vector<std::pair<std::string, json::object
     for (auto it = by_node.begin() + 1; it != by_node.end(); ++it) {
         json::array others = array_of(it->second, "frontends");
         for (json::value& item : merged["frontends"].get_array()) {
-            if (!item.is_object()) continue;
+            // A node port is at one node's address: the others have nothing to say of it.
+            if (!item.is_object() || flag_of(item.get_object(), "node_port")) continue;
             const json::object* same =
                 find_by<FrontendKey>(others, key_of(item.get_object()), key_of);
             merge_frontend(item.get_object(), same != nullptr ? *same : json::object(), it->first);
+        }
+        for (json::value& item : others) {
+            if (item.is_object() && flag_of(item.get_object(), "node_port")) {
+                merged["frontends"].get_array().push_back(std::move(item));
+            }
         }
     }
     return merged;

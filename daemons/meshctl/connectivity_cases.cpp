@@ -49,8 +49,15 @@ Case to_destination(Destination destination, bool from_node = false) {
     return out;
 }
 
+Case from_outside(Destination destination) {
+    Case out = to_destination(destination);
+    out.from_outside = true;
+    return out;
+}
+
 bool has_place(Destination destination) {
-    return destination == Destination::kPod || destination == Destination::kNode;
+    return destination == Destination::kPod || destination == Destination::kNode ||
+           destination == Destination::kNodePort;
 }
 
 }  // namespace
@@ -76,7 +83,7 @@ std::string Place::to_string() const {
 }
 
 std::string Case::scope() const {
-    const char* const source = from_node ? "node" : "pod";
+    const char* const source = from_outside ? "outside" : from_node ? "node" : "pod";
     const char* const where = from == to                   ? "same-node"
                               : from.cluster == to.cluster ? "other-node"
                                                            : "other-cluster";
@@ -90,6 +97,9 @@ std::string Case::scope() const {
             return fmt::format("{}-to-global-service", source);
         case Destination::kLocalService:
             return fmt::format("{}-to-local-service", source);
+        case Destination::kNodePort:
+            if (from_outside) return fmt::format("{}-to-node-port", source);
+            return fmt::format("{}-to-node-port-{}", source, where);
         case Destination::kOutside:
             break;
     }
@@ -101,9 +111,9 @@ std::string Case::protocol_name() const {
 }
 
 std::string Case::name(std::string_view routing) const {
-    std::string out =
-        fmt::format("{}/{}/{}/{}/{}", routing, scope(), connectivity::to_string(family),
-                    protocol_name(), from.to_string());
+    std::string out = fmt::format(
+        "{}/{}/{}/{}/{}", routing, scope(), connectivity::to_string(family), protocol_name(),
+        from_outside && has_place(destination) ? "out" : from.to_string());
     if (has_place(destination)) out += "-" + to.to_string();
     return out;
 }
@@ -120,6 +130,12 @@ std::vector<Case> all_cases() {
     }
     add(cases, to_destination(Destination::kGlobalService), clients, {kTcp, kUdp, kUdpLarge});
     add(cases, to_destination(Destination::kLocalService), clients, {kTcp, kUdp});
+    add(cases, to_destination(Destination::kNodePort), {{kA1, kA1}, {kA1, kA2}},
+        {kTcp, kTcpLarge, kUdp, kUdpLarge});
+    // Not more than a packet by UDP: IPv6 learns what a tunnel takes by losing the first.
+    add(cases, from_outside(Destination::kNodePort), {{kA1, kA1}, {kB2, kB2}},
+        {kTcp, kTcpLarge, kUdp});
+    add(cases, from_outside(Destination::kGlobalService), {{kA1, kA1}, {kB1, kB1}}, {kTcp, kUdp});
     add(cases, to_destination(Destination::kNode), nodes, {kTcp, kUdp, kIcmp, kIcmpLarge});
     add(cases, to_destination(Destination::kOutside), {{kA1, kA1}}, every_kind());
     add(cases, to_destination(Destination::kPod, true), {{kA1, kB2}, {kB2, kA1}}, every_kind());

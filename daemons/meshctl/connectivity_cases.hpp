@@ -18,7 +18,15 @@ inline constexpr std::uint32_t kNodes = 2;
 enum class Family : std::uint8_t { kIpv4, kIpv6 };
 enum class Protocol : std::uint8_t { kTcp, kUdp, kIcmp };
 /// What a packet is sent to. kOutside: a host next to the nodes that is in no cluster.
-enum class Destination : std::uint8_t { kPod, kNode, kGlobalService, kLocalService, kOutside };
+/// kNodePort: the global service's, at a node.
+enum class Destination : std::uint8_t {
+    kPod,
+    kNode,
+    kGlobalService,
+    kLocalService,
+    kNodePort,
+    kOutside,
+};
 
 [[nodiscard]] std::string_view to_string(Family family) noexcept;
 [[nodiscard]] std::string_view to_string(Protocol protocol) noexcept;
@@ -33,10 +41,11 @@ struct Place {
 };
 
 struct Case {
-    bool from_node = false;  ///< the node itself sends, else its client pod
+    bool from_node = false;     ///< the node itself sends, else its client pod
+    bool from_outside = false;  ///< the host that is in no cluster sends, to `from`'s cluster
     Place from;
     Destination destination = Destination::kPod;
-    Place to;  ///< only of kPod (the server pod there) and kNode
+    Place to;  ///< only of kPod (the server pod there), kNode and kNodePort
     Family family = Family::kIpv4;
     Protocol protocol = Protocol::kTcp;
     bool large = false;  ///< more than a packet: segments, fragments

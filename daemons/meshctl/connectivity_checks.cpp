@@ -33,10 +33,14 @@ Responder server_of(const Network& network, std::size_t cluster, std::uint32_t n
 }
 
 void plan_service(const Case& one, const Network& network, Check& check) {
-    const bool global = one.destination == Destination::kGlobalService;
+    const bool global = one.destination != Destination::kLocalService;
     const Network::Cluster& own = network.cluster(one.from);
     check.request.to = (global ? own.global_service : own.local_service).at(index_of(one.family));
     check.request.port = one.protocol == Protocol::kTcp ? kServiceTcpPort : kServiceUdpPort;
+    if (one.destination == Destination::kNodePort) {
+        check.request.to = network.node(one.to).node.at(index_of(one.family));
+        check.request.port = one.protocol == Protocol::kTcp ? own.tcp_node_port : own.udp_node_port;
+    }
     check.request.count = kServiceRequests;
     for (std::size_t cluster = 0; cluster < kClusters; ++cluster) {
         if (!global && cluster != one.from.cluster) continue;
@@ -69,9 +73,14 @@ void plan_destination(const Case& one, const Network& network, Check& check) {
             break;
         case Destination::kGlobalService:
         case Destination::kLocalService:
+        case Destination::kNodePort:
             plan_service(one, network, check);
             break;
     }
+}
+
+bool has_node(const Case& one) {
+    return one.destination == Destination::kNodePort;
 }
 
 // Pods keep their address within the mesh. To the outside they go as their node; to nodes as well
@@ -79,6 +88,18 @@ void plan_destination(const Case& one, const Network& network, Check& check) {
 std::vector<model::IpAddress> clients_of(const Case& one, const Network& network) {
     const std::size_t family = index_of(one.family);
     const Network::Node& from = network.node(one.from);
+    // At a node port, and for a client from outside, the node that has the packet may have to see
+    // the answer, and then the server sees that node.
+    if (one.from_outside || one.destination == Destination::kNodePort) {
+        const Network::Node& at = network.node(has_node(one) ? one.to : one.from);
+        std::vector<model::IpAddress> seen{at.node.at(family), at.router.at(family)};
+        if (one.from_outside) {
+            seen.push_back(network.outside_node.at(family));
+        } else {
+            seen.insert(seen.end(), {from.client.at(family), from.node.at(family)});
+        }
+        return seen;
+    }
     if (one.from_node) return {from.node.at(family), from.router.at(family)};
     const bool masqueraded = one.destination == Destination::kOutside ||
                              (one.destination == Destination::kNode && network.tunnel);
@@ -152,7 +173,9 @@ std::string server_name(std::uint32_t node) {
 Check plan_check(const Case& one, const Network& network, std::chrono::milliseconds timeout) {
     Check check;
     check.origin.cluster = network.cluster(one.from).name;
-    if (one.from_node) {
+    if (one.from_outside) {
+        check.origin = {network.outside, "", sandbox::node_name(1)};
+    } else if (one.from_node) {
         check.origin.node = sandbox::node_name(one.from.node);
     } else {
         check.origin.pod = fmt::format("{}/{}", kNamespace, client_name(one.from.node));
@@ -166,6 +189,7 @@ Check plan_check(const Case& one, const Network& network, std::chrono::milliseco
 }
 
 std::string from_text(const Case& one, const Network& network) {
+    if (one.from_outside) return fmt::format("{}/{}", network.outside, sandbox::node_name(1));
     return fmt::format(
         "{}/{}", network.cluster(one.from).name,
         one.from_node ? sandbox::node_name(one.from.node) : client_name(one.from.node));
@@ -182,6 +206,9 @@ std::string to_text(const Case& one, const Network& network) {
             return "global service";
         case Destination::kLocalService:
             return "local service";
+        case Destination::kNodePort:
+            return fmt::format("{}/{} node port", network.cluster(one.to).name,
+                               sandbox::node_name(one.to.node));
         case Destination::kOutside:
             break;
     }

@@ -42,6 +42,7 @@ struct Network {
         std::string name;
         std::array<Node, kNodes> nodes;
         Addresses global_service, local_service;
+        std::uint16_t tcp_node_port = 0, udp_node_port = 0;  ///< of the global service
     };
     bool tunnel = true;
     std::array<Cluster, kClusters> clusters;

@@ -36,20 +36,22 @@ sandbox::CreateOptions options_of(std::string name, std::uint32_t id) {
     return options;
 }
 
-std::string service_manifest(std::string_view name, std::string_view annotations) {
+std::string service_manifest(std::string_view name, std::string_view type,
+                             std::string_view annotations) {
     return fmt::format(R"(---
 apiVersion: v1
 kind: Service
 metadata: {{name: {}, namespace: {}, annotations: {{{}}}}}
 spec:
+  type: {}
   selector: {{app: server}}
   ipFamilyPolicy: PreferDualStack
   ports:
   - {{name: web, port: {}, targetPort: {}}}
   - {{name: who, port: {}, targetPort: {}, protocol: UDP}}
 )",
-                       name, kNamespace, annotations, kServiceTcpPort, kPodPort, kServiceUdpPort,
-                       kPodPort);
+                       name, kNamespace, annotations, type, kServiceTcpPort, kPodPort,
+                       kServiceUdpPort, kPodPort);
 }
 
 std::string pods_manifest(std::uint32_t node) {
@@ -129,8 +131,8 @@ sandbox::CreateOptions Plan::outside_options() const {
 std::string manifest() {
     std::string out =
         fmt::format("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", kNamespace);
-    out += service_manifest("global", R"(service.cilium.io/global: "true")");
-    out += service_manifest("local", "");
+    out += service_manifest("global", "NodePort", R"(service.cilium.io/global: "true")");
+    out += service_manifest("local", "ClusterIP", "");
     for (std::uint32_t node = 1; node <= kNodes; ++node) out += pods_manifest(node);
     return out;
 }

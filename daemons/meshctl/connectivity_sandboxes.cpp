@@ -9,6 +9,7 @@
 #include "meshctl/targets.hpp"
 #include "sandbox/ipam.hpp"
 #include "sandbox/names.hpp"
+#include "sandbox/node_ports.hpp"
 
 namespace mesh::ctl::connectivity {
 namespace {
@@ -48,6 +49,19 @@ Result<Addresses> service_addresses(const sandbox::State& state, const std::stri
     return both_families(sandbox::cluster_ips(found->second), name);
 }
 
+Result<std::uint16_t> node_port_of(const sandbox::State& state, std::string_view protocol) {
+    const auto found = state.objects.services.find({std::string(kNamespace), "global"});
+    if (found != state.objects.services.end()) {
+        for (const auto& [number, of] : sandbox::node_ports(found->second)) {
+            if (of == protocol) return number;
+        }
+    }
+    return not_found(
+        fmt::format("service {}/global in sandbox {} has no node port for {}; make the sandboxes "
+                    "anew",
+                    kNamespace, state.name, protocol));
+}
+
 Result<Network::Cluster> cluster_network(const sandbox::State& state) {
     Network::Cluster cluster;
     cluster.name = state.name;
@@ -68,6 +82,8 @@ Result<Network::Cluster> cluster_network(const sandbox::State& state) {
     }
     MESH_TRY(cluster.global_service, service_addresses(state, "global"));
     MESH_TRY(cluster.local_service, service_addresses(state, "local"));
+    MESH_TRY(cluster.tcp_node_port, node_port_of(state, "TCP"));
+    MESH_TRY(cluster.udp_node_port, node_port_of(state, "UDP"));
     return cluster;
 }
 
@@ -86,7 +102,8 @@ std::string unready_endpoints(const AgentSocket& agent) {
 }
 
 // Why a service does not have its backends in the agent yet, or "".
-std::string unready_service(const AgentSocket& agent, std::string_view name, std::size_t backends) {
+std::string unready_service(const AgentSocket& agent, std::string_view name, std::size_t backends,
+                            std::size_t wanted) {
     const auto answer = ask(agent, fmt::format("/v1/services/{}/{}", kNamespace, name));
     if (!answer) return answer.error().detail();
     static const json::object none;
@@ -102,10 +119,9 @@ std::string unready_service(const AgentSocket& agent, std::string_view name, std
             return fmt::format("service {} has {} of {} backends", name, used, backends);
         }
     }
-    // TCP and UDP over both families.
-    return frontends.size() == 4
+    return frontends.size() == wanted
                ? ""
-               : fmt::format("service {} has {} of 4 frontends", name, frontends.size());
+               : fmt::format("service {} has {} of {} frontends", name, frontends.size(), wanted);
 }
 
 }  // namespace
@@ -152,6 +168,26 @@ Result<void> Sandboxes::make(const std::string& routing) {
     MESH_CHECK(start_host_echo(plan_.outside, 1));
     for (const std::string& cluster : plan_.clusters) MESH_CHECK(wait_status(cluster));
     for (const std::string& cluster : plan_.clusters) MESH_CHECK(wait_services(cluster));
+    return route_outside();
+}
+
+// The outside host finds the clusters' services at the first node of each.
+Result<void> Sandboxes::route_outside() {
+    const sandbox::Environment environment = context_.environment();
+    MESH_TRY(const Network addresses, network());
+    for (const Network::Cluster& cluster : addresses.clusters) {
+        for (std::size_t family = 0; family < cluster.global_service.size(); ++family) {
+            const std::string to = cluster.global_service.at(family).to_string();
+            const std::string via = cluster.nodes.front().node.at(family).to_string();
+            MESH_TRY(sandbox::ProcessSpec spec,
+                     sandbox::prepare_exec(environment, plan_.outside, "", sandbox::node_name(1),
+                                           {"ip", "route", "replace", to, "via", via}));
+            spec.log_file = environment.paths(plan_.outside).log("routes");
+            MESH_TRY(const sandbox::ProcessId process, sandbox::start_process(spec));
+            MESH_CHECK(wait_until(fmt::format("{}: route to {}", plan_.outside, to),
+                                  [&] { return sandbox::is_running(process) ? "not set" : ""; }));
+        }
+    }
     return {};
 }
 
@@ -195,8 +231,9 @@ Result<void> Sandboxes::wait_services(const std::string& cluster) {
     for (const AgentSocket& agent : agents.sockets) {
         MESH_CHECK(wait_until(fmt::format("{}: {}", cluster, agent.node), [&]() -> std::string {
             std::string reason = unready_endpoints(agent);
-            if (reason.empty()) reason = unready_service(agent, "global", kClusters * kNodes);
-            if (reason.empty()) reason = unready_service(agent, "local", kNodes);
+            // TCP and UDP over both families, at the cluster IPs and at the node's.
+            if (reason.empty()) reason = unready_service(agent, "global", kClusters * kNodes, 8);
+            if (reason.empty()) reason = unready_service(agent, "local", kNodes, 4);
             return reason;
         }));
     }

@@ -41,6 +41,7 @@ class Sandboxes {
   private:
     [[nodiscard]] Result<void> create(const sandbox::CreateOptions& options);
     [[nodiscard]] Result<void> start_host_echo(const std::string& cluster, std::uint32_t node);
+    [[nodiscard]] Result<void> route_outside();
     [[nodiscard]] Result<void> wait_status(const std::string& cluster);
     [[nodiscard]] Result<void> wait_services(const std::string& cluster);
     /// Calls `unready` until it names no reason any more.

@@ -84,6 +84,11 @@ struct DatapathOptions {
     /// `non_masquerade_cidrs`.
     bool masquerade = false;
     std::vector<std::string> non_masquerade_cidrs;
+    /// Entries of the Maglev table of a frontend for clients outside of the cluster; a prime of
+    /// Cilium's list, 251 to 131071, the same on all nodes. 0 = 4093 (kBpf).
+    std::uint32_t maglev_table_size = 0;
+    /// Flows of services that are remembered where packets are translated (kBpf). 0 = 131072.
+    std::uint32_t max_service_flows = 0;
     /// Folder of files of this node's pods, as mesh-cni and the sandbox write them (kBpf); empty:
     /// this node has no pods.
     std::string endpoints_directory;
@@ -107,7 +112,7 @@ struct ResetOptions {
     bool tcp = true;
     bool udp = true;
     /// How long a backend is unhealthy, with others to use instead, until connections to it are
-    /// reset; those to a backend that is gone are reset at once. 0 to 1 h.
+    /// reset; those to a backend that is gone are reset after 1 s. 0 to 1 h.
     std::chrono::milliseconds grace{5000};
 };
 
@@ -149,6 +154,7 @@ struct FrontendView {
     std::uint16_t port = 0;
     std::string protocol;  ///< "TCP", "UDP", "SCTP"
     std::string port_name;
+    bool node_port = false;  ///< at this node's own address
     std::vector<BackendView> backends;
 };
 

@@ -62,7 +62,7 @@ struct PodsSettings {
     std::optional<model::IpAddress> node4, node6;      ///< this node's addresses there
     std::optional<model::IpAddress> router4, router6;  ///< its own addresses out of its pod CIDRs
     std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id: 16 or 15
-    std::uint16_t overlay_port = 0;     ///< UDP, host order; its packets pass early; 0: not known
+    std::uint16_t overlay_port = 0;     ///< UDP, of the tunnel between nodes; 0: none
     friend bool operator==(const PodsSettings&, const PodsSettings&) = default;
 };
 
@@ -105,23 +105,20 @@ enum class DropReason : std::uint8_t {
     kTunnelKey = 6,
     kNoNatPort = 7,
     kUnsupported = 8,
-    kNoBackend = 9,
-    kNoLocalBackend = 10,
-    kBackendGone = 11,
-    kFlowTable = 12,
-    kTooBig = 13,
-    kTtlExpired = 14,
-    kPlaintext = 15,
+    kPlaintext = 9,
+    kNoBackend = 10,
+    kNoLocalBackend = 11,
+    kBackendGone = 12,
+    kFlowTable = 13,
+    kTooBig = 14,
+    kTtlExpired = 15,
 };
 inline constexpr std::array kDropReasons{
-    DropReason::kMalformed,       DropReason::kInvalidSource,
-    DropReason::kNoEndpoint,      DropReason::kUnknownTunnelPeer,
-    DropReason::kInvalidIdentity, DropReason::kTunnelKey,
-    DropReason::kNoNatPort,       DropReason::kUnsupported,
-    DropReason::kNoBackend,       DropReason::kNoLocalBackend,
-    DropReason::kBackendGone,     DropReason::kFlowTable,
-    DropReason::kTooBig,          DropReason::kTtlExpired,
-    DropReason::kPlaintext,
+    DropReason::kMalformed,         DropReason::kInvalidSource,   DropReason::kNoEndpoint,
+    DropReason::kUnknownTunnelPeer, DropReason::kInvalidIdentity, DropReason::kTunnelKey,
+    DropReason::kNoNatPort,         DropReason::kUnsupported,     DropReason::kPlaintext,
+    DropReason::kNoBackend,         DropReason::kNoLocalBackend,  DropReason::kBackendGone,
+    DropReason::kFlowTable,         DropReason::kTooBig,          DropReason::kTtlExpired,
 };
 /// "invalid-source" and so on, as status, metrics and the monitor show it.
 [[nodiscard]] std::string_view to_string(DropReason reason) noexcept;

@@ -14,6 +14,7 @@ datapath::BpfOptions service_options(const DatapathOptions& options) {
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory;
     to.cgroup = options.cgroup;
+    if (options.maglev_table_size != 0) to.maglev_size = options.maglev_table_size;
     to.sizes.services = options.sizes.services;
     to.sizes.backends = options.sizes.backends;
     // So that ranges can move.
@@ -25,11 +26,12 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     datapath::BpfPodsOptions to;
     to.bpffs = options.bpffs;
     to.pin_directory = options.pin_directory + "_pods";
+    to.services_pin_directory = options.pin_directory;
+    if (options.max_service_flows != 0) to.max_flows = options.max_service_flows;
     to.max_ipcache = options.sizes.ipcache;
     to.max_nodes = options.sizes.nodes;
     to.max_endpoints = options.sizes.endpoints;
     to.max_nat = options.sizes.nat;
-    to.services_pin_directory = options.pin_directory;
     return to;
 }
 

@@ -420,6 +420,7 @@ json::object to_json(const ServiceView& view) {
                                          {"port", frontend.port},
                                          {"protocol", frontend.protocol},
                                          {"port_name", frontend.port_name},
+                                         {"node_port", frontend.node_port},
                                          {"backends", std::move(backends)}});
     }
     return {{"namespace", view.namespace_},

@@ -92,6 +92,7 @@ ServiceView to_view(const compile::ServiceExplanation& from) {
         to.port = frontend.key.port;
         to.protocol = compile::to_string(frontend.key.protocol);
         to.port_name = frontend.port_name;
+        to.node_port = frontend.node_port;
         to.backends.reserve(frontend.backends.size());
         for (const auto& backend : frontend.backends) {
             to.backends.push_back({.address = backend.address.to_string(),

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "sandbox/names.hpp"
+#include "sandbox/node_ports.hpp"
 #include "sandbox/yaml.hpp"
 
 namespace mesh::sandbox {
@@ -88,6 +89,10 @@ Result<void> check_service(const json::object& service) {
         type != "ExternalName") {
         return expected("spec.type", "ClusterIP, NodePort, LoadBalancer or ExternalName");
     }
+    MESH_TRY(const std::string policy, text_at(service, "spec.externalTrafficPolicy", "Cluster"));
+    if (policy != "Cluster" && policy != "Local") {
+        return expected("spec.externalTrafficPolicy", "Cluster or Local");
+    }
     MESH_CHECK(texts_at(service, "metadata.annotations"));
     MESH_CHECK(texts_at(service, "spec.selector"));
     MESH_CHECK(requested_cluster_ips(service));
@@ -102,6 +107,11 @@ Result<void> check_service(const json::object& service) {
         const json::object& port = ports[i].get_object();
         if (!port.contains("port")) return expected(field + ".port", "a port number");
         MESH_CHECK(integer_at(port, "port", 0, 1, 65535));
+        MESH_TRY(const std::int64_t node_port,
+                 integer_at(port, "nodePort", 0, kFirstNodePort, kLastNodePort));
+        if (node_port != 0 && type != "NodePort" && type != "LoadBalancer") {
+            return expected(field + ".nodePort", "none, or type NodePort or LoadBalancer");
+        }
         MESH_CHECK(protocol_at(port, field));
         MESH_TRY(const std::string name, text_at(port, "name", ""));
         if ((name.empty() && ports.size() > 1) || !names.insert(name).second) {

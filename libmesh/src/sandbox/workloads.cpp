@@ -10,6 +10,7 @@
 #include "sandbox/daemons.hpp"
 #include "sandbox/internal.hpp"
 #include "sandbox/ipam.hpp"
+#include "sandbox/node_ports.hpp"
 #include "sandbox/pods.hpp"
 
 extern char** environ;
@@ -134,6 +135,15 @@ class Applier {
             });
     }
 
+    bool is_taken(const NodePort& port, const Key& except) const {
+        return std::any_of(state_.objects.services.begin(), state_.objects.services.end(),
+                           [&](const auto& entry) {
+                               const auto ports = node_ports(entry.second);
+                               return entry.first != except &&
+                                      std::find(ports.begin(), ports.end(), port) != ports.end();
+                           });
+    }
+
     Result<std::string> apply_one(Object& object) {
         const Key key(object.ref.namespace_, object.ref.name);
         if (object.ref.kind == "Namespace") {
@@ -144,6 +154,12 @@ class Applier {
         }
         if (object.ref.kind == "Service") {
             MESH_CHECK(assign_cluster_ips(key, object.manifest));
+            const auto before = state_.objects.services.find(key);
+            MESH_CHECK(assign_node_ports(
+                object.manifest,
+                before == state_.objects.services.end() ? nullptr : &before->second,
+                state_.cursors["node-ports"],
+                [&](const NodePort& port) { return is_taken(port, key); }));
             return replace(state_.objects.services, key, object.manifest);
         }
         if (object.ref.kind == "Deployment") return apply_deployment(key, object.manifest);

@@ -153,6 +153,46 @@ class MeshTest(unittest.TestCase):
         self.assertIn(two.name, {row["cluster"] for row in loop.rows})
         self.deploy(one)
 
+    # -- clients that no socket load balancer knows
+
+    def node_ports(self, cluster):
+        """Addresses of the service edge at the cluster's nodes, as (address, port), by node and family."""
+        return [(f["address"], f["port"]) for f in cluster.service("edge")["frontends"] if f["node_port"]]
+
+    def test_node_ports_serve_clients_outside_of_the_cluster(self):
+        """curl from a host that is not of the cluster, by IPv4 and IPv6: pods of both clusters answer."""
+        one, two = self.one, self.two
+        for cluster in (one, two):
+            cluster.apply("node_port.yaml", policy="Cluster")
+        ports = wait_for("node ports of two nodes and families",
+                         lambda: (lambda found: found if len(found) == 4 else None)(self.node_ports(one)))
+        wait_for("all four backends", lambda: all(
+            len([b for b in f["backends"] if b["selected"]]) == 4
+            for f in one.service("edge")["frontends"] if f["node_port"]))
+        self.assertTrue(all(30000 <= port <= 32767 for _, port in ports), ports)
+
+        def curl(address, port, count):
+            url = f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
+            script = f"for i in $(seq {count}); do curl -sS -m 5 -g '{url}' || exit 1; echo; done"
+            # A node of the other cluster: to this one a host like any other.
+            done = subprocess.run(two.exec_command("node1", "sh", "-c", script), capture_output=True, text=True,
+                                  timeout=120)
+            self.assertEqual(done.returncode, 0, f"{url}: {done.stdout}{done.stderr}")
+            return [json.loads(line) for line in done.stdout.splitlines() if line]
+        for address, port in ports:
+            with self.subTest(address=address):
+                self.assertEqual({row["cluster"] for row in curl(address, port, 40)}, {one.name, two.name})
+        # With the policy Local the pods of that node alone, and they see who it is.
+        one.apply("node_port.yaml", policy="Local")
+        nodes = {pod["node"] for pod in one.pods("echo").values()}
+        for address, port in ports:
+            wait_for(f"only local pods at {address}", lambda: (lambda rows: rows and all(
+                row["cluster"] == one.name for row in rows) and len({row["node"] for row in rows}) == 1)(
+                    curl(address, port, 20)))
+        self.assertEqual(len(nodes), 2, "a pod on each node")
+        for cluster in (one, two):
+            cluster.remove("service/edge")
+
     # -- pods by their own addresses
 
     def pod_frontends(self, cluster):

@@ -34,6 +34,7 @@ struct Frontend {
     const ServicePort* port = nullptr;
     bool cluster_ip = false;
     bool outside = false;
+    bool node_port = false;
 };
 using Frontends = std::map<FrontendKey, Frontend>;
 
@@ -68,7 +69,12 @@ Frontends frontends(const LocalService& local, const MergerOptions& options) {
     if (exposure.external_ips) add_frontends(local, local.external_ips, kPort, false, found);
     if (exposure.load_balancer) add_frontends(local, local.load_balancer_ips, kPort, false, found);
     if (exposure.node_port && has_node_ports(local)) {
-        add_frontends(local, options.node_addresses, &ServicePort::node_port, false, found);
+        Frontends at_node;
+        add_frontends(local, options.node_addresses, &ServicePort::node_port, false, at_node);
+        for (auto& [key, frontend] : at_node) {
+            frontend.node_port = true;
+            found.emplace(key, frontend);
+        }
     }
     return found;
 }
@@ -188,9 +194,10 @@ std::vector<FrontendRow> compile_frontends(const LocalService& local,
                         .service = {local.namespace_, local.name},
                         .port_name = frontend.port->name,
                         .affinity_seconds = local.client_ip_affinity_seconds,
-                        .reset_connections = health.reset_connections,
                         .outside = frontend.outside,
                         .outside_local = frontend.outside && local.external_traffic_local,
+                        .node_port = frontend.node_port,
+                        .reset_connections = health.reset_connections,
                         .backends = {}};
         row.backends.reserve(candidates.size());
         for (Candidate& c : candidates) row.backends.push_back(std::move(c.row));

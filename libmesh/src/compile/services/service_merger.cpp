@@ -35,8 +35,8 @@ std::string fingerprint(const FrontendRow& row) {
     text(row.service.name);
     text(row.port_name);
     number(row.affinity_seconds);
+    number((row.outside ? 1U : 0U) | (row.outside_local ? 2U : 0U) | (row.node_port ? 4U : 0U));
     number(row.reset_connections ? 1 : 0);
-    number((row.outside ? 1U : 0U) | (row.outside_local ? 2U : 0U));
     const state::ClusterKey* cluster = nullptr;
     for (const BackendRow& backend : row.backends) {
         const bool same_cluster = cluster != nullptr && *cluster == backend.cluster;

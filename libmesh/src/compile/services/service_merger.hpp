@@ -113,10 +113,11 @@ struct FrontendRow {
     state::ObjectName service;
     std::string port_name;
     std::uint32_t affinity_seconds = 0;  ///< session affinity by client address; 0 = none
-    bool reset_connections = true;       ///< to backends that are gone or unhealthy
     /// For clients outside of the cluster: a node port, an external or a load balancer's IP.
     bool outside = false;
-    bool outside_local = false;  ///< these get backends of this node only
+    bool outside_local = false;     ///< these get backends of this node only
+    bool node_port = false;         ///< at this node's own address: other nodes have others
+    bool reset_connections = true;  ///< to backends that are gone or unhealthy
     std::vector<BackendRow> backends;
     friend bool operator==(const FrontendRow&, const FrontendRow&) = default;
 };

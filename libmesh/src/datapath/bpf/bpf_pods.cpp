@@ -73,8 +73,8 @@ struct BpfPods::State {
     State& operator=(const State&) = delete;
 
     [[nodiscard]] Result<void> load(const BpfPodsOptions& options);
-    [[nodiscard]] Result<void> load_and_fill(const BpfPodsOptions& options);
     [[nodiscard]] Result<void> share_services(const BpfPodsOptions& options);
+    [[nodiscard]] Result<void> load_and_fill();
     [[nodiscard]] Result<void> read_settings();
     [[nodiscard]] Result<void> replace_programs();
     [[nodiscard]] Result<void> adopt();
@@ -128,14 +128,18 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.encryption},
         {maps.encrypted, options.max_nodes},
     };
-    MESH_CHECK(share_services(options));
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
-    auto loaded = load_and_fill(options);
+    auto loaded = share_services(options);
+    if (loaded) loaded = load_and_fill();
     if (!loaded) migration->abandon(pins);
+    if (loaded) {
+        flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
+                          options.flow_timeouts);
+    }
     return loaded;
 }
 
-Result<void> BpfPods::State::load_and_fill(const BpfPodsOptions& options) {
+Result<void> BpfPods::State::load_and_fill() {
     const LibbpfText text;
     if (const int error = pods__load(skeleton); error != 0) {
         Error failure = text.error("cannot load pod forwarding", error);
@@ -146,8 +150,6 @@ Result<void> BpfPods::State::load_and_fill(const BpfPodsOptions& options) {
     max_ipcache = bpf_map__max_entries(skeleton->maps.ipcache);
     max_nodes = bpf_map__max_entries(skeleton->maps.nodes);
     max_endpoints = bpf_map__max_entries(skeleton->maps.endpoints);
-    flow_walk.emplace(fd(skeleton->maps.flows), fd(skeleton->maps.answers),
-                      bpf_map__max_entries(skeleton->maps.answers), options.flow_timeouts);
     MESH_CHECK(migration->fill(pins));
     return read_settings();
 }
@@ -190,8 +192,10 @@ Result<void> BpfPods::State::read_settings() {
     return {};
 }
 
+/// On all devices at once, so that none is left with maps that nobody writes any more; what the
+/// devices are for is said later.
 Result<void> BpfPods::State::replace_programs() {
-    if (!migration->replaces_programs()) return {};
+    if (pins.was_empty()) return {};
     MESH_TRY(const std::uint32_t replaced, replace_filters(skeleton->obj, logger));
     MESH_CHECK(migration->finish(pins));
     logger.info("{}: {} programs on devices replaced", pins.path(), replaced);

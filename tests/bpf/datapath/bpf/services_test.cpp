@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstdio>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <thread>
@@ -51,6 +53,69 @@ std::string ask(const Netns& client, int type, const std::string& ip, std::uint1
     return answer;
 }
 
+/// What a command says inside.
+std::string output_in(const Netns& netns, const std::string& command) {
+    std::string text;
+    netns.run([&] {
+        FILE* out = ::popen(command.c_str(), "r");
+        char line[512] = {};
+        while (::fgets(line, sizeof line, out) != nullptr) text += line;
+        ::pclose(out);
+    });
+    return text;
+}
+
+std::uint16_t checksum(const std::vector<std::uint8_t>& bytes, std::size_t from, std::size_t to) {
+    std::uint32_t sum = 0;
+    for (std::size_t i = from; i < to; i += 2) {
+        sum += static_cast<std::uint32_t>(bytes[i] << 8 | bytes[i + 1]);
+    }
+    while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
+    return static_cast<std::uint16_t>(~sum);
+}
+
+/// Says, as a router on the way would, that an answer of the service to this socket was too big.
+void send_too_big(const Socket& socket, const std::string& service, std::uint16_t port,
+                  std::uint16_t mtu) {
+    sockaddr_in own{};
+    socklen_t size = sizeof own;
+    ASSERT_EQ(::getsockname(socket.fd(), reinterpret_cast<sockaddr*>(&own), &size), 0);
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_addr.s_addr = htonl(address(service).v4_number());
+    // ICMP: 3/4 with the MTU, then the answer's IP header and the beginning of its UDP header.
+    std::vector<std::uint8_t> packet(8 + 20 + 8, 0);
+    packet[0] = 3;
+    packet[1] = 4;
+    packet[6] = static_cast<std::uint8_t>(mtu >> 8);
+    packet[7] = static_cast<std::uint8_t>(mtu & 0xff);
+    std::uint8_t* ip = packet.data() + 8;
+    ip[0] = 0x45;
+    ip[2] = 5;  // 1400 bytes
+    ip[3] = 0x78;
+    ip[6] = 0x40;  // DF
+    ip[8] = 64;
+    ip[9] = IPPROTO_UDP;
+    std::memcpy(ip + 12, &to.sin_addr, 4);
+    std::memcpy(ip + 16, &own.sin_addr, 4);
+    const std::uint16_t inner = checksum(packet, 8, 28);
+    ip[10] = static_cast<std::uint8_t>(inner >> 8);
+    ip[11] = static_cast<std::uint8_t>(inner & 0xff);
+    const std::uint16_t service_port = htons(port);
+    std::memcpy(ip + 20, &service_port, 2);
+    std::memcpy(ip + 22, &own.sin_port, 2);
+    ip[24] = 5;  // UDP length
+    ip[25] = 0x64;
+    const std::uint16_t outer = checksum(packet, 0, packet.size());
+    packet[2] = static_cast<std::uint8_t>(outer >> 8);
+    packet[3] = static_cast<std::uint8_t>(outer & 0xff);
+    const int raw = ::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMP);
+    EXPECT_EQ(
+        ::sendto(raw, packet.data(), packet.size(), 0, reinterpret_cast<sockaddr*>(&to), sizeof to),
+        static_cast<ssize_t>(packet.size()));
+    ::close(raw);
+}
+
 class ServicesTest : public ::testing::TestWithParam<bool> {
   protected:
     ServicesTest() {
@@ -70,15 +135,18 @@ class ServicesTest : public ::testing::TestWithParam<bool> {
         b.port = kPort;
         b.proto = protocol(type);
         b.cluster_id = static_cast<std::uint32_t>(n);
+        b.here = n == 1;
         return b;
     }
     /// Serves it at node 1.
     void serve(const std::string& ip, std::uint16_t port, int type,
-               std::vector<std::pair<int, int>> pods) {
+               std::vector<std::pair<int, int>> pods, bool outside_local = false) {
         const int family = ip.find(':') == std::string::npos ? AF_INET : AF_INET6;
         ServiceRow row;
         row.frontend = frontend(ip, port, protocol(type));
         row.name = "default/test";
+        row.outside = port == kNodePort;
+        row.outside_local = outside_local;
         for (const auto& [n, k] : pods) row.backends.push_back(backend(n, k, family, type));
         fabric.node(1).upsert({row});
     }
@@ -256,6 +324,107 @@ TEST_P(ServicesTest, ErrorsOfBackendsReachTheClient) {
             EXPECT_EQ(ask(fabric.world, SOCK_DGRAM, node, kNodePort), "errno Connection refused");
             EXPECT_EQ(ask(fabric.pod(1, 0).netns, SOCK_DGRAM, vip, 80), "errno Connection refused");
         }
+    }
+}
+
+TEST_P(ServicesTest, ExternalTrafficPolicyLocalKeepsOutsidersOnThisNode) {
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        const std::string client = family == AF_INET ? "10.250.0.100" : "fd25::100";
+        for (const int type : {SOCK_STREAM, SOCK_DGRAM}) {
+            serve(node, kNodePort, type, {{1, 1}, {2, 0}, {2, 1}}, true);
+            std::map<std::string, int> inside;
+            for (int i = 0; i < 24; ++i) {
+                ASSERT_EQ(ask(fabric.world, type, node, kNodePort), "pod11 " + client);
+                ++inside[ask(fabric.pod(1, 0).netns, type, node, kNodePort)];
+            }
+            EXPECT_EQ(inside.size(), 3U) << "a pod gets all backends";
+        }
+    }
+    // With none on this node there is no answer at all: a load balancer tries another node.
+    serve(fabric.node(1).ip4(), kNodePort, SOCK_DGRAM, {{2, 0}}, true);
+    const auto before = fabric.node(1).dropped(DropReason::kNoLocalBackend);
+    EXPECT_EQ(ask(fabric.world, SOCK_DGRAM, fabric.node(1).ip4(), kNodePort),
+              "errno Resource temporarily unavailable");
+    EXPECT_EQ(fabric.node(1).dropped(DropReason::kNoLocalBackend), before + 1);
+}
+
+TEST_P(ServicesTest, TwoNodesChooseTheSameBackendForAFlow) {
+    // The same frontend at both nodes, and a client that turns from one to the other.
+    fabric.world.ip("route add 192.0.2.1 via " + fabric.node(1).ip4());
+    std::vector<std::pair<int, int>> pods{{1, 0}, {1, 1}, {2, 0}, {2, 1}};
+    ServiceRow row;
+    row.frontend = frontend("192.0.2.1", 80, Protocol::kUdp);
+    row.name = "default/test";
+    row.outside = true;
+    for (const auto& [n, k] : pods) row.backends.push_back(backend(n, k, AF_INET, SOCK_DGRAM));
+    fabric.node(1).upsert({row});
+    // Other ids: another service came first.
+    ServiceRow other = row;
+    other.frontend.port = 81;
+    other.backends.resize(1);
+    fabric.node(2).upsert({other, row});
+    std::map<std::string, int> names;
+    for (std::uint16_t port = 6000; port < 6016; ++port) {
+        const Listener client(fabric.world, AF_INET, SOCK_DGRAM, port);
+        ASSERT_TRUE(client.send_to("x", "192.0.2.1", 80));
+        const std::string first = client.receive();
+        fabric.world.ip("route replace 192.0.2.1 via " + fabric.node(2).ip4());
+        ASSERT_TRUE(client.send_to("x", "192.0.2.1", 80));
+        const std::string second = client.receive();
+        fabric.world.ip("route replace 192.0.2.1 via " + fabric.node(1).ip4());
+        EXPECT_EQ(first.substr(0, 5), second.substr(0, 5)) << port;
+        ++names[first.substr(0, 5)];
+    }
+    EXPECT_GE(names.size(), 3U);
+}
+
+TEST_P(ServicesTest, TooLargeAPacketIsAnsweredToItsSender) {
+    // The node's way to the backend takes less than the client's to the node.
+    if (!tunnel()) GTEST_SKIP() << "all links take the same";
+    for (const int family : {AF_INET, AF_INET6}) {
+        const std::string node = family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6();
+        serve(node, kNodePort, SOCK_DGRAM, {{2, 0}});
+        fabric.world.run([&] {
+            const Socket socket(family, SOCK_DGRAM);
+            const int discover = IP_PMTUDISC_DO;
+            if (family == AF_INET) {
+                ::setsockopt(socket.fd(), IPPROTO_IP, IP_MTU_DISCOVER, &discover, sizeof discover);
+            } else {
+                ::setsockopt(socket.fd(), IPPROTO_IPV6, IPV6_MTU_DISCOVER, &discover,
+                             sizeof discover);
+            }
+            ASSERT_EQ(socket.connect(node, kNodePort), 0);
+            ASSERT_EQ(socket.send(std::string(1440, 'x')), 0);
+            EXPECT_EQ(socket.receive(), "");
+            EXPECT_EQ(errno, EMSGSIZE) << family;
+            EXPECT_EQ(socket.send(std::string(1440, 'x')), -EMSGSIZE) << "it is remembered";
+            ASSERT_EQ(socket.send(std::string(1300, 'x')), 0);
+            EXPECT_THAT(socket.receive(), StartsWith("pod20 "));
+        });
+    }
+    EXPECT_GE(fabric.node(1).dropped(DropReason::kTooBig), 2U);
+}
+
+TEST_P(ServicesTest, AClientsErrorReachesTheBackend) {
+    // The client's way back is narrower: its router tells the frontend, which is to tell the
+    // backend, whose next answer comes in pieces that fit.
+    for (const auto& [n, k] : {std::pair(1, 1), std::pair(2, 0)}) {
+        serve(fabric.node(1).ip4(), kNodePort, SOCK_DGRAM, {{n, k}});
+        const auto& pod = fabric.pod(n, k);
+        fabric.world.run([&] {
+            const Socket socket(AF_INET, SOCK_DGRAM);
+            ASSERT_EQ(socket.connect(fabric.node(1).ip4(), kNodePort), 0);
+            ASSERT_EQ(socket.send("x"), 0);
+            EXPECT_THAT(socket.receive(), StartsWith("pod"));
+            send_too_big(socket, fabric.node(1).ip4(), kNodePort, 1000);
+        });
+        std::string route;
+        for (int i = 0; i < 100 && route.find("mtu 1000") == std::string::npos; ++i) {
+            route = output_in(pod.netns, "ip route get " + (n == 1 ? std::string("10.250.0.100")
+                                                                   : node_source(AF_INET)));
+        }
+        EXPECT_THAT(route, HasSubstr("mtu 1000")) << n;
     }
 }
 

@@ -206,6 +206,7 @@ TEST_F(Merger, NodePortsAreServedAtTheNodesOwnAddresses) {
     EXPECT_THAT(keys_of(changes.upserts), ElementsAre("192.0.2.9:30080/TCP", "fd00::9:30080/TCP"));
     const FrontendRow& row = changes.upserts[0];
     EXPECT_TRUE(row.outside);
+    EXPECT_TRUE(row.node_port);
     EXPECT_FALSE(row.outside_local);
     ASSERT_EQ(row.backends.size(), 2U);
     EXPECT_TRUE(row.backends[0].here);

@@ -100,6 +100,19 @@ TEST(MergeService, BackendIsUsedOnlyIfEveryNodeUsesIt) {
               false);
 }
 
+TEST(MergeService, NodePortsAreOfTheirNode) {
+    const char* const one = R"({"frontends":[
+        {"address":"192.0.2.1","port":30001,"protocol":"TCP","node_port":true,"backends":[
+            {"address":"10.1.0.1","port":80,"cluster":"a","selected":true}]}]})";
+    const char* const two = R"({"frontends":[
+        {"address":"192.0.2.2","port":30001,"protocol":"TCP","node_port":true,"backends":[]}]})";
+    const json::object merged = merge_service({{"node1", object(one)}, {"node2", object(two)}});
+    const json::array& frontends = merged.at("frontends").as_array();
+    ASSERT_EQ(frontends.size(), 2U);
+    EXPECT_EQ(frontends[0], object(one).at("frontends").as_array()[0]);
+    EXPECT_EQ(frontends[1].as_object().at("address"), "192.0.2.2");
+}
+
 TEST(Table, ColumnsAreAligned) {
     Table table({"A", "LONGER"});
     table.add({"wide cell", "x"});

@@ -30,6 +30,8 @@ Network network(bool tunnel) {
         cluster.name = i == 0 ? "conn-a" : "conn-b";
         cluster.global_service = both("10.1" + number + ".0.1", "fd00:1" + number + "::1");
         cluster.local_service = both("10.1" + number + ".0.2", "fd00:1" + number + "::2");
+        cluster.tcp_node_port = 30001;
+        cluster.udp_node_port = 30002;
         for (std::size_t n = 0; n < kNodes; ++n) {
             const std::string node = std::to_string(n + 1);
             const std::string v4 = "10." + number + "." + node + ".";
@@ -162,6 +164,31 @@ TEST(ConnectivityChecks, AGlobalServiceIsAnsweredByBothClusters) {
     json::object failed = result_of(answers);
     failed["error"] = "nothing";
     EXPECT_EQ(judge(check, failed), "request 32 of 32: nothing");
+}
+
+TEST(ConnectivityChecks, ANodePortIsAskedFromPodsAndFromOutside) {
+    const auto clients = [](const Check& check) {
+        std::set<std::string> out;
+        for (const auto& one : check.clients) out.insert(one.to_string());
+        return out;
+    };
+    using Texts = std::set<std::string>;
+    const Check pod = check_of("tunnel/pod-to-node-port-other-node/ipv4/udp/a1-a2");
+    EXPECT_EQ(pod.origin.pod, "connectivity/client-node1");
+    EXPECT_EQ(pod.request.to.to_string(), "172.18.1.2");
+    EXPECT_EQ(pod.request.port, 30002);
+    EXPECT_EQ(pod.required.size(), 2U);
+    EXPECT_EQ(clients(pod), (Texts{"10.1.1.2", "172.18.1.1", "172.18.1.2", "10.1.2.1"}));
+    const Check outside = check_of("native/outside-to-node-port/ipv6/tcp/out-b2");
+    EXPECT_EQ(outside.origin.cluster, "conn-out");
+    EXPECT_EQ(outside.origin.node, "node1");
+    EXPECT_EQ(outside.origin.pod, "");
+    EXPECT_EQ(outside.request.to.to_string(), "fd6d::2:2");
+    EXPECT_EQ(outside.request.port, 30001);
+    EXPECT_EQ(clients(outside), (Texts{"fd6d::9:1", "fd6d::2:2", "fd00:2:2::1"}));
+    const Check routed = check_of("tunnel/outside-to-global-service/ipv4/tcp/b1");
+    EXPECT_EQ(routed.request.to.to_string(), "10.12.0.1");
+    EXPECT_EQ(routed.request.port, kServiceTcpPort);
 }
 
 TEST(ConnectivityChecks, ALocalServiceIsAnsweredByItsClusterOnly) {
