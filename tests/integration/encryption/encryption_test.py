@@ -7,6 +7,7 @@ all nodes are plugged into. Exit code 77 = skipped, with the reason on standard 
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -21,6 +22,8 @@ from sandboxes import Cluster, Loop, missing_needs, wait_for  # noqa: E402
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 MARKER, CONTROL = "secret-of-a-pod-4711", "plain-control-4712"
 WIREGUARD, VXLAN = "udp/51871", "udp/8472"
+LAYOUT = pathlib.Path(__file__).resolve().parents[3] / "bpf" / "layout.h"
+PLAINTEXT = int(re.search(r"#define MESH_DROP_PLAINTEXT (\d+)U", LAYOUT.read_text()).group(1))
 
 # In the underlay's namespace, on all its devices: what goes between the given addresses, by protocol and port, and how
 # often each of the given words is in it. Ends with its standard input.
@@ -211,7 +214,7 @@ class EncryptionTest(unittest.TestCase):
     def drops(self, cluster, node):
         """Packets that the programs of a node dropped for being plain, whether its agent runs or not."""
         pin = f"/sys/fs/bpf/mesh-{cluster.name}_{node}_pods/maps/drops"
-        rows = json.loads(subprocess.run(["bpftool", "-j", "map", "lookup", "pinned", pin, "key", "9", "0", "0", "0"],
+        rows = json.loads(subprocess.run(["bpftool", "-j", "map", "lookup", "pinned", pin, "key", str(PLAINTEXT), "0", "0", "0"],
                                          capture_output=True, text=True, check=True).stdout)
         return sum(int.from_bytes(bytes(int(b, 16) for b in row["value"][:8]), "little") for row in rows["values"])
 

@@ -245,7 +245,7 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         for (std::uint32_t i = 0; i < done; ++i) {
             const auto number = fingerprint(keys[i]);
             written.insert(number);
-            unconfirmed.erase(number);
+            if (!unconfirmed.empty()) unconfirmed.erase(number);
         }
         stats.written += done;
         next += done;
