@@ -134,7 +134,9 @@ TEST(PolicyCompilerGolden, MapsDecideAsTheRecordedOnes) {
         const auto* policy = compiled.compiler.find(1);
         for (const Direction direction : model::policy::kDirections) {
             for (const RefIdentity& peer : one.world.identities) {
-                for (const auto& [protocol, port] : ports) {
+                for (const auto& tuple : ports) {
+                    const int protocol = tuple.first;
+                    const int port = tuple.second;
                     const auto expected = recorded.find(direction, peer.id, protocol, port);
                     const auto found =
                         lookup.find(direction, peer.id, static_cast<std::uint8_t>(protocol),

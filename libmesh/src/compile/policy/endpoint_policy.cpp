@@ -13,7 +13,7 @@ void DirectionPolicy::build(std::vector<PeerShape> shapes, bool enforced, Select
     enforced_ = enforced;
     host_ = host;
     std::ranges::sort(shapes);
-    shapes.erase(std::ranges::unique(shapes).begin(), shapes.end());
+    shapes.erase(std::unique(shapes.begin(), shapes.end()), shapes.end());
     shapes_ = std::move(shapes);
     shapes_.shrink_to_fit();
     std::vector<EntryShape> any;
@@ -82,9 +82,9 @@ std::vector<EntryShape> DirectionPolicy::entries_of(
     const bool is_host = host_ != kAnyPeer && std::ranges::binary_search(selectors, host_);
     std::vector<EntryShape> all;
     for (const SelectorId selector : selectors) {
-        const auto range = std::ranges::equal_range(shapes_, selector, {}, &PeerShape::peer);
-        for (const PeerShape& one : range) {
-            EntryShape& shape = all.emplace_back(one.shape);
+        auto one = std::ranges::lower_bound(shapes_, selector, {}, &PeerShape::peer);
+        for (; one != shapes_.end() && one->peer == selector; ++one) {
+            EntryShape& shape = all.emplace_back(one->shape);
             if (!is_host || shape.value.redirect == 0) continue;
             if (selector == host_) {
                 shape.value.precedence = kPrecedenceHostRedirect;

@@ -154,7 +154,7 @@ bool LabelPostings::candidates(LabelIndex::Requirements requirements,
     }
     // An identity may have the key from two sources.
     std::ranges::sort(out);
-    out.erase(std::ranges::unique(out).begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
     return true;
 }
 

@@ -106,7 +106,7 @@ std::vector<PolicyBuilder::Use> PolicyBuilder::collect(const std::vector<const C
             }
             if (use.peers.empty()) continue;
             std::ranges::sort(use.peers);
-            use.peers.erase(std::ranges::unique(use.peers).begin(), use.peers.end());
+            use.peers.erase(std::unique(use.peers.begin(), use.peers.end()), use.peers.end());
             for (const PortRule& ports : element.ports) {
                 resolve(ports, subject, direction, use.ports);
             }
@@ -129,7 +129,7 @@ void PolicyBuilder::add_required(const NormalElement& element,
             all.insert(all.end(), one.requirements.begin(), one.requirements.end());
         }
         std::ranges::sort(all);
-        all.erase(std::ranges::unique(all).begin(), all.end());
+        all.erase(std::unique(all.begin(), all.end()), all.end());
         acquired.push_back(cache_.acquire(spec));
         peers.push_back(acquired.back());
     }

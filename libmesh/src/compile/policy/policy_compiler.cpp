@@ -87,10 +87,11 @@ void PolicyCompiler::mark(SharedNumber number) {
 }
 
 void PolicyCompiler::mark_selected(const std::vector<RuleNumber>& rules) {
-    for (const auto& [subject, number] : by_subject_) {
+    for (const auto& entry : by_subject_) {
+        const SharedNumber number = entry.second;
         if (shared_[number].dirty) continue;
         const bool selected = std::ranges::any_of(
-            rules, [&](RuleNumber rule) { return selects(*rules_[rule], subject); });
+            rules, [&](RuleNumber rule) { return selects(*rules_[rule], entry.first); });
         if (selected) mark(number);
     }
 }
@@ -126,7 +127,7 @@ void PolicyCompiler::tell(IdentitySlot slot, std::uint32_t id,
         touched_.insert(touched_.end(), users_[selector].begin(), users_[selector].end());
     }
     std::ranges::sort(touched_);
-    touched_.erase(std::ranges::unique(touched_).begin(), touched_.end());
+    touched_.erase(std::unique(touched_.begin(), touched_.end()), touched_.end());
     for (const std::uint32_t user : touched_) {
         const SharedNumber number = user / 2;
         Shared& shared = shared_[number];
@@ -261,7 +262,7 @@ void PolicyCompiler::build(SharedNumber number) {
     } else {
         rules_by_subject_.candidates(key.first, numbers);
         std::ranges::sort(numbers);
-        numbers.erase(std::ranges::unique(numbers).begin(), numbers.end());
+        numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
     }
     std::vector<const RuleRow*> rows;
     for (const RuleNumber rule : numbers) {

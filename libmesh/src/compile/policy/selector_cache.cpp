@@ -204,7 +204,7 @@ void SelectorCache::candidates(const PolicyIdentity& identity, std::vector<Selec
     }
     out.insert(out.end(), service_selectors_.begin(), service_selectors_.end());
     std::ranges::sort(out);
-    out.erase(std::ranges::unique(out).begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
 }
 
 std::optional<IdentitySlot> SelectorCache::find(std::uint32_t id) const {

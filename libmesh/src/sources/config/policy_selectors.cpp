@@ -68,7 +68,7 @@ LabelRequirement read_expression(const Field& field, Keys keys) {
     if (listed && one.values.empty()) values.expected("at least one value with In and NotIn");
     if (!listed && !one.values.empty()) values.expected("no values with Exists and DoesNotExist");
     std::ranges::sort(one.values);
-    one.values.erase(std::ranges::unique(one.values).begin(), one.values.end());
+    one.values.erase(std::unique(one.values.begin(), one.values.end()), one.values.end());
     return one;
 }
 
@@ -167,7 +167,7 @@ std::vector<LabelRequirement> read_selector(const Field& field, Keys keys) {
     each_of(field["matchExpressions"], kMaxPolicyList,
             [&](const Field& item) { all.push_back(read_expression(item, keys)); });
     std::ranges::sort(all);
-    all.erase(std::ranges::unique(all).begin(), all.end());
+    all.erase(std::unique(all.begin(), all.end()), all.end());
     return all;
 }
 
@@ -188,7 +188,7 @@ std::optional<CidrRule> read_cidr(const Field& cidr, const Field* except) {
         rule.except.push_back(*inner);
     });
     std::ranges::sort(rule.except);
-    rule.except.erase(std::ranges::unique(rule.except).begin(), rule.except.end());
+    rule.except.erase(std::unique(rule.except.begin(), rule.except.end()), rule.except.end());
     return rule;
 }
 
@@ -255,7 +255,7 @@ void read_network_policy_peers(const Field& list, std::string_view own_namespace
             all.push_back({source, key, SelectorOperator::kExists, {}});
         }
         std::ranges::sort(all);
-        all.erase(std::ranges::unique(all).begin(), all.end());
+        all.erase(std::unique(all.begin(), all.end()), all.end());
         if (!element.peers.endpoints) element.peers.endpoints.emplace();
         element.peers.endpoints->push_back(std::move(selector));
     });
