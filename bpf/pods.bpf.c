@@ -635,8 +635,9 @@ int mesh_from_wireguard(struct __sk_buff* skb) {
     /* Answers of backends that know this node as their client; with a tunnel they come in that. */
     const struct mesh_pods_settings* set = get_settings();
     const struct mesh_flow_filter* filter = get_filter();
-    if (!services_at_tc || !set || !filter || filter->any == 0 || !is_to_node(skb, set))
+    if (!services_at_tc || !set || (set->flags & MESH_PODS_TUNNEL) || !filter || filter->any == 0)
         return TC_ACT_OK;
+    if (!is_to_node(skb, set)) return TC_ACT_OK;
     const __be16 protocol = (__be16)skb->protocol;
     if (bpf_skb_change_head(skb, ETH_HLEN, 0) ||
         bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &protocol, sizeof protocol, 0))
