@@ -242,6 +242,9 @@ static __always_inline int take_answer(struct __sk_buff* skb, struct packet* p) 
     if (p->options) return 0;
     if (is_icmp_error(skb, p)) return take_error(skb, p);
     if (find_fields(skb, p, true, &fields)) return 0;
+    /* Masquerading gives ports of a range of its own: what is to another, as each packet of the
+     * tunnel, is no answer. */
+    if (bpf_ntohs(p->destination_port) < MESH_NAT_FIRST_PORT) return 0;
     struct mesh_nat_key key = {.source = p->source,
                                .destination = p->destination,
                                .source_port = p->source_port,

@@ -30,8 +30,9 @@
 #include "layout.h"
 #include "services.h"
 
-/* Marks a packet that mesh_from_pod gave its tunnel key. Nobody else sees it: a pod's own mark does
- * not leave its namespace, and mesh_to_overlay clears it. */
+/* Marks a packet that mesh_from_pod gave its tunnel key, or its next hop's address. Nobody else
+ * sees it: a pod's own mark does not leave its namespace, and mesh_to_overlay and mesh_to_device
+ * clear it. */
 #define MARK_ENCAPSULATED 0x6d657368U
 
 #define IDENTITY_WORLD 2U
@@ -360,6 +361,34 @@ static __always_inline bool is_link_scope(const struct packet* p) {
 
 #include "lb.h"
 
+/* Native routing: by the node's own routes to the device to the other nodes, past its stack. 0: the
+ * stack's business, since the next hop is not known yet, or elsewhere, or the packet is too big. */
+static __always_inline int to_next_hop(struct __sk_buff* skb, const struct packet* p,
+                                       const struct mesh_pods_settings* set) {
+    const __u32 device = set->device_ifindex;
+    struct bpf_fib_lookup route = {.ifindex = skb->ifindex, .l4_protocol = p->proto};
+    __u32 mtu = 0;
+    if (p->v4) {
+        route.family = 2; /* AF_INET */
+        route.ipv4_src = p->source.word[3];
+        route.ipv4_dst = p->destination.word[3];
+    } else {
+        route.family = 10; /* AF_INET6 */
+        __builtin_memcpy(route.ipv6_src, &p->source, sizeof route.ipv6_src);
+        __builtin_memcpy(route.ipv6_dst, &p->destination, sizeof route.ipv6_dst);
+    }
+    if (bpf_fib_lookup(skb, &route, sizeof route, 0) || route.ifindex != device ||
+        bpf_check_mtu(skb, device, &mtu, 0, BPF_MTU_CHK_SEGS))
+        return 0;
+    __u8 macs[2 * ETH_ALEN];
+    __builtin_memcpy(macs, route.dmac, ETH_ALEN);
+    __builtin_memcpy(macs + ETH_ALEN, route.smac, ETH_ALEN);
+    decrement_ttl(skb, p);
+    if (bpf_skb_store_bytes(skb, 0, macs, sizeof macs, 0)) return TC_ACT_SHOT;
+    skb->mark = MARK_ENCAPSULATED;
+    return (int)bpf_redirect(device, 0);
+}
+
 SEC("tc")
 int mesh_from_pod(struct __sk_buff* skb) {
     struct packet p = {};
@@ -408,7 +437,10 @@ int mesh_from_pod(struct __sk_buff* skb) {
         if (!(entry->flags & MESH_IPCACHE_NODE) &&
             would_leak(skb, &node, &p.source, &p.destination, p.proto, 0))
             return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_PLAINTEXT);
-        goto stack;
+        const int verdict = to_next_hop(skb, &p, set);
+        if (verdict == 0) goto stack;
+        trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_DEVICE);
+        return verdict;
     }
     if (would_leak_in_tunnel(skb, set, &node))
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_PLAINTEXT);
@@ -536,6 +568,12 @@ int mesh_to_overlay(struct __sk_buff* skb) {
     return TC_ACT_OK;
 }
 
+/* An address of this node on the device to the other nodes. */
+static __always_inline bool is_node(const struct mesh_address* address,
+                                    const struct mesh_pods_settings* set) {
+    return same(address, &set->node4) || same(address, &set->node6);
+}
+
 SEC("tc")
 int mesh_from_device(struct __sk_buff* skb) {
     struct packet p = {};
@@ -543,8 +581,7 @@ int mesh_from_device(struct __sk_buff* skb) {
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
     if (is_plain_tunnel(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
-    if ((set->flags & MESH_PODS_MASQUERADE) &&
-        (same(&p.destination, &set->node4) || same(&p.destination, &set->node6))) {
+    if ((set->flags & MESH_PODS_MASQUERADE) && is_node(&p.destination, set)) {
         if (take_answer(skb, &p)) return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_MALFORMED);
     }
     if (set->overlay_port != 0 && p.proto == IPPROTO_UDP && !p.fragment) {
@@ -592,6 +629,10 @@ static __always_inline bool leaves_mesh(const struct packet* p,
 SEC("tc")
 int mesh_to_device(struct __sk_buff* skb) {
     struct packet p = {};
+    if (skb->mark == MARK_ENCAPSULATED) {
+        skb->mark = 0;
+        return TC_ACT_OK;
+    }
     const struct mesh_pods_settings* set = get_settings();
     const bool masquerades = set && (set->flags & MESH_PODS_MASQUERADE);
     if (!set || !(masquerades || is_strict() || services_at_tc)) return TC_ACT_OK;
@@ -599,6 +640,7 @@ int mesh_to_device(struct __sk_buff* skb) {
     const int service = lb_node_answer(skb, &p, set, MESH_POINT_TO_DEVICE);
     if (service != LB_PASS) return service;
     if (!(masquerades || is_strict())) return TC_ACT_OK;
+    if (is_node(&p.source, set)) return TC_ACT_OK; /* most often a packet of the tunnel */
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!pod) return TC_ACT_OK;
     p.source_identity = pod->identity;

@@ -107,7 +107,7 @@ std::vector<Case> all_cases() {
         {"mesh_from_pod", "into the tunnel", remote4},
         {"mesh_from_pod", "into the tunnel, 1,300 bytes", large4},
         {"mesh_from_pod", "into the tunnel, IPv6", remote6},
-        {"mesh_from_pod", "to a pod elsewhere, native", remote4, TC_ACT_OK, 0},
+        {"mesh_from_pod", "to a pod elsewhere, native", remote4, TC_ACT_REDIRECT, 0},
         {"mesh_from_pod", "to the world", world4, TC_ACT_OK},
         {"mesh_from_pod", "to the world, IPv6", world6, TC_ACT_OK},
         {"mesh_from_pod", "spoofed source: dropped and told", spoofed4, TC_ACT_SHOT},
@@ -150,9 +150,11 @@ class Node {
         must(unshare(CLONE_NEWNET) == 0, "network namespace");
         // The collect-metadata device that packets are redirected to.
         const std::string command = fmt::format(
-            "ip link set lo up && ip link add {} type vxlan external dstport 8472 && "
-            "ip link set {} up",
-            kOverlay, kOverlay);
+            "ip link set lo up && ip link add {0} type vxlan external dstport 8472 && "
+            "ip link set {0} up && ip addr add 172.18.0.1/24 dev {0} && "
+            "ip neigh add 172.18.0.2 lladdr 02:00:00:00:00:02 dev {0} && "
+            "ip route add 10.2.0.0/16 via 172.18.0.2 && sysctl -qw net.ipv4.conf.all.forwarding=1",
+            kOverlay);
         if (std::system(command.c_str()) != 0) die("cannot make a VXLAN device");
         std::size_t size = 0;
         const void* bytes = pods__elf_bytes(&size);
@@ -195,7 +197,7 @@ class Node {
         settings.layout_version = MESH_PODS_LAYOUT_VERSION;
         settings.flags = flags;
         settings.overlay_ifindex = if_nametoindex(kOverlay);
-        settings.device_ifindex = kLoopback;
+        settings.device_ifindex = settings.overlay_ifindex;
         settings.node4 = address("172.18.0.1");
         settings.node6 = address("fd18::1");
         settings.router4 = address("10.1.0.1");

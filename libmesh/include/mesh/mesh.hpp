@@ -112,7 +112,7 @@ struct ResetOptions {
     bool tcp = true;
     bool udp = true;
     /// How long a backend is unhealthy, with others to use instead, until connections to it are
-    /// reset; those to a backend that is gone are reset at once. 0 to 1 h.
+    /// reset; those to a backend that is gone are reset after 1 s. 0 to 1 h.
     std::chrono::milliseconds grace{5000};
 };
 

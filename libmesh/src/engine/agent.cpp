@@ -193,7 +193,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> open_encryption() {
         if (!network_) return {};
         const auto context = encryption_context(options_, own_);
-        if (context.options.kind == "none") return Encryption::disable(context, *pods_);
+        if (context.options.kind == "none") {
+            if (auto done = Encryption::disable(context, *pods_); !done) {
+                log_.warn("encryption of a former run: {}", done.error().message());
+            }
+            return {};
+        }
         MESH_TRY(encryption_, Encryption::make(executor_, context, *pods_, log_.named("encryption"),
                                                [this] { schedule_flush(); }));
         return {};
@@ -347,7 +352,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (routes_due_) reconcile_routes();
         sweep_due_ = node_.take_backends_removed() || sweep_due_;
         sweep_due_ = node_.resets().take_due(clock_.now()) || sweep_due_;
-        if (std::exchange(sweep_due_, false)) end_stale_sockets();
+        if (std::exchange(sweep_due_, false)) {
+            end_stale_sockets();
+            // It may have found some that are to be ended later.
+            wait_for_traffic();
+        }
         if (!failed) {
             last_error_.clear();
             // A route that fails takes nothing from the services.
@@ -603,6 +612,8 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     MESH_CHECK(check(options));
     auto own = sources::config::read_etcd_yaml(options.etcd_config);
     if (!own) return own.error().with_prefix("etcd_config");
+    const state::ClusterKey self{options.cluster_name, model::ClusterId{options.cluster_id}};
+    MESH_CHECK(Encryption::prepare(encryption_context(options, self)));
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
     auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
                                        std::move(log), std::move(datapaths), *std::move(own));

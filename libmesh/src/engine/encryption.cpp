@@ -116,18 +116,26 @@ Result<void> Encryption::check(const DatapathOptions& options) {
     return {};
 }
 
+Result<void> Encryption::prepare(const EncryptionContext& context) {
+    if (context.options.kind == "none") return {};
+    const std::string& file = context.options.key_file;
+    std::error_code ignored;
+    std::filesystem::create_directories(std::filesystem::path(file).parent_path(), ignored);
+    if (const auto key = datapath::load_or_make_private_key(file); !key) return key.error();
+    // Whether there can be a device is told now, not when the first peer comes.
+    const auto device = make_device(context, 0);
+    return device ? Result<void>() : device.error();
+}
+
 Result<std::unique_ptr<Encryption>> Encryption::make(const asio::any_io_executor& executor,
                                                      EncryptionContext context,
                                                      datapath::PodDatapath& pods, Logger log,
                                                      std::function<void()> on_due) {
-    const std::string& file = context.options.key_file;
-    std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(file).parent_path(), ignored);
-    MESH_TRY(auto key, datapath::load_or_make_private_key(file));
+    MESH_CHECK(prepare(context));
+    MESH_TRY(auto key, datapath::load_private_key(context.options.key_file));
     MESH_TRY(const PublicKey public_key, key.public_key());
     MESH_TRY(auto netns, datapath::Netns::current());
     MESH_TRY(auto netlink, datapath::Rtnetlink::open(netns));
-    // Whether there can be a device is told now, not when the first peer comes.
     MESH_TRY(const auto device, make_device(context, 0));
     log.info("WireGuard device {} ({}), public key {}{}", device->name(),
              to_string(device->backend()), public_key.to_string(),
@@ -283,9 +291,6 @@ Result<void> Encryption::bring_up() {
     watch_end();
     watch_link();
     MESH_CHECK(tell_programs());
-    std::set<IpPrefix> routed;
-    std::ranges::copy_if(wanted_, std::inserter(routed, routed.end()),
-                         [this](const IpPrefix& prefix) { return is_routed(prefix); });
     MESH_TRY(auto netlink, datapath::Rtnetlink::open(netns_));
     routes_.emplace(std::move(netlink),
                     EncryptionRoutes::Settings{.device = table_->device().name(),
@@ -293,13 +298,20 @@ Result<void> Encryption::bring_up() {
                                                .strict = context_.options.strict,
                                                .source4 = node4_,
                                                .source6 = node6_});
-    MESH_CHECK(routes_->sync(routed, !adopting_));
+    MESH_CHECK(routes_->sync(routed(), !adopting_));
     if (adopting_) return {};
     for (const IpAddress& node : pods_.encrypted()) {
         const IpPrefix prefix(node, node.is_v4() ? 32 : 128);
         if (!wanted_.contains(prefix)) MESH_CHECK(mark(prefix, false));
     }
     return {};
+}
+
+std::set<IpPrefix> Encryption::routed() const {
+    std::set<IpPrefix> routed;
+    std::ranges::copy_if(wanted_, std::inserter(routed, routed.end()),
+                         [this](const IpPrefix& prefix) { return is_routed(prefix); });
+    return routed;
 }
 
 Result<void> Encryption::tell_programs() {
@@ -384,14 +396,21 @@ void Encryption::watch_link() {
     check_.expires_after(kLinkCheck);
     check_.async_wait([this](boost::system::error_code error) {
         if (error || stopped_) return;
-        const auto link = netlink_.link(table_->device().name());
-        if (!link) {
-            lost(link.error().message());
-        } else if (!link->up || link->index != ifindex_) {
-            lost(link->up ? "it is another one" : "it is down");
-        }
+        check_link();
         watch_link();
     });
+}
+
+void Encryption::check_link() {
+    if (!up_) return;
+    const auto link = netlink_.link(table_->device().name());
+    if (!link) return lost(link.error().message());
+    if (!link->up) return lost("it is down");
+    if (link->index != ifindex_) return lost("it is another one");
+    // One that was down for a moment is up again without its routes.
+    const auto mended = routes_->sync(routed(), false);
+    if (!mended) return lost(mended.error().message());
+    if (*mended != 0) log_.warn("{} routes or rules were missing", *mended);
 }
 
 }  // namespace mesh::engine

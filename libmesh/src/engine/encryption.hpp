@@ -57,6 +57,8 @@ class Encryption {
     /// Checks kind and the other options by themselves.
     /// @errors kInvalidArgument
     [[nodiscard]] static Result<void> check(const DatapathOptions& options);
+    /// Loads or makes the key and looks for what can encrypt: what make() may fail of.
+    [[nodiscard]] static Result<void> prepare(const EncryptionContext& context);
     /// Loads or makes the key. Changes nothing in the kernel yet.
     /// @param pods outlives this object
     /// @param on_due called when flush() has something to do of itself
@@ -117,6 +119,8 @@ class Encryption {
     [[nodiscard]] Result<void> write_public_key() const;
     void watch_end();
     void watch_link();
+    void check_link();
+    [[nodiscard]] std::set<model::IpPrefix> routed() const;
     void lost(std::string_view why);
 
     EncryptionContext context_;

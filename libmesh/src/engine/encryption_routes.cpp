@@ -53,7 +53,8 @@ Route EncryptionRoutes::black_hole_of(const IpPrefix& prefix) const {
     return route;
 }
 
-Result<void> EncryptionRoutes::set_rules() {
+Result<std::size_t> EncryptionRoutes::set_rules() {
+    std::size_t added_rules = 0;
     std::vector<RoutingRule> wanted;
     for (const bool v4 : {true, false}) {
         RoutingRule rule;
@@ -71,32 +72,36 @@ Result<void> EncryptionRoutes::set_rules() {
         if (std::ranges::find(existing, rule) != existing.end()) continue;
         auto added = unless(Errc::kConflict, netlink_.add_rule(rule));
         // A kernel without IPv6 needs no rule for it.
-        if (!added && (rule.v4 || settings_.source6)) return added;
+        if (!added && (rule.v4 || settings_.source6)) return added.error();
+        if (added) ++added_rules;
     }
     for (const RoutingRule& rule : existing) {
         if (std::ranges::find(wanted, rule) != wanted.end()) continue;
         MESH_CHECK(unless(Errc::kNotFound, netlink_.delete_rule(rule)));
     }
-    return {};
+    return added_rules;
 }
 
-Result<void> EncryptionRoutes::sync(const std::set<IpPrefix>& wanted, bool prune) {
+Result<std::size_t> EncryptionRoutes::sync(const std::set<IpPrefix>& wanted, bool prune) {
     MESH_TRY(const std::vector<Route> existing, netlink_.routes(kEncryptionTable));
+    std::size_t added = 0;
     for (const IpPrefix& prefix : wanted) {
         if (settings_.strict && !holds(existing, black_hole_of(prefix))) {
             MESH_CHECK(netlink_.replace_route(black_hole_of(prefix)));
+            ++added;
         }
         if (!holds(existing, route_to(prefix))) {
             MESH_CHECK(netlink_.replace_route(route_to(prefix)));
+            ++added;
         }
     }
-    MESH_CHECK(set_rules());
+    MESH_TRY(const std::size_t rules, set_rules());
     for (const Route& route : existing) {
         const bool leftover = route.blackhole && !settings_.strict;
         if (!leftover && (!prune || wanted.contains(route.destination))) continue;
         MESH_CHECK(unless(Errc::kNotFound, netlink_.delete_route(route)));
     }
-    return {};
+    return added + rules;
 }
 
 Result<void> EncryptionRoutes::add(const IpPrefix& prefix) {

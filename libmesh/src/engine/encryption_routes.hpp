@@ -4,6 +4,7 @@
 // What is in the table and the rules that name it are ours. Internal to this folder.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <mesh/error.hpp>
 #include <optional>
@@ -35,10 +36,11 @@ class EncryptionRoutes {
     EncryptionRoutes(datapath::Rtnetlink netlink, Settings settings)
         : netlink_(std::move(netlink)), settings_(std::move(settings)) {}
 
-    /// Makes rules and routes exist; routes that are right are not touched.
+    /// Makes rules and routes exist; what is right is not touched.
     /// @param prune removes routes to other prefixes
+    /// @return how many routes and rules there were to add
     /// @complexity all routes of the table
-    [[nodiscard]] Result<void> sync(const std::set<model::IpPrefix>& wanted, bool prune);
+    [[nodiscard]] Result<std::size_t> sync(const std::set<model::IpPrefix>& wanted, bool prune);
     [[nodiscard]] Result<void> add(const model::IpPrefix& prefix);
     [[nodiscard]] Result<void> remove(const model::IpPrefix& prefix);
 
@@ -48,7 +50,7 @@ class EncryptionRoutes {
   private:
     [[nodiscard]] datapath::Route route_to(const model::IpPrefix& prefix) const;
     [[nodiscard]] datapath::Route black_hole_of(const model::IpPrefix& prefix) const;
-    [[nodiscard]] Result<void> set_rules();
+    [[nodiscard]] Result<std::size_t> set_rules();
 
     datapath::Rtnetlink netlink_;
     Settings settings_;

@@ -1,6 +1,7 @@
 #include "engine/resets.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace mesh::engine {
 namespace {
@@ -69,14 +70,28 @@ std::optional<TimePoint> Resets::next_due() const {
     return *due_.begin();
 }
 
+void Resets::begin_sweep() {
+    lingering_.clear();
+    gone_before_ = std::exchange(gone_, {});
+}
+
 bool Resets::ends(const datapath::ServiceSocket& socket, TimePoint now,
                   const std::function<bool(const model::IpAddress&)>& is_pod) {
     const datapath::ServiceFrontend frontend{socket.frontend, socket.frontend_port, socket.proto};
     if (left_alone_.contains(frontend)) return false;
     if (!socket.live) {
         // A datagram socket has nothing to finish: its next one is for another backend.
-        if (socket.proto == datapath::Protocol::kUdp || !is_pod(socket.backend)) return true;
-        lingering_.insert(socket.backend);
+        if (socket.proto == datapath::Protocol::kUdp) return true;
+        if (is_pod(socket.backend)) {
+            lingering_.insert(socket.backend);
+            return false;
+        }
+        const auto before = gone_before_.find(socket.backend);
+        const auto since =
+            gone_.try_emplace(socket.backend, before == gone_before_.end() ? now : before->second)
+                .first->second;
+        if (!socket.established || now >= since + kGoneGrace) return true;
+        due_.insert(since + kGoneGrace);
         return false;
     }
     const auto row = unhealthy_.find(frontend);

@@ -2,12 +2,14 @@
 // computation over rows, sockets and the time. Ended are sockets to a backend that
 // - is in no service any more, and whose pod is gone as well: one that is only not ready, or that
 // is
-//   terminating, finishes what it has;
+//   terminating, finishes what it has. A TCP connection has kGoneGrace, so that answers which are
+//   under way arrive, and no record that is deleted and put again costs one;
 // - has been unhealthy for the grace time, while the service has others to use instead. One that
 //   still waits for the answer to its SYN is ended without grace: it has nothing to lose.
 // Services with annotation libmesh.io/reset-connections=false are left alone.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -27,6 +29,8 @@ namespace mesh::engine {
 /// @thread same object not concurrently
 class Resets {
   public:
+    static constexpr Duration kGoneGrace = std::chrono::seconds(1);
+
     explicit Resets(ResetOptions options) : options_(options) {}
 
     /// The frontend has this row now.
@@ -45,8 +49,9 @@ class Resets {
     }
 
     /// A look at all sockets begins: what was remembered of those before is forgotten.
-    void begin_sweep() { lingering_.clear(); }
+    void begin_sweep();
     /// @param is_pod whether the address is still a pod's or a node's
+    /// Those that are to be ended later make take_due() true by then.
     [[nodiscard]] bool ends(const datapath::ServiceSocket& socket, TimePoint now,
                             const std::function<bool(const model::IpAddress&)>& is_pod);
 
@@ -62,6 +67,8 @@ class Resets {
     std::set<TimePoint> due_;
     /// Backends without a service whose pods are still there, and sockets connected to them.
     std::set<model::IpAddress> lingering_;
+    /// Backends that are gone and had sockets by this sweep, and by the one before: since when.
+    std::map<model::IpAddress, TimePoint> gone_, gone_before_;
     bool due_now_ = false;
 };
 

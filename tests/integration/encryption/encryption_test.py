@@ -7,6 +7,7 @@ all nodes are plugged into. Exit code 77 = skipped, with the reason on standard 
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -21,6 +22,8 @@ from sandboxes import Cluster, Loop, missing_needs, wait_for  # noqa: E402
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 MARKER, CONTROL = "secret-of-a-pod-4711", "plain-control-4712"
 WIREGUARD, VXLAN = "udp/51871", "udp/8472"
+LAYOUT = pathlib.Path(__file__).resolve().parents[3] / "bpf" / "layout.h"
+PLAINTEXT = int(re.search(r"#define MESH_DROP_PLAINTEXT (\d+)U", LAYOUT.read_text()).group(1))
 
 # In the underlay's namespace, on all its devices: what goes between the given addresses, by protocol and port, and how
 # often each of the given words is in it. Ends with its standard input.
@@ -165,7 +168,7 @@ class EncryptionTest(unittest.TestCase):
         cls.root = tempfile.mkdtemp(prefix="mesh-enc-")
         one = Cluster(BIN, cls.root, f"w{os.getpid()}a", 1, "embedded")
         two = Cluster(BIN, cls.root, f"w{os.getpid()}b", 2, "embedded", inherit=one)
-        cls.one, cls.two = one, two
+        cls.one, cls.two, cls.devices = one, two, set()
         cls.addClassCleanup(cls.clean)
         for cluster in (one, two):
             cluster.create("--encryption", "wireguard", "--encryption-strict")
@@ -180,12 +183,10 @@ class EncryptionTest(unittest.TestCase):
     @classmethod
     def clean(cls):
         clusters = (cls.one, cls.two)
-        devices = {row["device"] for cluster in clusters if cluster.folder.exists()
-                   for row in encryption(cluster).values() if "device" in row}
         for cluster in clusters:
             cluster.delete()
         left = [name for cluster in clusters for name in cluster.leftovers()]
-        left += [f"{d}.sock" for d in devices if pathlib.Path(f"/var/run/wireguard/{d}.sock").exists()]
+        left += [f"{d}.sock" for d in cls.devices if pathlib.Path(f"/var/run/wireguard/{d}.sock").exists()]
         shutil.rmtree(cls.root, ignore_errors=True)
         if left:
             raise AssertionError(f"left behind: {left}")
@@ -195,6 +196,7 @@ class EncryptionTest(unittest.TestCase):
             cluster.start("mesh-agent")
         wait_encrypted(self.one, self.two)
         for cluster in (self.one, self.two):
+            self.devices.update(row["device"] for row in encryption(cluster).values())
             cluster.wait_used("echo", {self.one.name: 2, self.two.name: 2})
 
     def tearDown(self):
@@ -212,7 +214,7 @@ class EncryptionTest(unittest.TestCase):
     def drops(self, cluster, node):
         """Packets that the programs of a node dropped for being plain, whether its agent runs or not."""
         pin = f"/sys/fs/bpf/mesh-{cluster.name}_{node}_pods/maps/drops"
-        rows = json.loads(subprocess.run(["bpftool", "-j", "map", "lookup", "pinned", pin, "key", "9", "0", "0", "0"],
+        rows = json.loads(subprocess.run(["bpftool", "-j", "map", "lookup", "pinned", pin, "key", str(PLAINTEXT), "0", "0", "0"],
                                          capture_output=True, text=True, check=True).stdout)
         return sum(int.from_bytes(bytes(int(b, 16) for b in row["value"][:8]), "little") for row in rows["values"])
 
@@ -323,6 +325,14 @@ class EncryptionTest(unittest.TestCase):
         wait_for("another one", lambda: encryption(one)["node1"]["device_starts"] == row["device_starts"] + 1)
         wait_encrypted(one, two)
         _, ip, port = self.servers(two)[0]
+        wait_for("requests pass again", lambda: self.say(one, ip, port).returncode == 0)
+
+    def test_a_device_that_was_down_for_a_moment(self):
+        """Its routes went with that: the agent sets them again though the device looks as it did."""
+        one, two = self.one, self.two
+        _, ip, port = self.servers(two)[0]
+        device = encryption(one)["node1"]["device"]
+        on_node(one, "node1", "sh", "-c", f"ip link set {device} down && ip link set {device} up")
         wait_for("requests pass again", lambda: self.say(one, ip, port).returncode == 0)
 
     # -- strict

@@ -195,6 +195,61 @@ class FailoverTest(unittest.TestCase):
         self.deploy(self.two)
         self.await_all()
 
+    def test_pod_that_is_gone(self):
+        """Deleted while nothing can reach the client: without any probe of it, its connection is reset."""
+        self.await_all()
+        for cluster in (self.one, self.two):
+            cluster.apply("spare.yaml")  # the same pods, no health check
+        self.one.wait_used("spare", {self.one.name: 2, self.two.name: 2})
+        pod = self.pod_of(self.two)
+        held = HeldConnection(self.one, self.one.frontend("spare"), pod)
+        self.addCleanup(held.close)
+        pod_link(self.two, pod, "down")
+        self.two.remove("deployment/echo")
+        word = held.fate(30)
+        self.assertIsNotNone(word, "the connection hangs")
+        self.assertIn(word[0], RESET)
+        for cluster in (self.one, self.two):
+            cluster.remove("service/spare")
+        self.deploy(self.two)
+        self.await_all()
+
+    def test_node_record_that_goes(self):
+        """A lease that ends takes the node's record: its pods' backends are avoided although they answer."""
+        self.await_all()
+        pod = self.pod_of(self.two)
+        key = f"cilium/state/nodes/v1/{self.two.name}/node2"
+        record = self.two.etcdctl("get", key, "--print-value-only").stdout.rstrip("\n")
+        self.two.etcdctl("del", key)
+        reason = self.await_used(pod, False)["reason"]
+        self.assertIn("the record of its node is gone", reason)
+        self.assert_avoided([pod])
+        self.two.etcdctl("put", key, record)
+        self.await_all()
+
+    def test_remote_away_for_too_long(self):
+        """Fail-static by default; with --remote-max-stale-age its backends count as gone, and connections are reset."""
+        self.await_all()
+        pod = self.pod_of(self.two)
+        held = self.hold(pod)
+        self.two.kill("mesh-proxy")
+        self.one.wait_remote(self.two, "stale")
+        self.assertTrue(self.backend(pod)["selected"])
+        self.two.start("mesh-proxy")
+        set_agent_flags(self.one, {"--remote-max-stale-age": "2"})
+        self.one.meshctl("status", "--cluster", self.one.name, "--wait")
+        self.await_all()
+        self.assertIsNone(held.fate(0))
+        self.two.kill("mesh-proxy")
+        self.one.wait_used("echo", {self.one.name: 2})
+        word = held.fate(30)
+        self.assertIsNotNone(word, "the connection hangs")
+        self.assertIn(word[0], RESET)
+        self.two.start("mesh-proxy")
+        set_agent_flags(self.one, {"--remote-max-stale-age": "0"})
+        self.one.meshctl("status", "--cluster", self.one.name, "--wait")
+        self.await_all()
+
     def test_switched_off(self):
         """--reset-connections none: new connections avoid it all the same, the established one hangs."""
         self.await_all()

@@ -155,7 +155,7 @@ class RobustTest(unittest.TestCase):
 
     @contextlib.contextmanager
     def agent_with(self, *flags):
-        """The first cluster's agent on node1 on tables made anew, with these flags; as before afterwards."""
+        """The first cluster's agent on node1 with these flags; as before afterwards."""
         self.restart_agent(lambda argv: [*argv, *flags])
         try:
             yield
@@ -165,8 +165,6 @@ class RobustTest(unittest.TestCase):
     def restart_agent(self, edit):
         one = self.one
         one.kill("mesh-agent", "node1")
-        for suffix in ("", "_pods"):
-            shutil.rmtree(f"/sys/fs/bpf/mesh-{one.name}_node1{suffix}", ignore_errors=True)
         file = one.folder / "state.json"
         state = json.loads(file.read_text())
         for daemon in state["daemons"]:

@@ -109,9 +109,35 @@ TEST_F(Resets, ARemovedBackendFinishesWhileItsPodIsThere) {
     resets_.note_pod_gone(kSick);
     EXPECT_TRUE(resets_.take_due(now_));
     resets_.begin_sweep();
+    EXPECT_FALSE(ends(socket(kSick, false))) << "an answer may be under way";
+    auto connecting = socket(kSick, false);
+    connecting.established = false;
+    EXPECT_TRUE(ends(connecting));
+    EXPECT_EQ(resets_.next_due(), now_ + 1s);
+    now_ += 500ms;
+    resets_.begin_sweep();  // for another's sake
+    EXPECT_FALSE(ends(socket(kSick, false)));
+    now_ += 500ms;
+    EXPECT_TRUE(resets_.take_due(now_));
+    resets_.begin_sweep();
     EXPECT_TRUE(ends(socket(kSick, false)));
     resets_.note_pod_gone(kSick);
     EXPECT_FALSE(resets_.take_due(now_));
+}
+
+TEST_F(Resets, APodThatIsBackInTimeKeepsItsConnections) {
+    pods_.clear();
+    resets_.begin_sweep();
+    EXPECT_FALSE(ends(socket(kSick, false)));
+    pods_ = {kSick};
+    now_ += 1s;
+    EXPECT_TRUE(resets_.take_due(now_));
+    resets_.begin_sweep();
+    EXPECT_FALSE(ends(socket(kSick, false)));
+    // Gone again: the time is whole again.
+    pods_.clear();
+    resets_.begin_sweep();
+    EXPECT_FALSE(ends(socket(kSick, false)));
 }
 
 TEST_F(Resets, AServiceMayHaveItsConnectionsLeftAlone) {
@@ -123,6 +149,8 @@ TEST_F(Resets, AServiceMayHaveItsConnectionsLeftAlone) {
     pods_.clear();
     EXPECT_FALSE(ends(socket(kSick, false)));
     resets_.note_row(kFrontend, row(Reason::kNodeUnreachable), now_);
+    EXPECT_FALSE(ends(socket(kSick, false)));
+    now_ += 1s;
     EXPECT_TRUE(ends(socket(kSick, false)));
 }
 

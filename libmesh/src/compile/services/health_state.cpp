@@ -22,6 +22,12 @@ model::IpPrefix host_prefix(const IpAddress& address) {
     return {address, static_cast<std::uint8_t>(address.is_v4() ? 32 : 128)};
 }
 
+template <class T>
+void sort_and_unite(std::vector<T>& list) {
+    std::ranges::sort(list);
+    list.erase(std::unique(list.begin(), list.end()), list.end());
+}
+
 std::vector<IpAddress> internal_ips(const model::Node* node) {
     std::vector<IpAddress> found;
     if (node == nullptr || !node->addresses) return found;
@@ -30,9 +36,7 @@ std::vector<IpAddress> internal_ips(const model::Node* node) {
         if (address.type != "InternalIP" || !IpAddress::parse_into(address.ip, ip)) continue;
         found.push_back(ip);
     }
-    std::ranges::sort(found);
-    const auto twice = std::ranges::unique(found);
-    found.erase(twice.begin(), twice.end());
+    sort_and_unite(found);
     return found;
 }
 
@@ -52,13 +56,6 @@ std::optional<std::uint16_t> probed_port(const HealthCheck& check, std::uint16_t
 std::string endpoint_text(const IpAddress& address, std::uint16_t port) {
     return address.is_v4() ? fmt::format("{}:{}", address.to_string(), port)
                            : fmt::format("[{}]:{}", address.to_string(), port);
-}
-
-template <class T>
-void sort_and_unite(std::vector<T>& list) {
-    std::ranges::sort(list);
-    const auto twice = std::ranges::unique(list);
-    list.erase(twice.begin(), twice.end());
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "bpf/layout.h"
+#include "datapath/bpf/fd.hpp"
 #include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
 #include "datapath/bpf/migration.hpp"
@@ -191,8 +192,10 @@ Result<void> BpfPods::State::read_settings() {
     return {};
 }
 
+/// On all devices at once, so that none is left with maps that nobody writes any more; what the
+/// devices are for is said later.
 Result<void> BpfPods::State::replace_programs() {
-    if (!migration->replaces_programs()) return {};
+    if (pins.was_empty()) return {};
     MESH_TRY(const std::uint32_t replaced, replace_filters(skeleton->obj, logger));
     MESH_CHECK(migration->finish(pins));
     logger.info("{}: {} programs on devices replaced", pins.path(), replaced);
@@ -242,7 +245,7 @@ Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entr
         for (std::uint32_t i = 0; i < done; ++i) {
             const auto number = fingerprint(keys[i]);
             written.insert(number);
-            unconfirmed.erase(number);
+            if (!unconfirmed.empty()) unconfirmed.erase(number);
         }
         stats.written += done;
         next += done;

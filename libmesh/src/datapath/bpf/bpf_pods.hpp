@@ -65,8 +65,9 @@ struct PodEvent {
 
 class BpfPods final : public PodDatapath {
   public:
-    /// Loads the programs on the pinned maps, or makes these. Attaches nothing yet, unless pinned
-    /// maps are migrated (README.md): then programs that are attached are replaced.
+    /// Loads the programs on the pinned maps, or makes these. Pinned maps of an older layout or
+    /// another size are migrated (README.md). Programs that an earlier process attached to devices
+    /// of this network namespace are replaced, each atomically; to others nothing is attached yet.
     /// What a failed call made is removed again.
     /// @errors kPermission, kConflict (another process, or a layout that this build does not know),
     ///         kUnavailable

@@ -300,6 +300,9 @@ Result<void> Rtnetlink::add_overlay(const OverlayLink& overlay) {
             if (vxlan) {
                 message.attribute(IFLA_VXLAN_PORT, &port, sizeof port);
                 message.attribute(IFLA_VXLAN_COLLECT_METADATA, &on, sizeof on);
+                // Else the link layer address of each packet, which is nobody's, is learnt.
+                const std::uint8_t off = 0;
+                message.attribute(IFLA_VXLAN_LEARNING, &off, sizeof off);
                 message.attribute(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, &on, sizeof on);
             } else {
                 message.attribute(IFLA_GENEVE_PORT, &port, sizeof port);

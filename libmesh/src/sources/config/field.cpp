@@ -71,6 +71,13 @@ std::int64_t Field::integer(std::int64_t low, std::int64_t high,
     return good ? number : fallback.value_or(low);
 }
 
+void Field::only(std::initializer_list<std::string_view> names) const {
+    each_member([&](const std::string& name, const Field& member) {
+        if (std::ranges::find(names, name) != names.end()) return;
+        member.expected(fmt::format("no such field, but one of {}", fmt::join(names, ", ")));
+    });
+}
+
 void Field::expected(std::string_view what) const {
     if (mistake_) return;
     std::string got;

@@ -25,6 +25,18 @@ class Field {
     /// The member of a map; reading it from anything else is a mistake.
     [[nodiscard]] Field operator[](std::string_view name) const;
     [[nodiscard]] bool present() const noexcept { return value_ != nullptr; }
+    /// What stands here; kNull if nothing does.
+    [[nodiscard]] DocumentValue::Kind kind() const noexcept {
+        return value_ != nullptr ? value_->kind : DocumentValue::Kind::kNull;
+    }
+    /// In the file, from 1; of an absent place its parent's.
+    [[nodiscard]] std::uint32_t line() const noexcept { return line_; }
+    /// Number of elements or members.
+    [[nodiscard]] std::size_t size() const noexcept {
+        return value_ != nullptr ? value_->items.size() + value_->fields.size() : 0;
+    }
+    /// A member of a map that is not named here is a mistake, null ones included.
+    void only(std::initializer_list<std::string_view> names) const;
 
     /// A string. @param fallback where absent
     [[nodiscard]] std::string string(std::string_view fallback = {}) const;

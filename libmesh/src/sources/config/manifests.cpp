@@ -9,6 +9,7 @@
 
 #include "sources/config/document.hpp"
 #include "sources/config/field.hpp"
+#include "sources/config/names.hpp"
 
 namespace mesh::sources::config {
 
@@ -18,50 +19,6 @@ using model::IpPrefix;
 using model::StringMap;
 
 namespace {
-
-// --- Kubernetes' rules for names and labels ---------------------------------------------------
-
-bool is_lower_alnum(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-}
-bool is_alnum(char c) {
-    return is_lower_alnum(c) || (c >= 'A' && c <= 'Z');
-}
-
-/// RFC 1123: labels of lower-case alphanumerics and '-', parted by dots in a subdomain.
-bool is_dns_name(std::string_view name, std::size_t limit, bool dots) {
-    if (name.empty() || name.size() > limit) return false;
-    std::size_t start = 0;
-    while (start <= name.size()) {
-        const auto dot = name.find('.', start);
-        const std::string_view label = name.substr(start, dot - start);
-        const bool good =
-            !label.empty() && is_lower_alnum(label.front()) && is_lower_alnum(label.back()) &&
-            std::ranges::all_of(label, [](char c) { return is_lower_alnum(c) || c == '-'; });
-        if (!good) return false;
-        if (dot == std::string_view::npos) return true;
-        if (!dots) return false;
-        start = dot + 1;
-    }
-    return false;
-}
-
-/// At most 63 of alphanumerics, '-', '_' and '.', alphanumeric at both ends.
-bool is_label_text(std::string_view text) {
-    return text.size() <= 63 &&
-           (text.empty() || (is_alnum(text.front()) && is_alnum(text.back()))) &&
-           std::ranges::all_of(
-               text, [](char c) { return is_alnum(c) || c == '-' || c == '_' || c == '.'; });
-}
-
-/// [<subdomain>/]<label text>.
-bool is_qualified_name(std::string_view name) {
-    if (const auto slash = name.find('/'); slash != std::string_view::npos) {
-        if (!is_dns_name(name.substr(0, slash), 253, true)) return false;
-        name.remove_prefix(slash + 1);
-    }
-    return !name.empty() && is_label_text(name);
-}
 
 // --- fields -----------------------------------------------------------------------------------
 

@@ -76,7 +76,9 @@ bool go_on(pid_t pid, TracedRun& run) {
     }
 }
 
-void trace(pid_t pid, int kill_at, TracedRun& run) {
+using Before = std::function<bool(const std::string&)>;
+
+void trace(pid_t pid, int kill_at, const Before& before, TracedRun& run) {
     int status = 0;
     ::waitpid(pid, &status, 0);  // it stops after execve
     ::ptrace(PTRACE_SETOPTIONS, pid, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
@@ -85,7 +87,9 @@ void trace(pid_t pid, int kill_at, TracedRun& run) {
         ::ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof info, &info);
         if (info.op != PTRACE_SYSCALL_INFO_ENTRY) continue;
         const std::string change = change_of(info.entry.nr, info.entry.args[0]);
-        if (change.empty() || ++run.changes != kill_at) continue;
+        if (change.empty()) continue;
+        const bool kill = before && before(change);
+        if (++run.changes != kill_at && !kill) continue;
         run.killed = true;
         run.last = change;
         ::kill(pid, SIGKILL);
@@ -94,14 +98,14 @@ void trace(pid_t pid, int kill_at, TracedRun& run) {
     }
 }
 
-TracedRun run_here(const std::vector<std::string>& command, int kill_at) {
+TracedRun run_here(const std::vector<std::string>& command, int kill_at, const Before& before) {
     TracedRun run;
     int out[2];
     // Small enough output that nobody need read it meanwhile.
     if (::pipe2(out, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
     const pid_t pid = start(command, out[1]);
     ::close(out[1]);
-    trace(pid, kill_at, run);
+    trace(pid, kill_at, before, run);
     char buffer[4096];
     for (ssize_t got = 0; (got = ::read(out[0], buffer, sizeof buffer)) > 0;) {
         run.output.append(buffer, static_cast<std::size_t>(got));
@@ -112,11 +116,12 @@ TracedRun run_here(const std::vector<std::string>& command, int kill_at) {
 
 }  // namespace
 
-TracedRun run_traced(const Netns* netns, const std::vector<std::string>& command, int kill_at) {
-    if (netns == nullptr) return run_here(command, kill_at);
+TracedRun run_traced(const Netns* netns, const std::vector<std::string>& command, int kill_at,
+                     const Before& before) {
+    if (netns == nullptr) return run_here(command, kill_at, before);
     TracedRun run;
     // The thread that traces is the one that forked.
-    netns->run([&] { run = run_here(command, kill_at); });
+    netns->run([&] { run = run_here(command, kill_at, before); });
     return run;
 }
 

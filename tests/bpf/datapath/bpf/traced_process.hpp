@@ -2,6 +2,7 @@
 // kernel or the BPF filesystem: maps, pins, links, filters.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,9 @@ struct TracedRun {
 };
 
 /// @param kill_at 1 = the first such call; 0 = let it end
+/// @param before is called while the program is stopped before each such call; true kills it
 [[nodiscard]] TracedRun run_traced(const Netns* netns, const std::vector<std::string>& command,
-                                   int kill_at);
+                                   int kill_at,
+                                   const std::function<bool(const std::string&)>& before = {});
 
 }  // namespace mesh::test
