@@ -241,13 +241,36 @@ void OnePolicy(benchmark::State& state) {
 }
 BENCHMARK(OnePolicy)->Unit(benchmark::kMicrosecond);
 
-void Parse(benchmark::State& state) {
-    const std::string text = all_policies_text();
-    for (auto _ : state) benchmark::DoNotOptimize(parse(text));
-    state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations() * text.size()));
-    state.SetLabel("1,000 policies of YAML");
+/// The same as JSON, as an API server gives it.
+std::string policy_json(std::uint32_t i) {
+    const std::uint32_t n = i % kNamespaces;
+    const std::uint32_t j = i / kNamespaces;
+    std::string text = fmt::format(
+        R"({{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{{"name":)"
+        R"("policy-{}","namespace":"namespace-{}"}},"spec":{{"endpointSelector":{{"matchLabels":)"
+        R"({{"group":"group-{}"}}}},"ingress":[{{"fromEndpoints":[{{"matchLabels":{{"tier":)"
+        R"("tier-{}"}},"matchExpressions":[{{"key":"k8s:io.kubernetes.pod.namespace","operator":)"
+        R"("Exists"}}]}}],"toPorts":[{{"ports":[{{"port":"{}","protocol":"TCP"}}])",
+        i, n, j % 3, (i * 7) % 8, 8'000 + j);
+    if (j == 0) text += R"(,"rules":{"http":[{"method":"GET","path":"/v1/.*"}]})";
+    text += "}]}]";
+    if (j == 9) {
+        text += fmt::format(
+            R"(,"ingressDeny":[{{"fromEndpoints":[{{"matchLabels":{{"app":"app-{}"}}}}]}}])",
+            n % kApps);
+    }
+    return text + "}}\n";
 }
-BENCHMARK(Parse)->Unit(benchmark::kMillisecond);
+
+void Parse(benchmark::State& state) {
+    const bool json = state.range(0) != 0;
+    std::string text = json ? std::string() : all_policies_text();
+    for (std::uint32_t i = 0; json && i < kPolicies; ++i) text += policy_json(i);
+    for (auto _ : state) benchmark::DoNotOptimize(parse(text));
+    state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(text.size()));
+    state.SetLabel(json ? "1,000 policies of JSON" : "1,000 policies of YAML");
+}
+BENCHMARK(Parse)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond);
 
 // ---- memory ----
 

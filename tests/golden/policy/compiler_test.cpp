@@ -4,6 +4,7 @@
 // decides.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -162,6 +163,112 @@ TEST(PolicyCompilerGolden, MapsDecideAsTheRecordedOnes) {
         }
     }
     EXPECT_GT(compared, 100'000U);
+}
+
+using Texts = std::set<std::string>;
+
+/// The L7 rules of a recorded selector, each as text; "everything" where there are none.
+void add_recorded(const json::object& selector, Texts& out) {
+    const auto text = [](const json::object& rule, const char* field) {
+        const auto* value = rule.if_contains(field);
+        return value == nullptr ? std::string() : std::string(value->as_string());
+    };
+    bool any = false;
+    if (const auto* list = selector.if_contains("http")) {
+        for (const auto& item : list->as_array()) {
+            const auto& rule = item.as_object();
+            any = true;
+            const auto* headers = rule.if_contains("headers");
+            out.insert(rule.empty() ? "everything"
+                                    : text(rule, "method") + " " + text(rule, "path") + " " +
+                                          text(rule, "host") + " " +
+                                          (headers ? json::serialize(*headers) : "[]"));
+        }
+    }
+    if (const auto* list = selector.if_contains("dns")) {
+        for (const auto& item : list->as_array()) {
+            any = true;
+            out.insert(text(item.as_object(), "matchName") +
+                       text(item.as_object(), "matchPattern"));
+        }
+    }
+    if (const auto* list = selector.if_contains("server_names")) {
+        for (const auto& name : list->as_array()) out.insert(std::string(name.as_string()));
+        any = true;
+    }
+    if (const auto* proto = selector.if_contains("l7proto")) {
+        out.insert(std::string(proto->as_string()));
+        any = true;
+    }
+    if (!any) out.insert("everything");
+}
+
+void add_compiled(const model::policy::L7Rules* rules, Texts& out) {
+    if (rules == nullptr) {
+        out.insert("everything");
+        return;
+    }
+    for (const auto& rule : rules->http) {
+        json::array headers;
+        for (const auto& header : rule.headers) headers.emplace_back(header);
+        out.insert(rule == model::policy::HttpRule{}
+                       ? "everything"
+                       : rule.method + " " + rule.path + " " + rule.host + " " +
+                             json::serialize(headers));
+    }
+    for (const auto& rule : rules->dns) out.insert(rule.text());
+    for (const auto& name : rules->server_names) out.insert(name);
+    if (!rules->l7proto.empty()) out.insert(rules->l7proto);
+}
+
+TEST(PolicyCompilerGolden, RedirectsHaveTheRecordedL7Rules) {
+    std::size_t compared = 0;
+    for (const PolicyCase& one : policy_cases()) {
+        const auto* filters = one.expect.if_contains("l7");
+        if (filters == nullptr || !filters->is_array()) continue;
+        const Compiled compiled(one);
+        const MapLookup lookup(compiled.entries);
+        const auto* policy = compiled.compiler.find(1);
+        for (const auto& item : filters->as_array()) {
+            const auto& filter = item.as_object();
+            const auto direction =
+                filter.at("dir").as_string() == "in" ? Direction::kIngress : Direction::kEgress;
+            const auto found = std::ranges::find_if(policy->redirects(), [&](const auto& redirect) {
+                return redirect.direction == direction &&
+                       redirect.protocol == filter.at("proto").as_int64() &&
+                       redirect.port == filter.at("port").as_int64();
+            });
+            ASSERT_NE(found, policy->redirects().end()) << one.name << json::serialize(item);
+            EXPECT_EQ(found->parser, filter.at("parser").as_string()) << one.name;
+            for (const RefIdentity& peer : one.world.identities) {
+                // Only of packets that come to the proxy; a denied selector loses its rules
+                // in 1.15.
+                if (to_verdict(lookup.find(direction, peer.id, found->protocol, found->port)) !=
+                    RefVerdict::kRedirect) {
+                    continue;
+                }
+                Texts recorded;
+                for (const auto& entry : filter.at("per_selector").as_array()) {
+                    const auto& selector = entry.as_object();
+                    if (selector.contains("deny")) continue;
+                    const auto& peers = selector.at("peers");
+                    const bool selected =
+                        peers.is_string() || std::ranges::any_of(peers.as_array(), [&](auto& id) {
+                            return id.as_int64() == peer.id;
+                        });
+                    if (selected) add_recorded(selector, recorded);
+                }
+                Texts ours;
+                for (const auto* rules : compiled.compiler.l7_rules(*found, peer.id)) {
+                    add_compiled(rules, ours);
+                }
+                EXPECT_EQ(ours, recorded)
+                    << one.name << " peer " << peer.id << json::serialize(item);
+                ++compared;
+            }
+        }
+    }
+    EXPECT_GT(compared, 300U);
 }
 
 TEST(PolicyCompilerGolden, OrderOfArrivalDoesNotMatter) {

@@ -128,7 +128,7 @@ void RandomWorld::peers(Direction direction, bool deny, Peers& out) {
     }
 }
 
-PortRule RandomWorld::ports(Direction direction, bool deny, bool nodes) {
+PortRule RandomWorld::ports(bool deny, bool nodes) {
     PortRule out;
     for (std::size_t n = below(4); n != 0; --n) {
         PortProtocol port;
@@ -155,7 +155,6 @@ PortRule RandomWorld::ports(Direction direction, bool deny, bool nodes) {
         port.protocol = Protocol::kTcp;
         if (port.name.empty() && port.port == 0) port.port = 80;
     }
-    static_cast<void>(direction);
     L7Rules rules;
     rules.http.push_back({pick({"GET", "PUT"}), pick({"/a", "/b"}), "", {}, {}});
     out.rules = std::make_shared<const L7Rules>(std::move(rules));
@@ -171,7 +170,7 @@ RuleElement RandomWorld::element(Direction direction, bool deny, bool nodes) {
         out.ports.push_back(std::move(icmp));
         return out;
     }
-    for (std::size_t n = below(3); n != 0; --n) out.ports.push_back(ports(direction, deny, nodes));
+    for (std::size_t n = below(3); n != 0; --n) out.ports.push_back(ports(deny, nodes));
     return out;
 }
 

@@ -33,8 +33,7 @@ class RandomWorld {
     [[nodiscard]] model::policy::EndpointSelector selector(bool peer);
     [[nodiscard]] model::policy::LabelRequirement requirement(bool peer);
     void peers(model::policy::Direction direction, bool deny, model::policy::Peers& out);
-    [[nodiscard]] model::policy::PortRule ports(model::policy::Direction direction, bool deny,
-                                                bool nodes);
+    [[nodiscard]] model::policy::PortRule ports(bool deny, bool nodes);
     [[nodiscard]] model::policy::RuleElement element(model::policy::Direction direction, bool deny,
                                                      bool nodes);
     [[nodiscard]] model::policy::Rule rule(model::policy::PolicyKind kind,

@@ -217,6 +217,10 @@ bool Reference::service_matches(const ServiceSelector& selector, const RefIdenti
             if (!world_.options.services_with_selector) continue;
             bool good =
                 value_of(peer.labels, "k8s", "io.kubernetes.pod.namespace") == service.namespace_;
+            if (world_.options.default_local_cluster) {
+                good = good && value_of(peer.labels, "k8s", "io.cilium.k8s.policy.cluster") ==
+                                   world_.options.cluster;
+            }
             for (const Label& label : service.selector) {
                 good = good && value_of(peer.labels, "k8s", label.key.str()) == label.value.str();
             }

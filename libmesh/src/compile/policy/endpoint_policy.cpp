@@ -26,6 +26,10 @@ void DirectionPolicy::build(std::vector<PeerShape> shapes, bool enforced, Select
     }
     wildcard_ = reduce(std::move(any), {});
 
+    partition(cache, scratch);
+}
+
+void DirectionPolicy::partition(const SelectorCache& cache, Scratch& scratch) {
     // Identities are split by one selector after the other; a node is "those of its parent that its
     // selector selects". Members come in ascending order and so do the slots of each class.
     struct Node {

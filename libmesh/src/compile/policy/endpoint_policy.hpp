@@ -78,6 +78,7 @@ class DirectionPolicy {
                                           const std::vector<SelectorId>& matched);
 
   private:
+    void partition(const SelectorCache& cache, Scratch& scratch);
     [[nodiscard]] std::vector<EntryShape> entries_of(
         const std::vector<SelectorId>& selectors) const;
     [[nodiscard]] Class& class_of(const std::vector<SelectorId>& matched);

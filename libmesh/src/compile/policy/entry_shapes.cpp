@@ -25,13 +25,33 @@ void merge(PolicyMapValue& into, const PolicyMapValue& other) {
     }
 }
 
-/// The narrowest of `list` that covers the shape, or nullptr.
+/// The narrowest of an ascending list that covers the shape, or nullptr.
 const EntryShape* narrowest_covering(std::span<const EntryShape> list, const EntryShape& shape) {
-    const EntryShape* found = nullptr;
-    for (const EntryShape& one : list) {
-        if (one.covers(shape) && (found == nullptr || one.length >= found->length)) found = &one;
+    constexpr std::size_t kFew = 32;
+    if (list.size() <= kFew) {
+        const EntryShape* found = nullptr;
+        for (const EntryShape& one : list) {
+            if (one.covers(shape) && (found == nullptr || one.length >= found->length)) {
+                found = &one;
+            }
+        }
+        return found;
     }
-    return found;
+    const auto packets = [](const EntryShape& one) {
+        return std::tuple(one.protocol, one.length, one.port);
+    };
+    for (int length = shape.length; length >= 0; --length) {
+        if (length > 0 && length < 8) continue;
+        EntryShape wanted{0, static_cast<std::uint8_t>(length), 0, {}};
+        if (length != 0) {
+            const unsigned shift = 24U - static_cast<unsigned>(length);
+            wanted.protocol = shape.protocol;
+            wanted.port = static_cast<std::uint16_t>((unsigned{shape.port} >> shift) << shift);
+        }
+        const auto at = std::ranges::lower_bound(list, packets(wanted), {}, packets);
+        if (at != list.end() && packets(*at) == packets(wanted)) return &*at;
+    }
+    return nullptr;
 }
 
 bool same_outcome(const PolicyMapValue& a, const PolicyMapValue& b) {

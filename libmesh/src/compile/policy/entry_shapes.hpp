@@ -15,7 +15,7 @@ namespace mesh::compile {
 
 /// Reduces the shapes of all rules that hold for a peer, in any order, to those to enter for it.
 /// @param wildcard what is entered for any peer, ascending; empty when these are what is reduced
-/// @return ascending @complexity O(n log n + n × size of wildcard)
+/// @return ascending @complexity O(n log(n + size of wildcard))
 [[nodiscard]] std::vector<EntryShape> reduce(std::vector<EntryShape> shapes,
                                              std::span<const EntryShape> wildcard);
 

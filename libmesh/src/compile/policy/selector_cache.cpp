@@ -77,7 +77,13 @@ bool SelectorCache::service_matches(const ServiceSelector& selector,
                                      std::string(kNamespaceKey),
                                      SelectorOperator::kIn,
                                      {service.namespace_}};
+        // Like any selector that names no cluster.
+        const LabelRequirement cluster{std::string(kSourceK8s),
+                                       std::string(kClusterKey),
+                                       SelectorOperator::kIn,
+                                       {options_.cluster}};
         return holds(space, identity.labels) &&
+               (!options_.default_local_cluster || holds(cluster, identity.labels)) &&
                std::ranges::all_of(service.selector, [&](const Label& label) {
                    return holds({std::string(kSourceK8s),
                                  label.key.str(),

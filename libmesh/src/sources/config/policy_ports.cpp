@@ -151,6 +151,39 @@ PortRule read_port_rule(const Field& element, const Context& context) {
     return out;
 }
 
+// Of the IANA's names those that Cilium's CRD lists.
+using IcmpNames = std::span<const std::pair<std::string_view, std::uint16_t>>;
+constexpr std::array<std::pair<std::string_view, std::uint16_t>, 11> kIcmpTypes{
+    {{"EchoReply", 0},
+     {"DestinationUnreachable", 3},
+     {"Redirect", 5},
+     {"Echo", 8},
+     {"EchoRequest", 8},
+     {"RouterAdvertisement", 9},
+     {"RouterSelection", 10},
+     {"TimeExceeded", 11},
+     {"ParameterProblem", 12},
+     {"Timestamp", 13},
+     {"TimestampReply", 14}}};
+constexpr std::array<std::pair<std::string_view, std::uint16_t>, 17> kIcmpv6Types{
+    {{"DestinationUnreachable", 1},
+     {"PacketTooBig", 2},
+     {"TimeExceeded", 3},
+     {"ParameterProblem", 4},
+     {"EchoRequest", 128},
+     {"EchoReply", 129},
+     {"MulticastListenerQuery", 130},
+     {"MulticastListenerReport", 131},
+     {"MulticastListenerDone", 132},
+     {"RouterSolicitation", 133},
+     {"RouterAdvertisement", 134},
+     {"NeighborSolicitation", 135},
+     {"NeighborAdvertisement", 136},
+     {"RedirectMessage", 137},
+     {"RouterRenumbering", 138},
+     {"DuplicateAddressRequest", 157},
+     {"DuplicateAddressConfirmation", 158}}};
+
 PortProtocol read_icmp(const Field& item) {
     item.only({"family", "type"});
     PortProtocol one;
@@ -161,40 +194,8 @@ PortProtocol read_icmp(const Field& item) {
         one.port = static_cast<std::uint16_t>(type.integer(0, 255, std::nullopt));
         return one;
     }
-    // Of the IANA's names those that Cilium's CRD lists.
-    using Names = std::span<const std::pair<std::string_view, std::uint16_t>>;
-    static constexpr std::array<std::pair<std::string_view, std::uint16_t>, 11> kV4{
-        {{"EchoReply", 0},
-         {"DestinationUnreachable", 3},
-         {"Redirect", 5},
-         {"Echo", 8},
-         {"EchoRequest", 8},
-         {"RouterAdvertisement", 9},
-         {"RouterSelection", 10},
-         {"TimeExceeded", 11},
-         {"ParameterProblem", 12},
-         {"Timestamp", 13},
-         {"TimestampReply", 14}}};
-    static constexpr std::array<std::pair<std::string_view, std::uint16_t>, 17> kV6{
-        {{"DestinationUnreachable", 1},
-         {"PacketTooBig", 2},
-         {"TimeExceeded", 3},
-         {"ParameterProblem", 4},
-         {"EchoRequest", 128},
-         {"EchoReply", 129},
-         {"MulticastListenerQuery", 130},
-         {"MulticastListenerReport", 131},
-         {"MulticastListenerDone", 132},
-         {"RouterSolicitation", 133},
-         {"RouterAdvertisement", 134},
-         {"NeighborSolicitation", 135},
-         {"NeighborAdvertisement", 136},
-         {"RedirectMessage", 137},
-         {"RouterRenumbering", 138},
-         {"DuplicateAddressRequest", 157},
-         {"DuplicateAddressConfirmation", 158}}};
     const std::string text = type.string();
-    const Names names = v6 ? Names(kV6) : Names(kV4);
+    const IcmpNames names = v6 ? IcmpNames(kIcmpv6Types) : IcmpNames(kIcmpTypes);
     const auto at =
         std::ranges::find(names, std::string_view(text), [](const auto& n) { return n.first; });
     if (at != names.end()) {

@@ -103,7 +103,8 @@ TEST(RandomPolicies, AreDecidedAsTheReferenceSays) {
     constexpr std::uint64_t kSets = 20'000;
     for (std::uint64_t seed = 1; seed <= kSets; ++seed) {
         const RefWorld world = RandomWorld(seed).make();
-        if (!compile_and_compare(world, 97, seed)) continue;
+        // Of most sets some packets, of some sets all.
+        if (!compile_and_compare(world, seed % 100 == 0 ? 1 : 97, seed)) continue;
         const auto fails = [](const RefWorld& less) {
             return compile_and_compare(less, 1, 0).has_value();
         };
