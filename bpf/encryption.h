@@ -84,11 +84,3 @@ static __always_inline bool is_plain_tunnel(struct __sk_buff* skb, struct packet
     read_ports(skb, p);
     return p->destination_port == enc->tunnel_port && bpf_map_lookup_elem(&encrypted, &p->source);
 }
-
-SEC("tc")
-int mesh_from_wireguard(struct __sk_buff* skb) {
-    const struct mesh_encryption* enc = get_encryption();
-    if (enc && (enc->flags & MESH_ENCRYPTION_STRICT) && enc->tunnel_port != 0)
-        skb->mark = MARK_DECRYPTED;
-    return TC_ACT_OK;
-}

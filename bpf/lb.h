@@ -311,6 +311,7 @@ static __always_inline int choose(const struct mesh_service* service, __u32 serv
 struct way {
     bool here;    /* a pod of this node, or the node itself */
     bool overlay; /* to the node `entry->tunnel` */
+    bool device;  /* through the WireGuard device, which knows nodes by their pods' addresses */
 };
 
 static __always_inline bool is_own(const struct mesh_address* a,
@@ -326,8 +327,13 @@ static __always_inline struct way way_to(const struct mesh_address* address,
         way.here = true;
         return way;
     }
-    if (!(set->flags & MESH_PODS_TUNNEL)) return way;
     const struct mesh_ipcache_entry* entry = find_ip(address);
+    if (!(set->flags & MESH_PODS_TUNNEL)) {
+        const struct mesh_encryption* enc = get_encryption();
+        way.device = enc && enc->wireguard_ifindex != 0 && entry && is_set(&entry->tunnel) &&
+                     !(entry->flags & MESH_IPCACHE_NODE);
+        return way;
+    }
     way.overlay = entry && is_set(&entry->tunnel) && !same(&entry->tunnel, &set->node4) &&
                   !same(&entry->tunnel, &set->node6);
     return way;
@@ -401,7 +407,7 @@ __noinline int enter_flow(struct lb_state* s, const struct mesh_service* service
     /* A pod that is its own backend would answer itself without asking us. */
     const bool hairpin = same(&s->flow.backend, &s->key.source);
     const bool own_source = !hairpin && (way.here || !outside);
-    if ((hairpin || way.here || way.overlay) && is_set(router)) node = router;
+    if ((hairpin || way.here || way.overlay || way.device) && is_set(router)) node = router;
     if (!enter_answer(s, s->key.proto, own_source, node, now)) return MESH_DROP_FLOW_TABLE;
     mark_seen(&s->flow.backend, s->flow.backend_port);
     mark_seen(&s->key.destination, s->key.destination_port);
@@ -449,8 +455,10 @@ static __always_inline bool is_too_big(struct __sk_buff* skb, const struct packe
                                        const struct mesh_pods_settings* set, __u32* mtu) {
     if (skb->len < 1280) return false;
     const struct way way = way_to(backend, set);
-    if (!way.overlay) return false;
-    if (!bpf_check_mtu(skb, set->overlay_ifindex, mtu, 0, BPF_MTU_CHK_SEGS)) return false;
+    const struct mesh_encryption* enc = get_encryption();
+    if (!way.overlay && !(way.device && enc)) return false;
+    const __u32 ifindex = way.overlay ? set->overlay_ifindex : enc->wireguard_ifindex;
+    if (!bpf_check_mtu(skb, ifindex, mtu, 0, BPF_MTU_CHK_SEGS)) return false;
     if (!p->v4) return true;
     __be16 fragment = 0;
     if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, frag_off), &fragment, 2))

@@ -654,4 +654,41 @@ int mesh_to_device(struct __sk_buff* skb) {
     return TC_ACT_OK;
 }
 
+/* What the WireGuard device decrypted has no link layer header. Is it for the node itself? */
+static __always_inline bool is_to_node(struct __sk_buff* skb,
+                                       const struct mesh_pods_settings* set) {
+    struct mesh_address to = {};
+    if (skb->protocol == bpf_htons(ETH_P_IP)) {
+        __be32 v4 = 0;
+        if (bpf_skb_load_bytes(skb, offsetof(struct iphdr, daddr), &v4, sizeof v4)) return false;
+        set_v4(&to, v4);
+    } else if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
+               bpf_skb_load_bytes(skb, offsetof(struct ipv6hdr, daddr), &to, sizeof to)) {
+        return false;
+    }
+    return is_own(&to, set);
+}
+
+SEC("tc")
+int mesh_from_wireguard(struct __sk_buff* skb) {
+    const struct mesh_encryption* enc = get_encryption();
+    if (enc && (enc->flags & MESH_ENCRYPTION_STRICT) && enc->tunnel_port != 0)
+        skb->mark = MARK_DECRYPTED;
+    /* Answers of backends that know this node as their client; with a tunnel they come in that. */
+    const struct mesh_pods_settings* set = get_settings();
+    const struct mesh_flow_filter* filter = get_filter();
+    if (!services_at_tc || !set || (set->flags & MESH_PODS_TUNNEL) || !filter || filter->any == 0)
+        return TC_ACT_OK;
+    if (!is_to_node(skb, set)) return TC_ACT_OK;
+    const __be16 protocol = (__be16)skb->protocol;
+    if (bpf_skb_change_head(skb, ETH_HLEN, 0) ||
+        bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &protocol, sizeof protocol, 0))
+        return TC_ACT_OK;
+    struct packet p = {};
+    if (parse(skb, &p) != kIp) return TC_ACT_OK;
+    const int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
+    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_DEVICE);
+    return service == LB_PASS ? TC_ACT_OK : service;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -299,6 +299,32 @@ TEST_P(ServicesTest, AFlowWhoseBackendWentIsReset) {
     EXPECT_GE(fabric.node(1).dropped(DropReason::kBackendGone), 8U);
 }
 
+TEST_P(ServicesTest, FlowsGoOnWithoutAnAgentAndAreAdopted) {
+    auto& node = fabric.node(1);
+    serve(node.ip4(), kNodePort, SOCK_STREAM, {{2, 0}});
+    fabric.world.run([&] {
+        const Socket socket(AF_INET, SOCK_STREAM);
+        ASSERT_EQ(socket.connect(node.ip4(), kNodePort), 0);
+        const auto works = [&] {
+            return socket.send("x") == 0 && socket.receive().starts_with("pod20 ");
+        };
+        EXPECT_TRUE(works());
+        node.close();
+        EXPECT_TRUE(works());
+        node.open();
+        node.netns.run([&] {
+            const auto device = node.pods().settings().device_ifindex;
+            ASSERT_TRUE(node.pods().attach(device, datapath::DeviceRole::kDevice));
+        });
+        EXPECT_TRUE(works());
+        // The adopted tables are written again, and programs read these.
+        serve(node.ip4(), kNodePort, SOCK_STREAM, {{2, 1}});
+        EXPECT_THAT(ask(fabric.world, SOCK_STREAM, node.ip4(), kNodePort), StartsWith("pod"));
+        ASSERT_TRUE(node.services().finish_adopt());
+        EXPECT_THAT(ask(fabric.world, SOCK_STREAM, node.ip4(), kNodePort), StartsWith("pod21 "));
+    });
+}
+
 TEST_P(ServicesTest, DatagramsGoToAnotherBackendWhenOneWent) {
     serve(kVip4, 80, SOCK_DGRAM, {{1, 1}});
     fabric.pod(1, 0).netns.run([&] {
