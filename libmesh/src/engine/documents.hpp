@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/health_watch.hpp"
 #include "engine/encryption.hpp"
+#include "engine/health_watch.hpp"
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
 #include "state/clusters/session.hpp"
@@ -30,8 +30,8 @@ struct StatusSources {
     const datapath::Datapath& datapath;
     const datapath::PodDatapath* pods = nullptr;  ///< null without a pod network
     const PodNetwork* network = nullptr;
-    const HealthWatch* health = nullptr;  ///< null if nothing is probed
-    std::uint64_t sockets_ended = 0;      ///< whose backends went
+    const HealthWatch* health = nullptr;     ///< null if nothing is probed
+    std::uint64_t sockets_ended = 0;         ///< whose backends went
     const Encryption* encryption = nullptr;  ///< null = there is none
     std::span<const std::string> route_failures;
     std::uint64_t flushes = 0;            ///< times that changes were compiled and written
