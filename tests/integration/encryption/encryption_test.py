@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, Loop, missing_needs, wait_for  # noqa: E402
+from sandboxes import Cluster, Loop, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 MARKER, CONTROL = "secret-of-a-pod-4711", "plain-control-4712"
@@ -392,23 +391,5 @@ class EncryptionTest(unittest.TestCase):
         self.assertIn("there is no IPsec here", agent.stderr)
 
 
-def main():
-    reason = missing_needs() or ("the program wireguard-go" if shutil.which("wireguard-go") is None else None)
-    if reason:
-        print(f"SKIPPED: this test needs {reason}", file=sys.stderr)
-        return 77
-    # An interrupted run removes its clusters as well; the alarm comes before ctest's timeout, which could not be caught.
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
-    signal.alarm(270)
-    cases = [name for name in vars(EncryptionTest) if name.startswith("test_")]
-    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
-    suite = unittest.TestSuite(EncryptionTest(name) for name in wanted)
-    try:
-        return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
-    finally:
-        EncryptionTest.doClassCleanups()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(EncryptionTest, "wireguard-go"))

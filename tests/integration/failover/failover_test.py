@@ -16,7 +16,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, Loop, missing_needs, wait_for  # noqa: E402
+from sandboxes import Cluster, Loop, run_cases, wait_for  # noqa: E402
 
 from kills import HeldConnection, kill_node, pod_link, set_agent_flags, signal_pod  # noqa: E402
 
@@ -288,21 +288,5 @@ class FailoverTest(unittest.TestCase):
         self.assertEqual(self.one.used("echo"), {self.one.name: 2})
 
 
-def main():
-    if (missing := missing_needs()) is not None:
-        print(f"SKIPPED: failover_test needs {missing}", file=sys.stderr)
-        return 77
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
-    signal.alarm(280)
-    cases = [name for name in vars(FailoverTest) if name.startswith("test_")]
-    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
-    suite = unittest.TestSuite(FailoverTest(name) for name in wanted)
-    try:
-        return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
-    finally:
-        FailoverTest.doClassCleanups()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(FailoverTest))

@@ -9,13 +9,12 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import unittest
 
-from sandboxes import Cluster, HeldSocket, Loop, missing_needs, wait_for
+from sandboxes import Cluster, HeldSocket, Loop, run_cases, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 GLOBAL = 'service.cilium.io/global: "true"'
@@ -615,22 +614,5 @@ class MeshTest(unittest.TestCase):
         self.assert_follows(one, self.only_one)
 
 
-def main():
-    if (missing := missing_needs()) is not None:
-        print(f"SKIPPED: mesh_test needs {missing}", file=sys.stderr)
-        return 77
-    # An interrupted run removes its clusters as well; the alarm comes before ctest's timeout, which could not be caught.
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
-    signal.alarm(270)
-    cases = [name for name in vars(MeshTest) if name.startswith("test_")]
-    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
-    suite = unittest.TestSuite(MeshTest(name) for name in wanted)
-    try:
-        return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
-    finally:
-        MeshTest.doClassCleanups()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(MeshTest))

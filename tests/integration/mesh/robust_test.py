@@ -9,14 +9,13 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
-from sandboxes import Cluster, Loop, missing_needs, wait_for
+from sandboxes import Cluster, Loop, run_cases, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 
@@ -349,22 +348,5 @@ class RobustTest(unittest.TestCase):
                 wait_for("nothing is refused", lambda: not self.status()["datapath"]["rejected"])
 
 
-def main():
-    if (missing := missing_needs()) is not None:
-        print(f"SKIPPED: robust_test needs {missing}", file=sys.stderr)
-        return 77
-    # An interrupted run removes its clusters as well; the alarm comes before ctest's timeout, which could not be caught.
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
-    signal.alarm(270)
-    cases = [name for name in vars(RobustTest) if name.startswith("test_")]
-    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
-    suite = unittest.TestSuite(RobustTest(name) for name in wanted)
-    try:
-        return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
-    finally:
-        RobustTest.doClassCleanups()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(RobustTest))

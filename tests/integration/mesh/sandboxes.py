@@ -3,10 +3,12 @@ import collections
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
 import time
+import unittest
 
 MANIFESTS = pathlib.Path(__file__).parent / "manifests"
 DEADLINE = 20  # seconds until something that must happen counts as not happening
@@ -323,14 +325,32 @@ class Cluster:
         return found + ([str(self.folder)] if self.folder.exists() else [])
 
 
-def missing_needs():
-    """Why these tests cannot run on this machine, or None."""
+def missing_needs(*programs):
+    """Why tests that also need these programs cannot run on this machine, or None."""
     if os.geteuid() != 0:
         return "root: network namespaces and BPF programs of the real kernel"
     with open("/proc/self/mounts") as mounts:
         if not any(line.split()[2] == "cgroup2" for line in mounts):
             return "cgroup v2 mounted"
-    for program in ("etcd", "etcdctl", "bpftool", "curl", "openssl"):
+    for program in ("etcd", "etcdctl", "bpftool", "curl", "openssl", *programs):
         if subprocess.run(["which", program], capture_output=True).returncode != 0:
             return f"the program {program}"
     return None
+
+
+def run_cases(test_case, *programs):
+    """The cases of a class, or those whose names hold a word of the command line; returns the exit code, 77 = skipped."""
+    if (missing := missing_needs(*programs)) is not None:
+        print(f"SKIPPED: {test_case.__name__} needs {missing}", file=sys.stderr)
+        return 77
+    # An interrupted run removes its clusters as well; the alarm comes before ctest's timeout, which could not be caught.
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.default_int_handler)
+    signal.alarm(280)
+    cases = [name for name in vars(test_case) if name.startswith("test_")]
+    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
+    suite = unittest.TestSuite(test_case(name) for name in wanted)
+    try:
+        return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
+    finally:
+        test_case.doClassCleanups()

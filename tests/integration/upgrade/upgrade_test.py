@@ -12,7 +12,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "mesh"))
-from sandboxes import DEADLINE, Cluster, Loop, missing_needs, wait_for  # noqa: E402
+from sandboxes import DEADLINE, Cluster, Loop, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/release/bin").resolve()
 NODES = ("node1", "node2")
@@ -275,24 +274,5 @@ class UpgradeTest(unittest.TestCase):
             self.assertEqual(set(cluster.who(cluster.frontend("echo"), 60)), {self.one.name, self.two.name})
 
 
-def main():
-    reason = missing_needs()
-    if reason is None and shutil.which("iperf3") is None:
-        reason = "the program iperf3"
-    if reason:
-        print(f"SKIPPED: this test needs {reason}", file=sys.stderr)
-        return 77
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
-    signal.alarm(270)
-    cases = [name for name in vars(UpgradeTest) if name.startswith("test_")]
-    wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
-    suite = unittest.TestSuite(UpgradeTest(name) for name in wanted)
-    try:
-        return 0 if unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful() else 1
-    finally:
-        UpgradeTest.doClassCleanups()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases(UpgradeTest, "iperf3"))
