@@ -166,7 +166,8 @@ class Cluster:
                      f"10.{block + 50}.0.0/16,fd00:{block + 50}::/112", "--etcd", self.etcd, *inherit, *more)
 
     def delete(self):
-        subprocess.run([*self.base(), "sandbox", "delete", self.name, "--ignore-not-found"], timeout=60)
+        # Standard output is the test's own.
+        subprocess.run([*self.base(), "sandbox", "delete", self.name, "--ignore-not-found"], stdout=sys.stderr, timeout=60)
 
     def kill(self, daemon, node=None):
         self.meshctl("sandbox", "kill", "--cluster", self.name, daemon, *(["--node", node] if node else []))
