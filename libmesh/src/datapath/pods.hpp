@@ -49,6 +49,7 @@ struct Endpoint {
     std::uint32_t identity = 0;  ///< 0 = not known yet
     MacAddress pod_mac{};        ///< of the pod's end
     MacAddress node_mac{};       ///< of the node's end
+    std::uint16_t id = 0;        ///< the pod's number for policy (policy.hpp); 0 = none yet
     friend bool operator==(const Endpoint&, const Endpoint&) = default;
 };
 
