@@ -174,14 +174,19 @@ PolicyKey read_key(const Field& root, PolicyKind kind) {
 Policy read_policy(const Field& root, PolicyKind kind, const PolicyFeatures& features) {
     Policy policy{read_key(root, kind), {}};
     const Field spec = root["spec"];
+    const auto add_rule = [&](Rule rule, std::string path) {
+        rule.path = std::move(path);
+        policy.rules.push_back(std::move(rule));
+    };
     if (kind == PolicyKind::kNetworkPolicy) {
         root.only({"apiVersion", "kind", "metadata", "spec", "status"});
-        if (spec.present()) policy.rules.push_back(read_network_policy(spec, policy.key));
+        if (spec.present()) add_rule(read_network_policy(spec, policy.key), "spec");
     } else {
         root.only({"apiVersion", "kind", "metadata", "spec", "specs", "status"});
-        if (spec.present()) policy.rules.push_back(read_rule(spec, policy.key, features));
+        if (spec.present()) add_rule(read_rule(spec, policy.key, features), "spec");
+        std::size_t number = 0;
         each_of(root["specs"], kMaxPolicyRules, [&](const Field& item) {
-            policy.rules.push_back(read_rule(item, policy.key, features));
+            add_rule(read_rule(item, policy.key, features), fmt::format("specs[{}]", number++));
         });
     }
     if (policy.rules.empty()) root.expected("a spec");
@@ -219,13 +224,13 @@ class PolicyReader {
         for (const PolicyKind known : kKinds) {
             const bool native = known == PolicyKind::kNetworkPolicy;
             if (version != (native ? kKubernetesVersion : kCiliumVersion)) continue;
-            if (kind == to_string(known)) return add(root, known, mistake);
+            if (kind == to_string(known)) return add(root, number, known, mistake);
             // The items of an API server's typed list say neither kind nor version.
             if (kind == fmt::format("{}List", to_string(known))) {
                 root["items"].each([&](const Field& item) {
                     report(number, mistake);
                     mistake.reset();
-                    add(item, known, mistake);
+                    add(item, number, known, mistake);
                 });
                 return;
             }
@@ -239,8 +244,10 @@ class PolicyReader {
         out_.skipped.insert(fmt::format("{} {}", version, kind));
     }
 
-    void add(const Field& root, PolicyKind kind, std::optional<std::string>& mistake) {
+    void add(const Field& root, std::uint32_t number, PolicyKind kind,
+             std::optional<std::string>& mistake) {
         Policy policy = read_policy(root, kind, features_);
+        policy.source = fmt::format("{}: document {}", file_, number);
         if (mistake) return;
         if (!seen_.insert(policy.key).second) {
             root["metadata"]["name"].expected(
