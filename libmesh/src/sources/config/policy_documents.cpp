@@ -175,14 +175,19 @@ PolicyKey read_key(const Field& root, PolicyKind kind) {
 Policy read_policy(const Field& root, PolicyKind kind, const PolicyFeatures& features) {
     Policy policy{read_key(root, kind), {}};
     const Field spec = root["spec"];
+    const auto add_rule = [&](Rule rule, std::string path) {
+        rule.path = std::move(path);
+        policy.rules.push_back(std::move(rule));
+    };
     if (kind == PolicyKind::kNetworkPolicy) {
         root.only({"apiVersion", "kind", "metadata", "spec", "status"});
-        if (spec.present()) policy.rules.push_back(read_network_policy(spec, policy.key));
+        if (spec.present()) add_rule(read_network_policy(spec, policy.key), "spec");
     } else {
         root.only({"apiVersion", "kind", "metadata", "spec", "specs", "status"});
-        if (spec.present()) policy.rules.push_back(read_rule(spec, policy.key, features));
+        if (spec.present()) add_rule(read_rule(spec, policy.key, features), "spec");
+        std::size_t number = 0;
         each_of(root["specs"], kMaxPolicyRules, [&](const Field& item) {
-            policy.rules.push_back(read_rule(item, policy.key, features));
+            add_rule(read_rule(item, policy.key, features), fmt::format("specs[{}]", number++));
         });
     }
     if (policy.rules.empty()) root.expected("a spec");
@@ -254,6 +259,7 @@ class PolicyReader {
             if (!unnamed) named_ = key;
         }
         Policy policy = read_policy(root, kind, features_);
+        policy.source = fmt::format("{}: document {}", file_, number);
         if (mistake) return;
         if (seen_.contains(policy.key)) {
             root["metadata"]["name"].expected(
@@ -343,9 +349,11 @@ Result<PolicyPtr> read_policy(const model::PolicyRecord& record, const PolicyFea
         return invalid_argument(
             fmt::format("{}: expected one policy, of that kind and name", record.key.to_string()));
     }
-    if (record.lines.empty()) return parsed.policies.front();
     Policy policy = *parsed.policies.front();
-    if (!model::set_lines(policy, record.lines)) {
+    if (record.document != 0) {
+        policy.source = fmt::format("{}: document {}", record.file, record.document);
+    }
+    if (!record.lines.empty() && !model::set_lines(policy, record.lines)) {
         return invalid_argument(
             fmt::format("{}: field lines: expected as many as it has rules and "
                         "elements",
