@@ -41,6 +41,7 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
     [[nodiscard]] FlowStats flows() const override { return {}; }
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
+    [[nodiscard]] MemoryPolicy& policy() override { return policy_; }
 
     [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {
         return non_masquerade_;
@@ -68,6 +69,7 @@ class MemoryPods final : public PodDatapath {
     PodsEncryption encryption_;
     MemoryPolicy policy_;
     std::set<model::IpAddress> encrypted_;
+    MemoryPolicy policy_;
 };
 
 }  // namespace mesh::datapath
