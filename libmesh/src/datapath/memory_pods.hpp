@@ -37,7 +37,6 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
-    [[nodiscard]] MemoryPolicy& policy() override { return policy_; }
     [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
     [[nodiscard]] FlowStats flows() const override { return {}; }
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
@@ -67,7 +66,6 @@ class MemoryPods final : public PodDatapath {
     std::map<std::uint32_t, DeviceRole> attached_;
     std::vector<model::IpPrefix> non_masquerade_;
     PodsEncryption encryption_;
-    MemoryPolicy policy_;
     std::set<model::IpAddress> encrypted_;
     MemoryPolicy policy_;
 };

@@ -221,9 +221,6 @@ class PodDatapath {
     /// The entry of exactly that prefix.
     [[nodiscard]] virtual std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const = 0;
     [[nodiscard]] virtual PodsOccupancy occupancy() const = 0;
-    /// What decides about the packets of this node's pods; lives as long as this object.
-    [[nodiscard]] virtual PolicyDatapath& policy() = 0;
-
     /// Deletes flows of services at tc that have timed out. Looks at some of them, and at the next
     /// ones the next time, so that a call is short whatever the tables hold.
     /// @param most flows to look at, about

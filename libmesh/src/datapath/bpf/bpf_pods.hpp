@@ -11,7 +11,6 @@
 #include <string>
 
 #include "base/log.hpp"
-#include "datapath/memory_policy.hpp"
 #include "datapath/pods.hpp"
 
 namespace mesh::datapath {
@@ -113,7 +112,6 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt() override;
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
-    [[nodiscard]] PolicyDatapath& policy() override { return policy_; }
     [[nodiscard]] Result<void> collect_flows(std::size_t most, TimePoint now) override;
     [[nodiscard]] FlowStats flows() const override;
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override;
@@ -132,7 +130,6 @@ class BpfPods final : public PodDatapath {
                                                                   const Logger& logger);
     explicit BpfPods(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
-    MemoryPolicy policy_;
 };
 
 }  // namespace mesh::datapath
