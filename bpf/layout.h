@@ -197,7 +197,7 @@ struct mesh_ipcache_key {
 
 struct mesh_ipcache_entry {
     __u32 identity;             /* numeric identity, wire.md section 15 */
-    __u32 cluster_id;           /* that announced it; 0: none */
+    __u32 cluster_id;           /* that announced it; 0: none, it is this node's own matter */
     struct mesh_address tunnel; /* the node to encapsulate to; all zero: none */
     __u8 encryption_key;
     __u8 flags; /* MESH_IPCACHE_* */

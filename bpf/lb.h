@@ -597,7 +597,7 @@ __noinline int lb_forward(struct __sk_buff* skb, struct packet* p, __u32 point) 
         return to_pod(skb, p, pod);
     }
     const struct mesh_ipcache_entry* entry = find_ip(&p->destination);
-    p->destination_identity = entry ? entry->identity : IDENTITY_WORLD;
+    p->destination_identity = entry ? entry->identity : identity_of(&p->destination);
     if (entry && (set->flags & MESH_PODS_TUNNEL) && is_set(&entry->tunnel) &&
         !same(&entry->tunnel, &set->node4) && !same(&entry->tunnel, &set->node6)) {
         const struct mesh_address node = entry->tunnel;

@@ -297,10 +297,28 @@ static __always_inline void trace(struct __sk_buff* skb, struct packet* p,
     if (set->flags & MESH_PODS_TRACE) tell(skb, p, MESH_EVENT_TRACE, point, to);
 }
 
-static __always_inline const struct mesh_ipcache_entry* find_ip(
+/* All that is known of an address: the mesh's row, or that of a block or a DNS name that only
+ * policies of this node name (identity 0x01......). For identities; see find_ip for forwarding. */
+static __always_inline const struct mesh_ipcache_entry* find_identity_row(
     const struct mesh_address* address) {
     struct mesh_ipcache_key key = {.prefix_length = 128, .address = *address};
     return bpf_map_lookup_elem(&ipcache, &key);
+}
+
+static __always_inline __u32 identity_of(const struct mesh_address* address) {
+    const struct mesh_ipcache_entry* entry = find_identity_row(address);
+    return entry ? entry->identity : IDENTITY_WORLD;
+}
+
+/* What the mesh says of an address: nothing of one that is outside of it, whatever this node's
+ * policies call it. Such a row inside a pod CIDR of the mesh has that one's cluster and tunnel, and
+ * is the mesh's row. */
+static __always_inline const struct mesh_ipcache_entry* find_ip(
+    const struct mesh_address* address) {
+    const struct mesh_ipcache_entry* entry = find_identity_row(address);
+    if (entry && entry->cluster_id == 0 && entry->identity >> 24 && !is_set(&entry->tunnel))
+        return 0;
+    return entry;
 }
 
 /* One hop less. The caller has seen that the TTL is above 1. */
@@ -429,7 +447,7 @@ int mesh_from_pod(struct __sk_buff* skb) {
         trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_POD);
         return to_pod(skb, &p, local);
     }
-    p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
+    p.destination_identity = entry ? entry->identity : identity_of(&p.destination);
     if (!entry) goto stack;
     const struct mesh_address node = entry->tunnel;
     if (!is_set(&node) || same(&node, &set->node4) || same(&node, &set->node6)) goto stack;
@@ -609,8 +627,7 @@ int mesh_from_device(struct __sk_buff* skb) {
         return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
     if (p.options || p.ttl <= 1) return TC_ACT_OK;
     if (set->flags & MESH_PODS_TRACE) {
-        const struct mesh_ipcache_entry* entry = find_ip(&p.source);
-        p.source_identity = entry ? entry->identity : IDENTITY_WORLD;
+        p.source_identity = identity_of(&p.source);
         tell(skb, &p, MESH_EVENT_TRACE, MESH_POINT_FROM_DEVICE, MESH_TO_POD);
     }
     return to_pod(skb, &p, pod);
@@ -647,7 +664,7 @@ int mesh_to_device(struct __sk_buff* skb) {
     if (is_of_encrypted_pod(&p.destination, &p.destination_identity))
         return drop(skb, &p, MESH_POINT_TO_DEVICE, MESH_DROP_PLAINTEXT);
     if (!masquerades || !leaves_mesh(&p, set)) return TC_ACT_OK;
-    p.destination_identity = IDENTITY_WORLD;
+    p.destination_identity = identity_of(&p.destination);
     const int reason = masquerade(skb, &p, p.v4 ? &set->node4 : &set->node6);
     if (reason) return drop(skb, &p, MESH_POINT_TO_DEVICE, (__u8)reason);
     trace(skb, &p, set, MESH_POINT_TO_DEVICE, MESH_TO_DEVICE);
