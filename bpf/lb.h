@@ -458,7 +458,11 @@ static __always_inline bool is_too_big(struct __sk_buff* skb, const struct packe
     const struct mesh_encryption* enc = get_encryption();
     if (!way.overlay && !(way.device && enc)) return false;
     const __u32 ifindex = way.overlay ? set->overlay_ifindex : enc->wireguard_ifindex;
-    if (!bpf_check_mtu(skb, ifindex, mtu, 0, BPF_MTU_CHK_SEGS)) return false;
+    /* What the WireGuard device takes has no link layer header, for which the kernel allows then.
+     * Of segments it looks at what is in them. */
+    const bool whole = !way.overlay && skb->gso_segs <= 1;
+    if (!bpf_check_mtu(skb, ifindex, mtu, whole ? -ETH_HLEN : 0, whole ? 0 : BPF_MTU_CHK_SEGS))
+        return false;
     if (!p->v4) return true;
     __be16 fragment = 0;
     if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, frag_off), &fragment, 2))
@@ -626,7 +630,12 @@ __noinline int lb_forward(struct __sk_buff* skb, struct packet* p, __u32 point) 
         __builtin_memcpy(fib.ipv6_src, &p->source, sizeof p->source);
         __builtin_memcpy(fib.ipv6_dst, &p->destination, sizeof p->destination);
     }
+    /* Without a length the kernel takes the link layer header for a part of the packet where the
+     * route's device has none. Segments were checked when the packet came. */
+    fib.tot_len = skb->gso_segs > 1 ? 0 : (__u16)(skb->len - ETH_HLEN);
     const long found = bpf_fib_lookup(skb, &fib, sizeof fib, 0);
+    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        return drop(skb, p, (__u8)point, MESH_DROP_TOO_BIG);
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return drop(skb, p, (__u8)point, MESH_DROP_NO_ENDPOINT);
     trace(skb, p, set, (__u8)point, MESH_TO_DEVICE);
