@@ -297,6 +297,19 @@ TEST_F(ObjectCompilerTest, PodBecomesAnIpAndAnIdentity) {
     EXPECT_EQ(compiler.identities(), 1U);
 }
 
+TEST_F(ObjectCompilerTest, NamedPortsOfContainersGoWithThePodsAddress) {
+    apply("p",
+          "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec:\n"
+          "  containers:\n"
+          "  - ports: [{name: http, containerPort: 8080}, {containerPort: 1}]\n"
+          "  - ports: [{name: dns, containerPort: 53, protocol: UDP},\n"
+          "            {name: http, containerPort: 9090}]\n"
+          "status: {phase: Running, podIP: 10.7.1.20}\n");
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"),
+                HasSubstr(R"("NamedPorts":[{"Name":"dns","Port":53,"Protocol":"UDP"},)"
+                          R"({"Name":"http","Port":8080,"Protocol":"TCP"}])"));
+}
+
 TEST_F(ObjectCompilerTest, NodeAndNamespaceChangesReachTheirPods) {
     apply("p", pod("a", "10.7.1.20"));
     EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"), HasSubstr(R"("HostIP":"")"));
