@@ -13,13 +13,14 @@ namespace mesh::operator_daemon {
 struct Report {
     publish::ClusterInfo cluster;
     publish::PublisherStatus publisher;
-    const sources::config::ManifestSet* manifests = nullptr;
+    const sources::config::ManifestDirectory* manifests = nullptr;
     std::string manifests_directory;
     std::string directory_error;  ///< empty = it can be read
 };
 
-/// Fields: cluster {name, id, maxConnectedClusters}, state, ready, objects {Kind: count},
-/// manifests {directory, errors [text], complete}, etcd {keys, pending, refused, identities,
+/// Fields: cluster {name, id, maxConnectedClusters}, state, ready, objects {Kind: count, policies
+/// included},
+/// manifests {directory, errors [text], complete}, etcd {keys, pending, refused, identities, policies,
 /// lease (hex), leasesLost, puts, deletes, transactions, lists, failures}, lastError {message,
 /// current} or null.
 [[nodiscard]] std::string to_json(const Report& report);

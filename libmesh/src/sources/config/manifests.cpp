@@ -10,6 +10,7 @@
 #include "sources/config/document.hpp"
 #include "sources/config/field.hpp"
 #include "sources/config/names.hpp"
+#include "sources/config/policy_documents.hpp"
 
 namespace mesh::sources::config {
 
@@ -308,7 +309,8 @@ class ManifestReader {
                 return;
             }
         }
-        out_.skipped.insert(fmt::format("{} {}", api_version, kind));
+        // Policies have a reader of their own.
+        if (!is_network_policy(kind)) out_.skipped.insert(fmt::format("{} {}", api_version, kind));
     }
 
     void add(const Field& root, const KindEntry& entry, std::optional<std::string>& mistake) {
