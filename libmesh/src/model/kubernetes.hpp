@@ -85,6 +85,7 @@ struct Pod {
     bool host_network = false;
     std::optional<IpAddress> host_ip;
     std::vector<IpAddress> ips;
+    std::vector<NamedPort> named_ports;  ///< of its containers, by name
     friend bool operator==(const Pod&, const Pod&) = default;
 };
 

@@ -290,6 +290,8 @@ void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     pair.k8s_namespace = entry.pod->meta.namespace_;
     pair.k8s_pod_name = entry.pod->meta.name;
     pair.k8s_service_account = entry.pod->service_account;
+    // As Cilium's agents do: policies of peers name ports of pods of all clusters.
+    pair.named_ports = entry.pod->named_ports;
     value = model::encode(pair);
 }
 

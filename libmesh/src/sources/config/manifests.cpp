@@ -149,6 +149,16 @@ k8s::Object read_pod(const Field& root) {
         spec["serviceAccountName"].expected("a service account's name");
     }
     pod.host_network = spec["hostNetwork"].boolean(false);
+    spec["containers"].each([&](const Field& container) {
+        container["ports"].each([&](const Field& port) {
+            const std::string name = port["name"].string();
+            const auto number = port["containerPort"].integer(1, 65535, std::nullopt);
+            const auto protocol = port["protocol"].choice({"TCP", "UDP", "SCTP"}, "TCP");
+            if (name.empty()) return;
+            pod.named_ports.push_back({name, protocol, static_cast<std::uint16_t>(number)});
+        });
+    });
+    std::ranges::stable_sort(pod.named_ports, {}, &model::NamedPort::name);
     const Field status = root["status"];
     pod.phase = status["phase"].string();
     pod.host_ip = read_ip(status["hostIP"]);
