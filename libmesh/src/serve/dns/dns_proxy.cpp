@@ -72,7 +72,7 @@ class DnsProxy::Impl {
             tcp_->add_listener(std::move(socket), listeners.port);
         }
         port_ = listeners.port;
-        udp_->start();
+        MESH_CHECK(udp_->start());
         tcp_->start();
         return {};
     }

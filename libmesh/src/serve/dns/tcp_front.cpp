@@ -23,6 +23,32 @@ PeerAddress remote_address(int fd) noexcept {
 
 }  // namespace
 
+/// A connection that counts as long as its task lives: cancelled, that ends at any await.
+class TcpFront::Registered {
+  public:
+    Registered(TcpFront& front, std::shared_ptr<TcpConnection> connection,
+               const model::IpAddress& client)
+        : front_(front), connection_(std::move(connection)), client_(client) {
+        front_.connections_.insert(connection_);
+        ++front_.by_client_[client_];
+        ++front_.gate_->counters.tcp_connections_now;
+    }
+    ~Registered() {
+        front_.connections_.erase(connection_);
+        const auto at = front_.by_client_.find(client_);
+        if (--at->second == 0) front_.by_client_.erase(at);
+        --front_.gate_->counters.tcp_connections_now;
+        connection_->close();
+    }
+    Registered(const Registered&) = delete;
+    Registered& operator=(const Registered&) = delete;
+
+  private:
+    TcpFront& front_;
+    std::shared_ptr<TcpConnection> connection_;
+    model::IpAddress client_;
+};
+
 TcpFront::TcpFront(std::shared_ptr<QueryGate> gate, Logger log)
     : gate_(std::move(gate)),
       log_(std::move(log)),
@@ -45,7 +71,7 @@ asio::awaitable<void> TcpFront::async_stop() {
     const auto self = shared_from_this();
     error_code ignored;
     for (auto& acceptor : acceptors_) acceptor->close(ignored);
-    for (const auto& connection : connections_) connection->close();
+    for (const auto& connection : std::set(connections_)) connection->close();
     tasks_.cancel();
     co_await tasks_.join();
 }
@@ -75,21 +101,18 @@ asio::awaitable<void> TcpFront::serve(std::shared_ptr<TcpFront> self, tcp::socke
     const auto server = options.transparent ? std::optional(local) : options.fixed_server;
     // To the proxy itself, not to a server: to send it on would make a circle.
     if (!server || (options.transparent && server->port == self->port_)) co_return;
-    std::uint64_t& now = self->gate_->counters.tcp_connections_now;
-    if (now >= options.max_tcp_connections) co_return;
-    const auto of_client = self->by_client_.try_emplace(client.address, 0).first;
-    if (of_client->second >= options.max_tcp_connections_per_client) co_return;
+    if (self->gate_->counters.tcp_connections_now >= options.max_tcp_connections) co_return;
+    const auto of_client = self->by_client_.find(client.address);
+    if (of_client != self->by_client_.end() &&
+        of_client->second >= options.max_tcp_connections_per_client) {
+        co_return;
+    }
     error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
     const auto connection = std::make_shared<TcpConnection>(self->gate_, self->tasks_,
                                                             std::move(socket), client, *server);
-    ++now;
-    ++of_client->second;
-    self->connections_.insert(connection);
+    const Registered registered(*self, connection, client.address);
     co_await TcpConnection::run(connection);
-    self->connections_.erase(connection);
-    if (--of_client->second == 0) self->by_client_.erase(of_client);
-    --now;
 }
 
 }  // namespace mesh::serve::dns

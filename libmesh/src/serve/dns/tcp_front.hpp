@@ -27,6 +27,7 @@ class TcpFront : public std::enable_shared_from_this<TcpFront> {
     [[nodiscard]] boost::asio::awaitable<void> async_stop();
 
   private:
+    class Registered;
     using Acceptor = boost::asio::ip::tcp::acceptor;
     static boost::asio::awaitable<void> accept_loop(std::shared_ptr<TcpFront> self,
                                                     Acceptor& acceptor);

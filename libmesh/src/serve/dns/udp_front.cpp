@@ -1,8 +1,10 @@
 #include "serve/dns/udp_front.hpp"
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -16,6 +18,7 @@ namespace {
 
 /// Of one read of a listener, before others get their turn.
 constexpr int kBatchesAtOnce = 4;
+constexpr int kEventsAtOnce = 128;
 /// A server, or somebody who guesses, that sends more wrong answers than that is not waited for.
 constexpr unsigned kMaxWrongAnswers = 64;
 constexpr std::size_t kMaxAnswer = 65535;
@@ -24,16 +27,13 @@ constexpr auto kWait = asio::posix::stream_descriptor::wait_read;
 }  // namespace
 
 struct UdpFront::Outstanding {
-    Outstanding(const asio::any_io_executor& executor, ExchangePtr its_exchange, Listener& from,
-                Socket its_socket)
-        : exchange(std::move(its_exchange)),
-          listener(from),
-          socket(executor, its_socket.release()) {}
+    Outstanding(ExchangePtr its_exchange, Listener& from, Socket its_socket)
+        : exchange(std::move(its_exchange)), listener(from), socket(std::move(its_socket)) {}
     ExchangePtr exchange;
     Listener& listener;
-    asio::posix::stream_descriptor socket;
+    Socket socket;
+    std::uint64_t number = 0;
     std::list<OutstandingPtr>::iterator place;
-    bool ended = false;
 };
 
 UdpFront::UdpFront(std::shared_ptr<QueryGate> gate, Logger log)
@@ -41,6 +41,7 @@ UdpFront::UdpFront(std::shared_ptr<QueryGate> gate, Logger log)
       log_(std::move(log)),
       reader_(gate_->options().max_query_bytes),
       answer_buffer_(kMaxAnswer),
+      answers_(gate_->executor()),
       timer_(gate_->executor()) {}
 
 Result<void> UdpFront::add_listener(Socket socket, std::uint16_t port) {
@@ -55,8 +56,15 @@ Result<void> UdpFront::add_listener(Socket socket, std::uint16_t port) {
     return {};
 }
 
-void UdpFront::start() {
+Result<void> UdpFront::start() {
+    const int poll = ::epoll_create1(EPOLL_CLOEXEC);
+    if (poll < 0) {
+        return Error(Errc::kCapacity, std::string("DNS proxy: epoll: ") + std::strerror(errno));
+    }
+    answers_.assign(poll);
+    wait_for_answers();
     for (auto& listener : listeners_) wait_for_queries(*listener);
+    return {};
 }
 
 void UdpFront::stop() {
@@ -64,10 +72,8 @@ void UdpFront::stop() {
     timer_.cancel();
     error_code ignored;
     for (auto& listener : listeners_) listener->descriptor.close(ignored);
-    for (auto& one : outstanding_) {
-        one->ended = true;
-        one->socket.close(ignored);
-    }
+    answers_.close(ignored);
+    by_number_.clear();
     outstanding_.clear();
 }
 
@@ -116,36 +122,58 @@ void UdpFront::forward(Listener& listener, ExchangePtr exchange) {
         const Bytes failure = gate_->fail(*exchange, DnsVerdict::kFailed, std::move(error));
         return reply(listener, exchange->question, failure);
     }
-    const auto one = std::make_shared<Outstanding>(gate_->executor(), std::move(exchange), listener,
-                                                   *std::move(socket));
+    const auto one =
+        std::make_shared<Outstanding>(std::move(exchange), listener, *std::move(socket));
+    if (error = watch(one); !error.empty()) {
+        const Bytes failure = gate_->fail(*one->exchange, DnsVerdict::kFailed, std::move(error));
+        return reply(listener, one->exchange->question, failure);
+    }
     one->place = outstanding_.insert(outstanding_.end(), one);
-    wait_for_answer(one);
+    by_number_.emplace(one->number, one);
     watch_deadlines();
 }
 
-void UdpFront::wait_for_answer(const OutstandingPtr& one) {
-    one->socket.async_wait(kWait, [self = shared_from_this(), one](error_code ec) {
-        if (ec || one->ended) return;
-        self->read_answers(one);
+std::string UdpFront::watch(const OutstandingPtr& one) {
+    one->number = ++last_number_;
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = one->number;
+    if (::epoll_ctl(answers_.native_handle(), EPOLL_CTL_ADD, one->socket.fd(), &event) == 0) {
+        return {};
+    }
+    return std::string("epoll: ") + std::strerror(errno);
+}
+
+void UdpFront::wait_for_answers() {
+    answers_.async_wait(kWait, [self = shared_from_this()](error_code ec) {
+        if (ec || self->stopped_) return;
+        self->read_answers();
+        self->wait_for_answers();
     });
 }
 
-void UdpFront::read_answers(const OutstandingPtr& one) {
-    for (;;) {
-        const auto got = ::recv(one->socket.native_handle(), answer_buffer_.data(),
-                                answer_buffer_.size(), MSG_DONTWAIT);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return wait_for_answer(one);
-        // The kernel tells of an ICMP error: nobody listens there.
-        if (got < 0) return give_up(one, DnsVerdict::kFailed, std::strerror(errno));
-        Bytes answer(answer_buffer_.begin(), answer_buffer_.begin() + got);
-        const auto deliver = [self = shared_from_this(), one](const Bytes& bytes) {
-            if (!self->stopped_) self->reply(one->listener, one->exchange->question, bytes);
-        };
-        if (gate_->take_answer(one->exchange, std::move(answer), deliver)) return end(*one);
-        if (one->exchange->wrong_answers > kMaxWrongAnswers) {
-            return give_up(one, DnsVerdict::kFailed, "too many wrong answers");
-        }
+void UdpFront::read_answers() {
+    std::array<epoll_event, kEventsAtOnce> events{};
+    const int got = ::epoll_wait(answers_.native_handle(), events.data(), kEventsAtOnce, 0);
+    for (std::size_t i = 0; got > 0 && i < static_cast<std::size_t>(got); ++i) {
+        const auto at = by_number_.find(events[i].data.u64);
+        if (at != by_number_.end()) read_answer(OutstandingPtr(at->second));
+    }
+}
+
+void UdpFront::read_answer(const OutstandingPtr& one) {
+    const auto got =
+        ::recv(one->socket.fd(), answer_buffer_.data(), answer_buffer_.size(), MSG_DONTWAIT);
+    if (got < 0 && (errno == EINTR || errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    // The kernel tells of an ICMP error: nobody listens there.
+    if (got < 0) return give_up(one, DnsVerdict::kFailed, std::strerror(errno));
+    Bytes answer(answer_buffer_.begin(), answer_buffer_.begin() + got);
+    const auto deliver = [self = shared_from_this(), one](const Bytes& bytes) {
+        if (!self->stopped_) self->reply(one->listener, one->exchange->question, bytes);
+    };
+    if (gate_->take_answer(one->exchange, std::move(answer), deliver)) return end(*one);
+    if (one->exchange->wrong_answers > kMaxWrongAnswers) {
+        give_up(one, DnsVerdict::kFailed, "too many wrong answers");
     }
 }
 
@@ -156,11 +184,13 @@ void UdpFront::give_up(const OutstandingPtr& one, DnsVerdict verdict, std::strin
 }
 
 void UdpFront::end(Outstanding& one) {
-    if (one.ended) return;
-    one.ended = true;
-    error_code ignored;
-    one.socket.close(ignored);
+    // Already, if the answer that it was delivered stopped the proxy.
+    const auto at = by_number_.find(one.number);
+    if (at == by_number_.end()) return;
+    // Closed now, not when the last one who knows of it is gone.
+    one.socket = Socket();
     outstanding_.erase(one.place);
+    by_number_.erase(at);
 }
 
 void UdpFront::watch_deadlines() {

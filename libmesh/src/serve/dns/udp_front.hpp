@@ -6,6 +6,8 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "serve/dns/dns_socket.hpp"
@@ -20,7 +22,8 @@ class UdpFront : public std::enable_shared_from_this<UdpFront> {
 
     /// @errors of SpoofingSender::open
     [[nodiscard]] Result<void> add_listener(Socket socket, std::uint16_t port);
-    void start();
+    /// @errors kCapacity: no more descriptors
+    [[nodiscard]] Result<void> start();
     void stop();
 
   private:
@@ -38,8 +41,11 @@ class UdpFront : public std::enable_shared_from_this<UdpFront> {
     void read_queries(Listener& listener);
     void take_query(Listener& listener, const DatagramReader::Datagram& datagram);
     void forward(Listener& listener, ExchangePtr exchange);
-    void wait_for_answer(const OutstandingPtr& one);
-    void read_answers(const OutstandingPtr& one);
+    /// @return why not; empty if it is
+    [[nodiscard]] std::string watch(const OutstandingPtr& one);
+    void wait_for_answers();
+    void read_answers();
+    void read_answer(const OutstandingPtr& one);
     void give_up(const OutstandingPtr& one, DnsVerdict verdict, std::string reason);
     void end(Outstanding& one);
     void watch_deadlines();
@@ -51,7 +57,11 @@ class UdpFront : public std::enable_shared_from_this<UdpFront> {
     std::vector<std::unique_ptr<Listener>> listeners_;
     DatagramReader reader_;
     Bytes answer_buffer_;
+    /// One epoll for all sockets to servers, each of which lives for one query: a system call each.
+    boost::asio::posix::stream_descriptor answers_;
     std::list<OutstandingPtr> outstanding_;  ///< oldest first: all have the same time
+    std::unordered_map<std::uint64_t, OutstandingPtr> by_number_;
+    std::uint64_t last_number_ = 0;
     boost::asio::steady_timer timer_;
     bool timing_ = false;
     bool stopped_ = false;
