@@ -30,8 +30,8 @@ def need(*programs):
         sys.exit(77)
 
 
-def free_port(kind=socket.SOCK_DGRAM):
-    with socket.socket(socket.AF_INET, kind) as s:
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
@@ -107,9 +107,13 @@ def start_dnsmasq(folder, addresses, port, before=()):
                f"--user={'root' if os.geteuid() == 0 else os.environ.get('USER', '')}",
                *(f"--listen-address={a}" for a in addresses)]
     child = Child(*before, *command)
-    child.wait_for(lambda line: "started, version" in line)
-    # It reads its files after it says so.
-    child.wait_for(lambda line: "read " in line and "hosts" in line)
+    try:
+        child.wait_for(lambda line: "started, version" in line)
+        # It reads its files after it says so.
+        child.wait_for(lambda line: "read " in line and "hosts" in line)
+    except AssertionError:
+        child.stop()
+        raise
     return child
 
 
@@ -138,8 +142,14 @@ class OnLoopback(unittest.TestCase):
         if not (shutil.which("dnsmasq") or os.path.exists("/usr/sbin/dnsmasq")):
             need("dnsmasq")
         cls.folder = tempfile.TemporaryDirectory()
-        cls.dns_port = free_port()
-        cls.server = start_dnsmasq(pathlib.Path(cls.folder.name), ["127.0.0.1", "::1"], cls.dns_port)
+        for tries in range(20, 0, -1):
+            cls.dns_port = free_port()  # of UDP; somebody may have it of TCP, or meanwhile
+            try:
+                cls.server = start_dnsmasq(pathlib.Path(cls.folder.name), ["127.0.0.1", "::1"], cls.dns_port)
+                break
+            except AssertionError:
+                if tries == 1:
+                    raise
 
     @classmethod
     def tearDownClass(cls):
@@ -238,9 +248,12 @@ class OnLoopback(unittest.TestCase):
                 missing.discard(struct.unpack("!H", answer[:2])[0])
 
     def test_no_server(self):
-        proxy = self.proxy(port=free_port())
-        self.assertEqual(status(dig("@127.0.0.1", "-p", proxy.port, "api.example.com")), "SERVFAIL")
-        self.assertEqual(proxy.event()["verdict"], "failed")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+            held.bind(("127.0.0.1", 0))
+            held.connect(("127.0.0.1", 9))  # so the port is nobody else's, and for the proxy nobody is there
+            proxy = self.proxy(port=held.getsockname()[1])
+            self.assertEqual(status(dig("@127.0.0.1", "-p", proxy.port, "api.example.com")), "SERVFAIL")
+            self.assertEqual(proxy.event()["verdict"], "failed")
 
 
 def run(*command, **more):

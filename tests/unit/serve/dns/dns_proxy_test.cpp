@@ -39,10 +39,14 @@ class ScriptedServer {
     /// Messages to send back.
     using Script = std::function<Messages(const Bytes& query)>;
 
-    explicit ScriptedServer(asio::io_context& context)
-        : udp_(context, udp::endpoint(asio::ip::address_v4::loopback(), 0)), acceptor_(context) {
-        acceptor_.open(tcp::v4());
-        acceptor_.bind({asio::ip::address_v4::loopback(), udp_.local_endpoint().port()});
+    explicit ScriptedServer(asio::io_context& context) : udp_(context), acceptor_(context) {
+        // A port that is free for both: somebody else may have it for one of them.
+        boost::system::error_code ec = asio::error::address_in_use;
+        for (int tries = 0; ec && tries < 100; ++tries) {
+            udp_ = udp::socket(context, udp::endpoint(asio::ip::address_v4::loopback(), 0));
+            acceptor_ = tcp::acceptor(context, tcp::v4());
+            acceptor_.bind({asio::ip::address_v4::loopback(), udp_.local_endpoint().port()}, ec);
+        }
         acceptor_.listen();
         read();
         accept();
@@ -367,10 +371,10 @@ TEST_F(DnsProxyTest, AnswersWithoutAddressesAreNotLearnt) {
 }
 
 TEST_F(DnsProxyTest, AServerThatIsNotThereIsAFailure) {
-    {
-        udp::socket gone(context_, udp::endpoint(asio::ip::address_v4::loopback(), 0));
-        options_.fixed_server->port = gone.local_endpoint().port();
-    }
+    // Nobody else gets that port, and for the proxy nobody is there.
+    udp::socket held(context_, udp::endpoint(asio::ip::address_v4::loopback(), 0));
+    held.connect({asio::ip::address_v4::loopback(), 9});
+    options_.fixed_server->port = held.local_endpoint().port();
     start();
     EXPECT_EQ(code_of(ask(testing::query("api.example.com", 1, 9))), ResponseCode::kServerFailure);
     EXPECT_EQ(events_.at(0).verdict, DnsVerdict::kFailed);
@@ -591,10 +595,10 @@ TEST_F(DnsProxyTcpTest, AServerThatDoesNotAnswerIsATimeout) {
 }
 
 TEST_F(DnsProxyTcpTest, NoServerIsAFailure) {
-    {
-        tcp::acceptor gone(context_, tcp::endpoint(asio::ip::address_v4::loopback(), 0));
-        options_.fixed_server->port = gone.local_endpoint().port();
-    }
+    // Bound, but it does not listen.
+    tcp::acceptor held(context_, tcp::v4());
+    held.bind({asio::ip::address_v4::loopback(), 0});
+    options_.fixed_server->port = held.local_endpoint().port();
     start();
     connect();
     write(testing::query("a.example.com", 1, 5));
