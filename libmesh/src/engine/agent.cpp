@@ -101,8 +101,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              log_.named("pods"));
         }
         if (network_) {
-            policy_.emplace(policy_options(options_), own_, pods_->policy(), clock_,
-                            Rng(rng_.next()), log_.named("policy"));
+            auto policy = policy_options(options_);
+            policy.identity_of = [pods = pods_.get()](const model::IpAddress& address) {
+                const auto entry = pods->lookup(address);
+                return entry ? entry->identity : 0U;
+            };
+            policy_.emplace(std::move(policy), own_, pods_->policy(), clock_, Rng(rng_.next()),
+                            log_.named("policy"));
         }
         if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
@@ -175,7 +180,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     /// Once, before start().
     [[nodiscard]] Result<void> start_policy() {
-        return policy_ ? policy_->start(pods_without_policy(*pods_)) : Result<void>();
+        if (!policy_) return {};
+        for (const auto& entry : pods_->adopted_local()) {
+            policy_->adopt_local(entry.prefix, entry.identity);
+        }
+        return policy_->start(pods_without_policy(*pods_));
     }
 
     [[nodiscard]] Result<void> reload() {
@@ -344,6 +353,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         // Policies know an identity before the ipcache gives it to anybody.
         const auto policies = policy_ ? policy_->flush(node_.tables()) : Result<void>();
         if (!policies) fail(policies.error());
+        if (policy_) {
+            for (const auto& [prefix, id] : policy_->take_local_rows()) {
+                node_.note_local(prefix, id);
+            }
+        }
         // A pod is attached before a service leads to it.
         bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
         failed = failed || !encrypted || !policies;

@@ -71,7 +71,8 @@ PolicyEngine::PolicyEngine(PolicyEngineOptions options, state::ClusterKey own,
       clock_(clock),
       log_(std::move(log)),
       compiler_(options_.compile),
-      peers_(compiler_, options_.local, rng) {}
+      peers_(compiler_, options_.local, rng),
+      l7_(options_.identity_of) {}
 PolicyEngine::~PolicyEngine() = default;
 
 Result<void> PolicyEngine::start(bool open_until_synced) {
@@ -182,6 +183,7 @@ void PolicyEngine::forget(Endpoints::iterator at) {
         if (users->second.empty()) by_identity_.erase(users);
     }
     compiler_.remove_endpoint(id);
+    l7_.set(id, {}, nullptr);
     to_evaluate_.erase(id);
     to_remove_.insert(id);
     endpoints_.erase(at);
@@ -215,7 +217,7 @@ void PolicyEngine::set_proxy(const std::string& parser, Direction direction, std
 Result<void> PolicyEngine::flush(const state::ClusterTables& tables) {
     // First, since a number may be another pod's by now.
     Result<void> outcome = remove_gone();
-    peers_.flush(tables);
+    peers_.flush(tables, synced_);
     if (synced_) {
         for (const datapath::EndpointId id : std::exchange(to_evaluate_, {})) {
             if (const auto at = endpoints_.find(id); at != endpoints_.end()) {
@@ -302,7 +304,27 @@ std::vector<compile::PolicyChange> PolicyEngine::compile() {
     return changes;
 }
 
+/// What proxies have to know, before anything is led to them.
+void PolicyEngine::note_l7(const std::vector<compile::PolicyChange>& changes) {
+    for (const std::uint32_t id : peers_.take_touched()) l7_.note_identity(id);
+    for (const compile::PolicyChange& one : changes) {
+        if (!one.replaced) continue;
+        for (const std::uint32_t number : one.endpoints) {
+            const auto id = static_cast<datapath::EndpointId>(number);
+            const auto at = endpoints_.find(id);
+            if (at == endpoints_.end()) continue;
+            if (one.policy->conflict()) {
+                l7_.freeze(id);
+            } else {
+                l7_.set(id, at->second.pod.ips, one.policy);
+            }
+        }
+    }
+    l7_.flush(compiler_.selectors());
+}
+
 Result<void> PolicyEngine::write(const std::vector<compile::PolicyChange>& changes) {
+    note_l7(changes);
     Result<void> outcome;
     for (const compile::PolicyChange& one : changes) {
         std::vector<datapath::PolicyRow> rows;

@@ -28,6 +28,7 @@
 #include "base/log.hpp"
 #include "compile/policy/policy_compiler.hpp"
 #include "datapath/policy.hpp"
+#include "engine/l7_policy.hpp"
 #include "engine/policy_peers.hpp"
 #include "engine/policy_rows.hpp"
 #include "runtime/clock.hpp"
@@ -42,6 +43,8 @@ struct PolicyEngineOptions {
     std::uint32_t proxy_mark = 0;
     std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id
     compile::LocalIdentityOptions local = {};
+    /// For proxies. @see L7Policy::IdentityOf
+    L7Policy::IdentityOf identity_of = [](const model::IpAddress&) { return 0U; };
 };
 
 /// A pod of this node, as policy sees it.
@@ -143,6 +146,8 @@ class PolicyEngine {
     [[nodiscard]] const PolicyEngineOptions& options() const noexcept { return options_; }
     [[nodiscard]] const datapath::PolicyDatapath& datapath() const noexcept { return datapath_; }
     [[nodiscard]] bool synced() const noexcept { return synced_; }
+    /// For proxies; lives as long as this object.
+    [[nodiscard]] const L7Policy& l7() const noexcept { return l7_; }
     [[nodiscard]] PolicyPeers& peers() noexcept { return peers_; }
     [[nodiscard]] const PolicyPeers& peers() const noexcept { return peers_; }
 
@@ -172,6 +177,7 @@ class PolicyEngine {
     void evaluate(Endpoint& endpoint, const state::ClusterTables& tables);
     [[nodiscard]] std::vector<compile::PolicyChange> compile();
     [[nodiscard]] Result<void> write(const std::vector<compile::PolicyChange>& changes);
+    void note_l7(const std::vector<compile::PolicyChange>& changes);
     [[nodiscard]] Result<void> write_due();
     [[nodiscard]] Result<void> replace(Endpoint& endpoint,
                                        std::span<const datapath::PolicyRow> rows);
@@ -192,6 +198,7 @@ class PolicyEngine {
     compile::PolicyCompiler compiler_;
     PolicyPeers peers_;
     ProxyPorts proxies_;
+    L7Policy l7_;
     std::map<model::policy::PolicyKey, PolicyStatus> policies_;
     Endpoints endpoints_;
     std::map<model::IpAddress, datapath::EndpointId> by_address_;
