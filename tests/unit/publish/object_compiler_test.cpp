@@ -336,6 +336,23 @@ TEST_F(ObjectCompilerTest, DualStackPodHasTwoIps) {
                                                 "-cilium/state/ip/v1/default/fd00:7::1"));
 }
 
+TEST_F(ObjectCompilerTest, NamedPortsAreThoseOfAllContainers) {
+    const auto with_port = [](int number) {
+        return fmt::format(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n"
+            "  - ports: [{{name: web, containerPort: {}}}, {{containerPort: 9}}]\n"
+            "  - ports: [{{name: dns, containerPort: 53, protocol: UDP}}]\n"
+            "status: {{podIP: 10.7.1.1}}\n",
+            number);
+    };
+    apply("p", with_port(80));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.1"),
+                HasSubstr(R"("NamedPorts":[{"Name":"dns","Port":53,"Protocol":"UDP"},)"
+                          R"({"Name":"web","Port":80,"Protocol":"TCP"}])"));
+    EXPECT_THAT(names(apply("p", with_port(81))),
+                ElementsAre("+cilium/state/ip/v1/default/10.7.1.1"));
+}
+
 TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
     for (const char* rest :
          {"spec: {hostNetwork: true}\nstatus: {podIP: 192.0.2.1}\n",
