@@ -19,6 +19,7 @@
 #include "engine/health_watch.hpp"
 #include "engine/options_check.hpp"
 #include "engine/policy_document.hpp"
+#include "engine/policy_proxies.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -36,6 +37,9 @@ constexpr std::chrono::seconds kStaleRecheck{1};
 /// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
 /// nodes that flap share a comparison.
 constexpr std::chrono::milliseconds kRoutesPace{50};
+constexpr std::size_t kAccessLines = 1000;
+/// Of packets for the node's own proxies.
+constexpr std::uint32_t kProxyMark = 0x4d502000;
 
 /// Without the kernel's datapath nothing would follow from a probe.
 bool probes(const MeshOptions& options) {
@@ -54,6 +58,7 @@ PolicyEngineOptions policy_options(const MeshOptions& options) {
     out.compile.default_local_cluster = options.policy.default_local_cluster;
     out.audit = options.policy.audit;
     out.verdict_events = options.policy.verdict_events;
+    out.proxy_mark = kProxyMark;
     out.identity_shift = options.max_connected_clusters == 511 ? 15 : 16;
     return out;
 }
@@ -108,6 +113,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             };
             policy_.emplace(std::move(policy), own_, pods_->policy(), clock_, Rng(rng_.next()),
                             log_.named("policy"));
+            if (options_.policy.enforcement != "never") make_proxies();
         }
         if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
@@ -178,6 +184,16 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return {};
     }
 
+    void make_proxies() {
+        PolicyProxiesOptions proxies;
+        proxies.proxy_mark = kProxyMark;
+        proxies.access_log = options_.policy.access_log;
+        proxies.fqdn_file = options_.policy.fqdn_cache;
+        proxies.on_change = [this] { schedule_flush(); };
+        proxies_ = std::make_unique<PolicyProxies>(executor_, std::move(proxies), *policy_, clock_,
+                                                   log_.named("proxy"));
+    }
+
     /// Once, before start().
     [[nodiscard]] Result<void> start_policy() {
         if (!policy_) return {};
@@ -199,6 +215,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             take_endpoints();
             schedule_flush();
         }
+        if (proxies_) proxies_->start();
         if (routes_) {
             // Routes of a former run stay until the nodes that they belong to had time to sync.
             adopted_routes_ = routes_of_a_former_run();
@@ -219,6 +236,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
+        if (proxies_) co_await proxies_->async_stop();
         if (health_) co_await health_->async_stop();
     }
 
@@ -245,7 +263,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     [[nodiscard]] std::optional<std::string> policy_json() const {
         if (!policy_) return std::nullopt;
-        return boost::json::serialize(policy_document(*policy_));
+        auto document = policy_document(*policy_);
+        if (proxies_) document["proxies"] = proxies_->status();
+        return boost::json::serialize(document);
     }
     [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const {
         if (!policy_) return std::nullopt;
@@ -257,6 +277,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (!policy_) return std::nullopt;
         return boost::json::serialize(
             identities_document(*policy_, node_.tables(), clusters_->status()));
+    }
+    [[nodiscard]] std::optional<std::string> access_log_json() const {
+        if (!proxies_) return std::nullopt;
+        const auto lines = proxies_->recent(kAccessLines);
+        return boost::json::serialize(
+            boost::json::object{{"lines", boost::json::array(lines.begin(), lines.end())}});
     }
     [[nodiscard]] std::string endpoints_json() const {
         boost::json::array all;
@@ -393,6 +419,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             wait_for_traffic();
         }
         if (!failed) {
+            if (proxies_) proxies_->flushed();
             last_error_.clear();
             // A route that fails takes nothing from the services.
             if (routes_due_) {
@@ -623,6 +650,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
     std::optional<PolicyEngine> policy_;      ///< of a node with a pod network
+    std::unique_ptr<PolicyProxies> proxies_;  ///< null = there is none
     std::unique_ptr<Encryption> encryption_;  ///< null = there is none
     bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
@@ -699,6 +727,9 @@ std::optional<std::string> Agent::policy_json(std::string_view path) const {
 }
 std::optional<std::string> Agent::identities_json() const {
     return impl_->identities_json();
+}
+std::optional<std::string> Agent::access_log_json() const {
+    return impl_->access_log_json();
 }
 std::string Agent::endpoints_json() const {
     return impl_->endpoints_json();

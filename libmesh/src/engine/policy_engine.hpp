@@ -7,7 +7,8 @@
 //   its rows anew; those for identities of clusters that are not known yet stay with them until
 //   they are (or are waited for no longer).
 // - A new endpoint is locked until the own cluster is known. One without a record there is
-//   reserved:init: only policies that select that let something pass.
+//   reserved:init as soon as there is a policy at all: only those that select that let something
+//   pass.
 // - Whatever an etcd does later, its last state counts; an endpoint keeps its last labels.
 // - An endpoint whose rows find no room is locked until they do. One whose rules contradict each
 //   other keeps its former rows. Others notice neither.
@@ -126,6 +127,16 @@ class PolicyEngine {
     void set_proxy(const std::string& parser, model::policy::Direction direction,
                    std::uint16_t port);
 
+    /// Called with each policy that came, changed (before and after) or went; empty: nobody.
+    void on_policy(
+        std::function<void(const model::policy::Policy* before, const model::policy::Policy* after)>
+            callback) {
+        on_policy_ = std::move(callback);
+    }
+    void on_endpoint_gone(std::function<void(datapath::EndpointId)> callback) {
+        on_endpoint_gone_ = std::move(callback);
+    }
+
     /// Compiles what changed and writes it: before the ipcache has new identities.
     /// @errors those of the datapath; call again
     [[nodiscard]] Result<void> flush(const state::ClusterTables& tables);
@@ -170,6 +181,7 @@ class PolicyEngine {
     using Endpoints = std::map<datapath::EndpointId, Endpoint>;
 
     void note_policy(const state::Changed<model::PolicyRecord>& change);
+    void take_policy(const state::Changed<model::PolicyRecord>& change);
     void mark(const model::IpIdentityPair& pair);
     void forget(Endpoints::iterator at);
     void adopt(bool complete);
@@ -199,6 +211,8 @@ class PolicyEngine {
     PolicyPeers peers_;
     ProxyPorts proxies_;
     L7Policy l7_;
+    std::function<void(const model::policy::Policy*, const model::policy::Policy*)> on_policy_;
+    std::function<void(datapath::EndpointId)> on_endpoint_gone_;
     std::map<model::policy::PolicyKey, PolicyStatus> policies_;
     Endpoints endpoints_;
     std::map<model::IpAddress, datapath::EndpointId> by_address_;

@@ -210,6 +210,10 @@ TEST_F(PolicyEngineTest, ANewEndpointIsLockedUntilTheOwnClusterIsKnown) {
 
     engine_->set_pods({pod(1), pod(3)}, true);
     flush();
+    EXPECT_EQ(mode(3), EndpointEnforcement::kNone) << "no policy could hold for it";
+    apply(kOwn, {policy("q", "{endpointSelector: {matchLabels: {app: nobody}}, ingress: []}")});
+    flush();
+    EXPECT_EQ(mode(1), EndpointEnforcement::kNone);
     EXPECT_EQ(mode(3), EndpointEnforcement::kRules) << "without a record it is reserved:init";
     EXPECT_EQ(rows(3), (Lines{"in 1 0/0 allow"}));
     apply(kOwn, {ip(3, kApi)});
@@ -220,6 +224,16 @@ TEST_F(PolicyEngineTest, ANewEndpointIsLockedUntilTheOwnClusterIsKnown) {
     flush();
     EXPECT_EQ(mode(3), EndpointEnforcement::kNone);
     EXPECT_EQ(status(3).why, "");
+}
+
+TEST_F(PolicyEngineTest, APodThatTakesNoPartInTheMeshHasPoliciesOfItsCluster) {
+    apply(kOwn,
+          {identity(kWeb, "web"), policy("p", kFromApi), state::LocalIpUpsert{{ip(1, kWeb).pair}}});
+    apply(kRemote, {identity(kFarApi, "api")});
+    engine_->set_pods({pod(1)}, true);
+    engine_->note_synced(kOwn);
+    flush();
+    EXPECT_EQ(rows(1), kApiOnly);
 }
 
 TEST_F(PolicyEngineTest, AnEndpointKeepsItsLabelsWhenItsRecordGoes) {
