@@ -22,18 +22,6 @@ constexpr std::chrono::milliseconds kPoll{200};
 
 volatile std::sig_atomic_t interrupted = 0;
 
-const json::object& object_of(const json::object& object, std::string_view key) {
-    static const json::object none;
-    const json::value* value = object.if_contains(key);
-    return value != nullptr && value->is_object() ? value->get_object() : none;
-}
-
-const json::array& list_of(const json::object& object, std::string_view key) {
-    static const json::array none;
-    const json::value* value = object.if_contains(key);
-    return value != nullptr && value->is_array() ? value->get_array() : none;
-}
-
 // --- monitor ----------------------------------------------------------------------------------
 
 struct MonitorOptions {

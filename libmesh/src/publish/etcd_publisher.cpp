@@ -593,8 +593,8 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     std::vector<k8s::ObjectChange> backlog_;  ///< until identities have been adopted
     std::vector<std::pair<model::IdentityId, std::string>> found_identities_;
     model::UnreadPolicies unread_policies_;
-    std::set<std::string> policies_;       ///< keys of those that there are
-    std::set<std::string> kept_policies_;  ///< of an earlier run, whose documents are bad
+    std::set<std::string> policies_;                ///< keys of those that there are
+    std::set<std::string> kept_policies_;           ///< of an earlier run, whose documents are bad
     std::map<std::string, std::int64_t> canaries_;  ///< those in etcd, and their leases
     etcd::KeyValue own_config_;
     std::int64_t config_revision_ = 0;
@@ -628,9 +628,8 @@ void EtcdPublisher::start() {
 void EtcdPublisher::apply(std::span<const k8s::ObjectChange> changes, bool incomplete) {
     impl_->apply(changes, incomplete);
 }
-void EtcdPublisher::apply_policies(
-    std::span<const model::PolicyRecordChange> changes,
-    model::UnreadPolicies unread) {
+void EtcdPublisher::apply_policies(std::span<const model::PolicyRecordChange> changes,
+                                   model::UnreadPolicies unread) {
     impl_->apply_policies(changes, std::move(unread));
 }
 void EtcdPublisher::on_ready(std::function<void()> callback) {
