@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -90,7 +91,8 @@ void put16(std::vector<std::uint8_t>& to, std::size_t value) {
 
 /// An Ethernet frame; what the programs do not look at is zero.
 std::vector<std::uint8_t> frame(const model::IpAddress& source, const model::IpAddress& destination,
-                                std::uint8_t protocol, std::uint16_t port, std::uint16_t client) {
+                                std::uint8_t protocol, std::uint16_t port, std::uint16_t client,
+                                std::uint8_t tcp_flags = 0x02 /* SYN */) {
     const bool v4 = source.is_v4();
     std::vector<std::uint8_t> packet(12, 0);
     put16(packet, v4 ? 0x0800 : 0x86dd);
@@ -136,7 +138,7 @@ std::vector<std::uint8_t> frame(const model::IpAddress& source, const model::IpA
         put16(rest, client);
         put16(rest, port);
         rest.resize(13, 0);
-        rest.push_back(0x02);  // of TCP: SYN
+        rest.push_back(tcp_flags);
     }
     rest.resize(20, 0);
     packet.insert(packet.end(), rest.begin(), rest.end());
@@ -148,7 +150,9 @@ std::vector<std::uint8_t> frame(const model::IpAddress& source, const model::IpA
 /// The programs on maps of this test, with a pod and the addresses of peers. Attached nowhere.
 class Bench {
   public:
-    Bench() : skeleton_(pods__open()) {
+    explicit Bench(std::chrono::nanoseconds udp_timeout = std::chrono::seconds(60))
+        : skeleton_(pods__open()) {
+        skeleton_->rodata->flow_udp_ns = static_cast<std::uint64_t>(udp_timeout.count());
         for (bpf_map* map :
              {skeleton_->maps.frontends, skeleton_->maps.services, skeleton_->maps.slots,
               skeleton_->maps.backends, skeleton_->maps.affinity, skeleton_->maps.balances}) {
@@ -328,6 +332,73 @@ TEST(PolicyRowsTest, ChangesLeadToTheSameAsANewPolicy) {
                 passes(rows, question));
         }
     }
+}
+
+TEST(PolicyRowsTest, AnAnswerIsOneToAFlowThatWasLetPass) {
+    Bench bench;
+    ASSERT_TRUE(bench.policy().replace(kPod, EndpointEnforcement::kRules,
+                                       std::vector{allow(Bench::identity(0), kEgress)}));
+    const auto out = [&](std::uint8_t protocol, std::uint8_t flags) {
+        return bench.run(frame(Bench::pod(true), Bench::peer(0, true), protocol, 80, 4000, flags),
+                         kEgress);
+    };
+    const auto back = [&](std::uint8_t protocol, std::uint16_t from, std::uint16_t to,
+                          std::uint8_t flags) {
+        return bench.run(frame(Bench::peer(0, true), Bench::pod(true), protocol, to, from, flags),
+                         kIngress);
+    };
+    for (const std::uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
+        EXPECT_FALSE(back(protocol, 80, 4000, 0x12)) << "nothing was asked";
+        EXPECT_TRUE(out(protocol, 0x02));
+        EXPECT_TRUE(back(protocol, 80, 4000, 0x12));
+        EXPECT_FALSE(back(protocol, 81, 4000, 0x12));
+        EXPECT_FALSE(back(protocol, 80, 4001, 0x12));
+    }
+    EXPECT_FALSE(back(IPPROTO_TCP, 80, 4000, 0x02)) << "a connection of the other's own";
+    // An echo's answer has its identifier.
+    EXPECT_FALSE(
+        bench.run(frame(Bench::peer(0, true), Bench::pod(true), IPPROTO_ICMP, 0, 5), kIngress));
+    EXPECT_TRUE(
+        bench.run(frame(Bench::pod(true), Bench::peer(0, true), IPPROTO_ICMP, 8, 5), kEgress));
+    EXPECT_TRUE(
+        bench.run(frame(Bench::peer(0, true), Bench::pod(true), IPPROTO_ICMP, 0, 5), kIngress));
+    EXPECT_FALSE(
+        bench.run(frame(Bench::peer(0, true), Bench::pod(true), IPPROTO_ICMP, 0, 6), kIngress));
+    // A locked pod still gets answers, and asks nothing.
+    ASSERT_TRUE(bench.policy().enforce(kPod, EndpointEnforcement::kLocked));
+    EXPECT_TRUE(back(IPPROTO_UDP, 80, 4000, 0));
+    EXPECT_FALSE(out(IPPROTO_UDP, 0));
+}
+
+TEST(PolicyRowsTest, AFlowThatTimedOutIsForgotten) {
+    Bench bench(std::chrono::nanoseconds(1));
+    ASSERT_TRUE(
+        bench.policy().replace(kPod, EndpointEnforcement::kRules, std::vector{open_way(kEgress)}));
+    EXPECT_TRUE(
+        bench.run(frame(Bench::pod(true), Bench::peer(0, true), IPPROTO_UDP, 80, 4000), kEgress));
+    EXPECT_FALSE(
+        bench.run(frame(Bench::peer(0, true), Bench::pod(true), IPPROTO_UDP, 4000, 80), kIngress));
+}
+
+TEST(PolicyRowsTest, AFragmentWithoutItsFirstIsJudgedByProtocol) {
+    Bench bench;
+    auto fragment = frame(Bench::peer(0, true), Bench::pod(true), IPPROTO_UDP, 80, 4000);
+    // At offset 1480; the checksum takes up the difference.
+    fragment[14 + 7] = 185;
+    const std::uint32_t sum =
+        static_cast<std::uint16_t>(~((fragment[24] << 8) | fragment[25])) + 185U;
+    const std::uint16_t check = static_cast<std::uint16_t>(~((sum & 0xffff) + (sum >> 16)));
+    fragment[24] = static_cast<std::uint8_t>(check >> 8);
+    fragment[25] = static_cast<std::uint8_t>(check);
+    const auto fate_of = [&](const PolicyRow& row) {
+        EXPECT_TRUE(bench.policy().replace(kPod, EndpointEnforcement::kRules, std::vector{row}));
+        return bench.run(fragment, kIngress);
+    };
+    EXPECT_FALSE(fate_of(allow(Bench::identity(0), kIngress, IPPROTO_UDP, 80)));
+    EXPECT_FALSE(fate_of(allow(Bench::identity(0), kIngress, IPPROTO_UDP, 0)));
+    EXPECT_TRUE(fate_of(allow(Bench::identity(0), kIngress, IPPROTO_UDP)));
+    EXPECT_FALSE(fate_of(allow(Bench::identity(0), kIngress, IPPROTO_TCP)));
+    EXPECT_TRUE(fate_of(allow(0, kIngress)));
 }
 
 /// Two policies of a thousand rows. Both let port 80 pass and neither port 81, but each by other
