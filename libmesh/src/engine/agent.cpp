@@ -10,6 +10,7 @@
 #include <set>
 #include <utility>
 
+#include "datapath/netlink/proxy_routes.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
@@ -189,6 +190,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         proxies.proxy_mark = kProxyMark;
         proxies.access_log = options_.policy.access_log;
         proxies.fqdn_file = options_.policy.fqdn_cache;
+        proxies.prepare = []() -> Result<void> {
+            MESH_TRY(const auto here, datapath::Netns::current());
+            MESH_TRY(auto netlink, datapath::Rtnetlink::open(here));
+            return datapath::set_proxy_routes(netlink, kProxyMark);
+        };
         proxies.on_change = [this] { schedule_flush(); };
         proxies_ = std::make_unique<PolicyProxies>(executor_, std::move(proxies), *policy_, clock_,
                                                    log_.named("proxy"));
