@@ -61,6 +61,12 @@ struct PolicyOptions {
     /// A pod's node may always connect to it, and goes past L7 rules that do not name the host.
     bool allow_localhost = true;
     bool verdict_events = false;  ///< an event for each new connection that passes, too
+    /// A file of HTTP requests that went through a policy, a line of JSON each; empty: the latest
+    /// are kept in memory.
+    std::string access_log;
+    /// Where the names that pods asked for are kept over a restart, for toFQDNs; empty: they are
+    /// learnt anew.
+    std::string fqdn_cache;
 };
 
 /// Where rows go.

@@ -57,6 +57,8 @@ class Agent {
     [[nodiscard]] std::optional<std::string> policy_json() const;
     [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const;
     [[nodiscard]] std::optional<std::string> identities_json() const;
+    /// {"lines": [...]}: the latest HTTP requests and DNS questions that went through a policy.
+    [[nodiscard]] std::optional<std::string> access_log_json() const;
     [[nodiscard]] std::string endpoints_json() const;
     [[nodiscard]] std::optional<std::string> endpoint_json(std::string_view id) const;
     /// The document of GET /v1/events (event_log.hpp); nullopt if this node has no pod network in

@@ -159,6 +159,14 @@ void NodeState::drain(std::string_view cluster, state::KindSet kinds) {
     log_.info("cluster {}: drained, {} objects removed", cluster, count);
 }
 
+void NodeState::note_local(const model::IpPrefix& prefix, std::optional<std::uint32_t> identity) {
+    if (!ipcache_) return;
+    std::optional<model::IdentityId> id;
+    if (identity) id = model::IdentityId{*identity};
+    ipcache_->note_local(prefix, id);
+    dirty_ = true;
+}
+
 void NodeState::note_freshness(const state::ClusterKey& cluster, bool connected,
                                TimePoint last_proof_of_life) {
     merger_.note_freshness(cluster, connected, last_proof_of_life);

@@ -60,6 +60,9 @@ class NodeState {
     /// Forgets a cluster, or the given kinds of it.
     void drain(std::string_view cluster, state::KindSet kinds = state::KindSet::all());
 
+    /// The identity that this node has for a prefix; nullopt: none any more.
+    /// @see IpcacheCompiler::note_local
+    void note_local(const model::IpPrefix& prefix, std::optional<std::uint32_t> identity);
     /// How fresh a remote is, for services with a stale-policy. @see ServiceMerger::note_freshness
     void note_freshness(const state::ClusterKey& cluster, bool connected,
                         TimePoint last_proof_of_life);

@@ -32,11 +32,12 @@ namespace mesh::state {
 [[nodiscard]] std::string key_of(const model::ServiceExport& service_export);
 [[nodiscard]] std::string key_of(const model::LocalService& service);
 [[nodiscard]] std::string key_of(const model::PolicyRecord& record);
+[[nodiscard]] std::string key_of(const model::LocalIp& ip);
 
 /// The prefix that an entry stands for.
 [[nodiscard]] model::IpPrefix prefix_of(const model::IpIdentityPair& pair);
 
-/// Appends the object to `out`, all of it. T is one of the seven model types above.
+/// Appends the object to `out`, all of it. T is one of the eight model types above.
 template <class T>
 void encode(const T& object, StringPool& pool, std::string& out);
 /// The object, without touching the pool's counts.
