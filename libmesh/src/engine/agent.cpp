@@ -419,6 +419,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             wait_for_traffic();
         }
         if (!failed) {
+            if (policy_) policy_->note_realised();
             if (proxies_) proxies_->flushed();
             last_error_.clear();
             // A route that fails takes nothing from the services.
