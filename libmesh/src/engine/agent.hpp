@@ -18,6 +18,7 @@
 #include "datapath/datapath.hpp"
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
+#include "observe/observer.hpp"
 #include "runtime/clock.hpp"
 
 namespace mesh::engine {
@@ -48,6 +49,8 @@ class Agent {
     /// The whole mesh is as it should be: all of the above, each remote, its file, and the routes.
     [[nodiscard]] bool ready() const;
     [[nodiscard]] const NodeState& node() const noexcept;
+    /// Told of every change.
+    [[nodiscard]] observe::Observer& observer() noexcept;
     /// Null if this node has none.
     [[nodiscard]] const PodNetwork* pod_network() const noexcept;
     /// The document of GET /v1/events (event_log.hpp); nullopt if this node has no pod network in
