@@ -52,7 +52,8 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->required();
     app.add_option("--manifests", flags.manifests,
                    "Folder of Kubernetes manifests (*.yaml, *.yml, *.json): Service, "
-                   "EndpointSlice, Pod, Node, Namespace")
+                   "EndpointSlice, Pod, Node, Namespace, NetworkPolicy, CiliumNetworkPolicy, "
+                   "CiliumClusterwideNetworkPolicy")
         ->required();
     // etcd grants no lease below its election timeout; above a day a dead cluster's keys would
     // outlive all use.
@@ -136,6 +137,7 @@ class Operator {
             directory_error_.clear();
             for (const auto& text : update->errors) daemon_.log().error("{}", text);
             for (const auto& text : update->warnings) daemon_.log().warn("{}", text);
+            publisher_->apply_policies(update->policies, manifests_.policies().unread());
             publisher_->apply(update->changes, manifests_.set().incomplete());
         }
     }
@@ -163,8 +165,7 @@ class Operator {
     }
 
     [[nodiscard]] Report report() const {
-        return {cluster_, publisher_->status(), &manifests_.set(), flags_.manifests,
-                directory_error_};
+        return {cluster_, publisher_->status(), &manifests_, flags_.manifests, directory_error_};
     }
 
     daemon::Daemon& daemon_;

@@ -143,6 +143,11 @@ bool parse_any_key(std::string_view rest, ParsedKey& key) noexcept {
         key.kind = KeyKind::kLocalService;
         return take_part(rest, key.namespace_name) && last_part(rest, key.name);
     }
+    if (take(rest, kLocalPoliciesPrefix)) {
+        key.kind = KeyKind::kLocalPolicy;
+        return take_part(rest, key.tail) && take_part(rest, key.namespace_name) &&
+               last_part(rest, key.name);
+    }
     if (rest == kHeartbeatKey) {
         key.kind = KeyKind::kHeartbeat;
         return true;

@@ -26,6 +26,7 @@ inline constexpr std::string_view kIpAddressSpace = "default";
 /// Own keys: what the agents of a cluster need and no proxy serves to a remote.
 inline constexpr std::string_view kLocalPrefix = "mesh/local/";
 inline constexpr std::string_view kLocalServicesPrefix = "mesh/local/services/v1/";
+inline constexpr std::string_view kLocalPoliciesPrefix = "mesh/local/policies/v1/";
 
 /// A resource that is watched by prefix and has a canary.
 enum class Resource : std::uint8_t { kNodes, kServices, kIps, kIdentities, kServiceExports };
@@ -98,6 +99,7 @@ enum class KeyKind : std::uint8_t {
     kHeartbeat,
     kHasClusterConfig,
     kLocalService,
+    kLocalPolicy,
 };
 
 /// A key taken apart; the views are into the key, which must outlive this.
@@ -106,10 +108,10 @@ struct ParsedKey {
     Layout layout = Layout::kState;  ///< of a canary: of the prefix it speaks of
     std::string_view full;           ///< the whole key
     std::string_view cluster;        ///< empty for live ip and identity keys, heartbeat, local ones
-    std::string_view namespace_name;  ///< services, service exports, local services
-    std::string_view name;            ///< node, service, service export
+    std::string_view namespace_name;  ///< services, service exports, local services and policies
+    std::string_view name;            ///< node, service, service export, local policy
     /// ip: "10.7.1.20" or "10.7.0.0/16"; identity: the decimal id as written; identity value:
-    /// "<labels>/<node>".
+    /// "<labels>/<node>"; local policy: its kind.
     std::string_view tail;
     Resource resource{};  ///< of a canary
 };

@@ -9,11 +9,13 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "model/codec.hpp"
 #include "model/keys.hpp"
+#include "model/policy_record.hpp"
 #include "publish/key_ledger.hpp"
 #include "publish/lease_holder.hpp"
 #include "publish/object_compiler.hpp"
@@ -43,8 +45,10 @@ int write_order(std::string_view key) {
             return 4;
         case model::KeyKind::kLocalService:
             return 5;
-        default:
+        case model::KeyKind::kLocalPolicy:
             return 6;
+        default:
+            return 7;
     }
 }
 
@@ -117,6 +121,28 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         wake();
     }
 
+    void apply_policies(std::span<const model::PolicyRecordChange> changes,
+                        model::UnreadPolicies unread) {
+        unread_policies_ = std::move(unread);
+        for (const auto& [key, record] : changes) {
+            const std::string etcd_key = model::local_policy_key(key);
+            kept_policies_.erase(etcd_key);
+            if (record) {
+                ledger_.want(etcd_key, model::encode(*record));
+                policies_.insert(etcd_key);
+            } else {
+                ledger_.unwant(etcd_key);
+                policies_.erase(etcd_key);
+            }
+        }
+        std::erase_if(kept_policies_, [this](const std::string& etcd_key) {
+            if (is_unread(etcd_key)) return false;
+            ledger_.unwant(etcd_key);
+            return true;
+        });
+        wake();
+    }
+
     [[nodiscard]] PublisherStatus status() const {
         PublisherStatus status = counters_;
         status.state = state_;
@@ -130,6 +156,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         status.pending = ledger_.due();
         status.refused = ledger_.refused();
         status.identities = compiler_.identities();
+        status.policies = policies_.size() + kept_policies_.size();
         return status;
     }
 
@@ -223,6 +250,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
                 co_await list_into_ledger(model::resource_prefix(resource, options_.cluster.name)));
         }
         MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalServicesPrefix)));
+        MESH_CO_CHECK(co_await list_policies());
         MESH_CO_CHECK(co_await list_identities());
         MESH_CO_CHECK(co_await list_canaries());
         adopt();
@@ -271,6 +299,29 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
             for (const auto& kv : kvs) ledger_.listed(kv.key, kv.value, kv.lease);
         };
         co_return co_await list(std::move(prefix), std::move(page));
+    }
+
+    asio::awaitable<Result<void>> list_policies() {
+        etcd::PageCallback page = [this](const etcd::Header&,
+                                         std::span<const etcd::KeyValueView> kvs) {
+            for (const auto& kv : kvs) {
+                const std::string key(kv.key);
+                const bool ours = policies_.contains(key) || kept_policies_.contains(key);
+                // What hangs on no lease is somebody else's, as long as we have none of that name.
+                if (!ours && kv.lease == 0) continue;
+                ledger_.listed(kv.key, kv.value, kv.lease);
+                if (ours || adopted_ || !is_unread(key)) continue;
+                kept_policies_.insert(key);
+                ledger_.want(key, std::string(kv.value));
+            }
+        };
+        std::string prefix(model::kLocalPoliciesPrefix);
+        co_return co_await list(std::move(prefix), std::move(page));
+    }
+
+    [[nodiscard]] bool is_unread(const std::string& etcd_key) const {
+        const auto key = model::policy_key_of(model::parse_key(etcd_key));
+        return key && unread_policies_.contains(*key);
     }
 
     asio::awaitable<Result<void>> list_identities() {
@@ -541,6 +592,9 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
 
     std::vector<k8s::ObjectChange> backlog_;  ///< until identities have been adopted
     std::vector<std::pair<model::IdentityId, std::string>> found_identities_;
+    model::UnreadPolicies unread_policies_;
+    std::set<std::string> policies_;                ///< keys of those that there are
+    std::set<std::string> kept_policies_;           ///< of an earlier run, whose documents are bad
     std::map<std::string, std::int64_t> canaries_;  ///< those in etcd, and their leases
     etcd::KeyValue own_config_;
     std::int64_t config_revision_ = 0;
@@ -573,6 +627,10 @@ void EtcdPublisher::start() {
 }
 void EtcdPublisher::apply(std::span<const k8s::ObjectChange> changes, bool incomplete) {
     impl_->apply(changes, incomplete);
+}
+void EtcdPublisher::apply_policies(std::span<const model::PolicyRecordChange> changes,
+                                   model::UnreadPolicies unread) {
+    impl_->apply_policies(changes, std::move(unread));
 }
 void EtcdPublisher::on_ready(std::function<void()> callback) {
     impl_->on_ready(std::move(callback));

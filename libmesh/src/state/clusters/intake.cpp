@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "model/codec.hpp"
+#include "sources/config/policy_documents.hpp"
 
 namespace mesh::state {
 
@@ -182,12 +183,42 @@ struct LocalServiceKind {
     static ClusterChange erase(const Key& key) { return LocalServiceDelete{split(key)}; }
 };
 
+/// By key, which says of a policy all that its name does.
+struct LocalPolicyKind {
+    using Object = model::PolicyRecord;
+    using Key = std::string;
+    static constexpr Slot kSlot = Slot::kLocalPolicies;
+    static constexpr model::KeyKind kKeyKind = model::KeyKind::kLocalPolicy;
+    static auto& ledger(Intake& in) { return in.policies_; }
+    static auto& aliases(Intake& in) { return in.names_[index(kSlot)]; }
+    static Result<Object> parse(std::string_view key, std::string_view value) {
+        return model::parse_policy_record(key, value);
+    }
+    static Result<void> validate(const model::Connection&, const model::ParsedKey&, Object& o) {
+        const auto policy =
+            sources::config::read_policy(o, sources::config::PolicyFeatures::enforced());
+        if (!policy) return policy.error();
+        return {};
+    }
+    static std::optional<Key> key_of(const model::ParsedKey& key) {
+        return model::policy_key_of(key) ? std::optional(Key(key.full)) : std::nullopt;
+    }
+    static Key key_of(const Object& o) { return model::local_policy_key(o.key); }
+    static std::uint32_t weight(const Object&) { return 0; }
+    static bool offered(const Object&, bool) { return true; }
+    static ClusterChange upsert(Object&& o) { return PolicyUpsert{std::move(o)}; }
+    static ClusterChange erase(const Key& key) {
+        return PolicyDelete{*model::policy_key_of(model::parse_key(key))};
+    }
+};
+
 Intake::Intake(std::uint64_t seed, Refusals& refusals)
     : refusals_(refusals),
       nodes_(seed),
       services_(seed),
       exports_(seed),
       local_services_(seed),
+      policies_(seed),
       ips_(seed),
       identities_(seed) {}
 
@@ -204,6 +235,8 @@ decltype(auto) Intake::visit(Slot slot, Visitor&& visitor) {
             return visitor(std::type_identity<ExportKind>{});
         case Slot::kLocalServices:
             return visitor(std::type_identity<LocalServiceKind>{});
+        case Slot::kLocalPolicies:
+            return visitor(std::type_identity<LocalPolicyKind>{});
         case Slot::kNodes:
         case Slot::kHeartbeat:
         case Slot::kCanaries:
@@ -418,6 +451,8 @@ std::size_t Intake::count(Slot slot) const {
             return exports_.size();
         case Slot::kLocalServices:
             return local_services_.size();
+        case Slot::kLocalPolicies:
+            return policies_.size();
         case Slot::kHeartbeat:
         case Slot::kCanaries:
             break;

@@ -111,7 +111,8 @@ class Intake {
     friend struct IdentityKind;
     friend struct ExportKind;
     friend struct LocalServiceKind;
-    Ledger<std::string> nodes_, services_, exports_, local_services_;
+    friend struct LocalPolicyKind;
+    Ledger<std::string> nodes_, services_, exports_, local_services_, policies_;
     Ledger<IpName> ips_;
     IpRows ip_rows_;
     Ledger<std::uint32_t> identities_;

@@ -28,6 +28,8 @@ template <>
 constexpr Kind kKindOf<model::ServiceExport> = Kind::kExport;
 template <>
 constexpr Kind kKindOf<model::LocalService> = Kind::kLocalService;
+template <>
+constexpr Kind kKindOf<model::PolicyRecord> = Kind::kPolicy;
 
 /// How many entries there are of each prefix length, longest first when walked.
 class PrefixLengths {
@@ -49,7 +51,8 @@ struct Cluster {
     Cluster(ClusterKey its_key, const SipKey& hash_key)
         : key(std::move(its_key)), tables{RowTable(hash_key), RowTable(hash_key),
                                           RowTable(hash_key), RowTable(hash_key),
-                                          RowTable(hash_key), RowTable(hash_key)} {}
+                                          RowTable(hash_key), RowTable(hash_key),
+                                          RowTable(hash_key)} {}
 
     [[nodiscard]] RowTable& table(Kind kind) { return tables[static_cast<std::size_t>(kind)]; }
     [[nodiscard]] const RowTable& table(Kind kind) const {
@@ -210,6 +213,14 @@ std::optional<bool> ClusterTables::State::apply(Cluster& cluster, const ClusterC
                 return erase<model::LocalService>(cluster, key_of(c.name.namespace_, c.name.name),
                                                   sink);
             },
+            [&](const PolicyUpsert& c) -> Effective {
+                if (!own) return std::nullopt;
+                return upsert(cluster, c.record, sink);
+            },
+            [&](const PolicyDelete& c) -> Effective {
+                if (!own) return std::nullopt;
+                return erase<model::PolicyRecord>(cluster, key_of(c.key), sink);
+            },
         },
         change);
 }
@@ -248,6 +259,7 @@ std::size_t ClusterTables::drain(std::string_view cluster, const EffectSink& sin
     deleted += state_->drain_kind<model::Identity>(*held, sink, kinds);
     deleted += state_->drain_kind<model::ServiceExport>(*held, sink, kinds);
     deleted += state_->drain_kind<model::LocalService>(*held, sink, kinds);
+    deleted += state_->drain_kind<model::PolicyRecord>(*held, sink, kinds);
     if (kinds == KindSet::all()) {
         std::erase_if(state_->clusters, [&](const auto& c) { return c.get() == held; });
     }
@@ -301,6 +313,11 @@ std::optional<model::ServiceExport> ClusterTables::find_export(std::string_view 
 std::optional<model::LocalService> ClusterTables::find_local_service(const ObjectName& name) const {
     return state_->get<model::LocalService>(state_->own_cluster,
                                             key_of(name.namespace_, name.name));
+}
+
+std::optional<model::PolicyRecord> ClusterTables::find_policy(
+    const model::policy::PolicyKey& key) const {
+    return state_->get<model::PolicyRecord>(state_->own_cluster, key_of(key));
 }
 
 bool ClusterTables::has_local_service(const ObjectName& name) const {
@@ -366,6 +383,10 @@ void ClusterTables::for_each_export(
 void ClusterTables::for_each_local_service(
     const std::function<void(const model::LocalService&)>& call) const {
     state_->for_each<model::LocalService>(state_->own_cluster, call);
+}
+void ClusterTables::for_each_policy(
+    const std::function<void(const model::PolicyRecord&)>& call) const {
+    state_->for_each<model::PolicyRecord>(state_->own_cluster, call);
 }
 
 }  // namespace mesh::state

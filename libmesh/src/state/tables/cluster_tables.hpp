@@ -1,6 +1,7 @@
 // What the engine keeps of every cluster: nodes, services, ips, identities, service exports, and of
-// the own cluster its local services. Typed changes go in, the changes that had an effect come out
-// with the objects before and after; nothing is ever taken from another cluster's table.
+// the own cluster its local services and policies. Typed changes go in, the changes that had an
+// effect come out with the objects before and after; nothing is ever taken from another cluster's
+// table.
 //
 // Objects are kept as compact rows (row_codec.hpp) and converted on demand: 100,000 ips cost about
 // 7 MiB, 10,000 services of 10 backends about 3 MiB; see README.md for the measured figures.
@@ -27,8 +28,8 @@
 namespace mesh::state {
 
 /// The kinds of objects, as indices of ClusterStats.
-enum class Kind : std::uint8_t { kNode, kService, kIp, kIdentity, kExport, kLocalService };
-inline constexpr std::size_t kKinds = 6;
+enum class Kind : std::uint8_t { kNode, kService, kIp, kIdentity, kExport, kLocalService, kPolicy };
+inline constexpr std::size_t kKinds = 7;
 
 /// A set of kinds.
 class KindSet {
@@ -37,8 +38,8 @@ class KindSet {
         for (const Kind kind : kinds) bits_ |= 1U << static_cast<unsigned>(kind);
     }
     [[nodiscard]] static constexpr KindSet all() {
-        return {Kind::kNode,     Kind::kService, Kind::kIp,
-                Kind::kIdentity, Kind::kExport,  Kind::kLocalService};
+        return {Kind::kNode,   Kind::kService,      Kind::kIp,    Kind::kIdentity,
+                Kind::kExport, Kind::kLocalService, Kind::kPolicy};
     }
     friend constexpr bool operator==(const KindSet&, const KindSet&) = default;
     [[nodiscard]] constexpr bool contains(Kind kind) const {
@@ -62,7 +63,7 @@ struct Effect {
     const ClusterKey& cluster;
     std::variant<Changed<model::Node>, Changed<model::Service>, Changed<model::IpIdentityPair>,
                  Changed<model::Identity>, Changed<model::ServiceExport>,
-                 Changed<model::LocalService>>
+                 Changed<model::LocalService>, Changed<model::PolicyRecord>>
         change;
 };
 
@@ -72,7 +73,7 @@ using EffectSink = std::function<void(const Effect&)>;
 struct ApplyCounts {
     std::size_t effective = 0;
     std::size_t unchanged = 0;  ///< equal re-upserts and deletes of what is not there
-    std::size_t refused = 0;    ///< a local service in a remote's batch
+    std::size_t refused = 0;    ///< a local service or policy in a remote's batch
     friend bool operator==(const ApplyCounts&, const ApplyCounts&) = default;
 };
 
@@ -147,6 +148,9 @@ class ClusterTables {
     [[nodiscard]] std::optional<model::LocalService> find_local_service(
         const ObjectName& name) const;
     [[nodiscard]] bool has_local_service(const ObjectName& name) const;
+    /// Of the own cluster.
+    [[nodiscard]] std::optional<model::PolicyRecord> find_policy(
+        const model::policy::PolicyKey& key) const;
 
     /// The entry with the longest prefix that holds the address, over all clusters; between equal
     /// prefixes the order of clusters() decides.
@@ -173,6 +177,7 @@ class ClusterTables {
     void for_each_export(std::string_view cluster,
                          const std::function<void(const model::ServiceExport&)>& call) const;
     void for_each_local_service(const std::function<void(const model::LocalService&)>& call) const;
+    void for_each_policy(const std::function<void(const model::PolicyRecord&)>& call) const;
 
   private:
     struct State;

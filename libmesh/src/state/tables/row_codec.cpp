@@ -406,6 +406,17 @@ void fields(Io& io, Of<Io, model::LocalService>& v) {
     optional_string_map(io, v.annotations);
 }
 
+template <class Io>
+void fields(Io& io, Of<Io, model::PolicyRecord>& v) {
+    io.number(v.key.kind);
+    io.text(v.key.namespace_);
+    io.raw(v.key.name);
+    io.text(v.file);
+    io.number(v.document);
+    io.list(v.lines, [&](auto& line) { io.number(line); });
+    io.raw(v.text);
+}
+
 template <class T>
 T read(std::string_view payload, const StringPool& pool, StringPool* release_to) {
     T object;
@@ -448,6 +459,11 @@ std::string key_of(model::IdentityId id) {
     return key;
 }
 
+std::string key_of(const model::policy::PolicyKey& key) {
+    std::string text(1, static_cast<char>('0' + static_cast<int>(key.kind)));
+    return text.append(key_of(key.namespace_, key.name));
+}
+
 std::string key_of(const model::Node& node) {
     return key_of(node.name);
 }
@@ -465,6 +481,9 @@ std::string key_of(const model::ServiceExport& service_export) {
 }
 std::string key_of(const model::LocalService& service) {
     return key_of(service.namespace_, service.name);
+}
+std::string key_of(const model::PolicyRecord& record) {
+    return key_of(record.key);
 }
 
 IpPrefix prefix_of(const model::IpIdentityPair& pair) {
@@ -510,6 +529,7 @@ MESH_INSTANTIATE(model::IpIdentityPair)
 MESH_INSTANTIATE(model::Identity)
 MESH_INSTANTIATE(model::ServiceExport)
 MESH_INSTANTIATE(model::LocalService)
+MESH_INSTANTIATE(model::PolicyRecord)
 #undef MESH_INSTANTIATE
 
 }  // namespace mesh::state

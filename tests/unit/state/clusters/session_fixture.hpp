@@ -115,6 +115,12 @@ inline Strings lines_of(const ClusterBatch& batch) {
             std::string operator()(const LocalServiceDelete& c) const {
                 return "-local " + obj(c.name.namespace_, c.name.name);
             }
+            std::string operator()(const PolicyUpsert& c) const {
+                return "+" + c.record.key.to_string();
+            }
+            std::string operator()(const PolicyDelete& c) const {
+                return "-" + c.key.to_string();
+            }
             decltype(object) obj;
         };
         out.push_back(std::visit(Visitor{object}, change));
