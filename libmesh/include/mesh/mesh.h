@@ -77,12 +77,10 @@ typedef struct mesh_error {
     uint32_t reserved;
     char message[496]; /**< "" after success; cut at its end, NUL-terminated */
 } mesh_error;
-#define MESH_ERROR_INIT             \
-    {                               \
-        sizeof(mesh_error), 0, 0, { \
-            0                       \
-        }                           \
-    }
+/* clang-format off */
+#define MESH_ERROR_INIT \
+    { sizeof(mesh_error), 0, 0, {0} }
+/* clang-format on */
 
 typedef struct mesh_ctx mesh_ctx;
 typedef struct mesh_subscription mesh_subscription;
@@ -261,8 +259,10 @@ typedef struct mesh_options {
     mesh_log_fn log;                       /**< NULL = no log */
     void* log_user_data;
 } mesh_options;
+/* clang-format off */
 #define MESH_OPTIONS_INIT \
-    { sizeof(mesh_options) }
+    { sizeof(mesh_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
 
 /** The library's MESH_ABI_VERSION. @thread any */
 MESH_API uint32_t mesh_abi_version(void);
@@ -347,8 +347,10 @@ typedef struct mesh_subscribe_options {
     /** Called once with user_data when on_events will not be called again; may be NULL. */
     void (*destroy)(void* user_data);
 } mesh_subscribe_options;
+/* clang-format off */
 #define MESH_SUBSCRIBE_OPTIONS_INIT \
-    { sizeof(mesh_subscribe_options) }
+    { sizeof(mesh_subscribe_options), 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
 
 /** Follows changes: a snapshot first, then every change of it in order.
  *  @param options NULL = all objects, read with mesh_subscription_next()

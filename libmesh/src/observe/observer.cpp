@@ -158,6 +158,7 @@ void Observer::publish() {
 }
 
 void Observer::subscribe(const std::shared_ptr<Queue>& queue) {
+    std::erase_if(queues_, [](const auto& weak) { return weak.expired(); });
     queues_.push_back(queue);
 }
 
