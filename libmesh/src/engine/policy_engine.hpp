@@ -90,6 +90,7 @@ struct PolicyStatus {
 
 struct PolicyCounts {
     std::uint64_t revision = 0;  ///< changes of policies since the start
+    std::uint64_t realised = 0;  ///< up to which revision the datapath has them, with their peers
     std::size_t policies = 0, identities = 0, local_identities = 0, selectors = 0, bytes = 0;
     std::size_t endpoints = 0, waiting = 0, locked = 0, conflicts = 0, overflows = 0, failed = 0;
     std::size_t rows = 0;
@@ -142,6 +143,8 @@ class PolicyEngine {
     [[nodiscard]] Result<void> flush(const state::ClusterTables& tables);
     /// After the ipcache has lost identities that went.
     [[nodiscard]] Result<void> flush_removed();
+    /// Rows and ipcache have all that was noted.
+    void note_realised() noexcept { counters_.realised = counters_.revision; }
     /// Prefixes whose identity became another since the last call, for the ipcache.
     [[nodiscard]] LocalRows take_local_rows() { return peers_.take_rows(); }
     /// Rows of the ipcache of an earlier run. @see LocalIdentities::adopt
