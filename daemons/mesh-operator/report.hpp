@@ -20,9 +20,9 @@ struct Report {
 
 /// Fields: cluster {name, id, maxConnectedClusters}, state, ready, objects {Kind: count, policies
 /// included},
-/// manifests {directory, errors [text], complete}, etcd {keys, pending, refused, identities, policies,
-/// lease (hex), leasesLost, puts, deletes, transactions, lists, failures}, lastError {message,
-/// current} or null.
+/// manifests {directory, errors [text], complete}, etcd {keys, pending, refused, identities,
+/// policies, lease (hex), leasesLost, puts, deletes, transactions, lists, failures}, lastError
+/// {message, current} or null.
 [[nodiscard]] std::string to_json(const Report& report);
 /// The Prometheus text format; names begin with mesh_operator_.
 [[nodiscard]] std::string to_metrics(const Report& report);

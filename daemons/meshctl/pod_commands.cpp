@@ -22,18 +22,6 @@ constexpr std::chrono::milliseconds kPoll{200};
 
 volatile std::sig_atomic_t interrupted = 0;
 
-const json::object& object_of(const json::object& object, std::string_view key) {
-    static const json::object none;
-    const json::value* value = object.if_contains(key);
-    return value != nullptr && value->is_object() ? value->get_object() : none;
-}
-
-const json::array& list_of(const json::object& object, std::string_view key) {
-    static const json::array none;
-    const json::value* value = object.if_contains(key);
-    return value != nullptr && value->is_array() ? value->get_array() : none;
-}
-
 // --- monitor ----------------------------------------------------------------------------------
 
 struct MonitorOptions {
@@ -46,7 +34,8 @@ struct MonitorOptions {
 
 // Either side may be what is asked for.
 bool matches(const MonitorOptions& options, const json::object& event) {
-    if (options.drops && text_of(event, "kind") != "drop") return false;
+    const bool dropped = text_of(event, "kind") == "drop" || text_of(event, "verdict") == "denied";
+    if (options.drops && !dropped) return false;
     if (!options.reason.empty() && text_of(event, "reason") != options.reason) return false;
     const auto& source = object_of(event, "source");
     const auto& destination = object_of(event, "destination");
@@ -72,15 +61,24 @@ std::string side_text(const json::object& side, bool port) {
     return text;
 }
 
+std::string what_text(const json::object& event) {
+    const std::string kind = text_of(event, "kind");
+    if (kind == "drop") return "DROP " + text_of(event, "reason");
+    if (kind != "policy") return "to " + text_of(event, "to");
+    const std::string verdict = text_of(event, "verdict");
+    return fmt::format(
+        "{} by the {} policy of endpoint {}",
+        verdict == "denied" ? fmt::format("DROP {}", text_of(event, "reason")) : verdict,
+        text_of(event, "direction"), text_of(event, "endpoint"));
+}
+
 void print_event(const std::string& node, const json::object& event) {
     const std::string protocol = text_of(event, "protocol");
     const bool ports = protocol == "TCP" || protocol == "UDP" || protocol == "SCTP";
-    const bool drop = text_of(event, "kind") == "drop";
     fmt::print(
         "{:.6f} {} {} {}: {} -> {} {} {} bytes\n",
         static_cast<double>(integer_of(event, "time_ns")) / 1e9, node, text_of(event, "point"),
-        drop ? "DROP " + text_of(event, "reason") : "to " + text_of(event, "to"),
-        side_text(object_of(event, "source"), ports),
+        what_text(event), side_text(object_of(event, "source"), ports),
         side_text(object_of(event, "destination"), ports), protocol, text_of(event, "length"));
 }
 

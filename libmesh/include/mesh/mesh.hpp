@@ -47,6 +47,20 @@ struct MapSizes {
     std::uint32_t nat = 131'072;        ///< two for each flow that leaves the mesh; oldest go first
     std::uint32_t services = 65'536;    ///< frontends
     std::uint32_t backends = 131'072;   ///< summed over frontends
+    std::uint32_t policy = 16'384;      ///< rows of one pod's policy; beyond, that pod is locked
+};
+
+/// Network policy of this node's pods (kBpf, with routing). Policies are those of the own cluster.
+struct PolicyOptions {
+    /// "default": a direction of a pod is enforced once a policy with default deny selects the pod;
+    /// "always": always; "never": no policy is enforced.
+    std::string enforcement = "default";
+    bool audit = false;  ///< what policies deny passes, and is told as an event
+    /// A selector of peers that names no cluster means the own one; else all.
+    bool default_local_cluster = true;
+    /// A pod's node may always connect to it, and goes past L7 rules that do not name the host.
+    bool allow_localhost = true;
+    bool verdict_events = false;  ///< an event for each new connection that passes, too
 };
 
 /// Where rows go.
@@ -132,6 +146,7 @@ struct MeshOptions {
     std::chrono::seconds sync_timeout{60};
     HealthOptions health;
     ResetOptions resets;
+    PolicyOptions policy;
     /// A remote without connection for that long loses its services, unless its file says
     /// otherwise (max-stale-age); 0 = what is known of it stays, fail-static.
     std::chrono::seconds remote_max_stale_age{0};

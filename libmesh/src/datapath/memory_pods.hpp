@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "datapath/memory_policy.hpp"
 #include "datapath/pods.hpp"
 
 namespace mesh::datapath {
@@ -39,6 +40,7 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
     [[nodiscard]] FlowStats flows() const override { return {}; }
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
+    [[nodiscard]] MemoryPolicy& policy() override { return policy_; }
 
     [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {
         return non_masquerade_;
@@ -65,6 +67,7 @@ class MemoryPods final : public PodDatapath {
     std::vector<model::IpPrefix> non_masquerade_;
     PodsEncryption encryption_;
     std::set<model::IpAddress> encrypted_;
+    MemoryPolicy policy_;
 };
 
 }  // namespace mesh::datapath

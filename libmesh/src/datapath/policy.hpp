@@ -85,7 +85,8 @@ class PolicyDatapath {
     /// @errors kInternal, kPermission
     [[nodiscard]] virtual Result<void> configure(const PolicySettings& settings) = 0;
 
-    /// Gives an endpoint other rows: each packet meets all of the old or all of the new ones.
+    /// Gives an endpoint other rows, each key at most once: each packet meets all of the old or all
+    /// of the new ones.
     /// @errors kCapacity: more rows than find room: nothing changed; kInternal
     /// @complexity O(rows given)
     [[nodiscard]] virtual Result<void> replace(EndpointId endpoint, EndpointEnforcement enforcement,

@@ -18,6 +18,7 @@
 #include "engine/flow_collector.hpp"
 #include "engine/health_watch.hpp"
 #include "engine/options_check.hpp"
+#include "engine/policy_document.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -39,6 +40,29 @@ constexpr std::chrono::milliseconds kRoutesPace{50};
 /// Without the kernel's datapath nothing would follow from a probe.
 bool probes(const MeshOptions& options) {
     return options.health.port != 0 && options.datapath.kind == DatapathOptions::Kind::kBpf;
+}
+
+PolicyEngineOptions policy_options(const MeshOptions& options) {
+    using compile::Enforcement;
+    PolicyEngineOptions out;
+    const std::string& mode = options.policy.enforcement;
+    out.compile.enforcement = mode == "always"  ? Enforcement::kAlways
+                              : mode == "never" ? Enforcement::kNever
+                                                : Enforcement::kDefault;
+    out.compile.cluster = options.cluster_name;
+    out.compile.allow_localhost = options.policy.allow_localhost;
+    out.compile.default_local_cluster = options.policy.default_local_cluster;
+    out.audit = options.policy.audit;
+    out.verdict_events = options.policy.verdict_events;
+    out.identity_shift = options.max_connected_clusters == 511 ? 15 : 16;
+    return out;
+}
+
+/// Its pods were there before it had policies: none has a number.
+bool pods_without_policy(const datapath::PodDatapath& pods) {
+    const auto endpoints = pods.endpoints();
+    return !endpoints.empty() &&
+           std::ranges::all_of(endpoints, [](const auto& one) { return one.id == 0; });
 }
 
 }  // namespace
@@ -64,6 +88,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                  .on_effect =
                      [this](const state::Effect& effect) {
                          if (encryption_) encryption_->note(effect);
+                         if (policy_) policy_->note(effect);
                      }}),
           retry_(executor),
           sync_timeout_(executor),
@@ -74,6 +99,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             network_.emplace(options_.datapath, own_, options_.node_name,
                              options_.max_connected_clusters, std::move(*datapaths.devices), *pods_,
                              log_.named("pods"));
+        }
+        if (network_) {
+            policy_.emplace(policy_options(options_), own_, pods_->policy(), clock_,
+                            Rng(rng_.next()), log_.named("policy"));
         }
         if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
@@ -144,6 +173,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return {};
     }
 
+    /// Once, before start().
+    [[nodiscard]] Result<void> start_policy() {
+        return policy_ ? policy_->start(pods_without_policy(*pods_)) : Result<void>();
+    }
+
     [[nodiscard]] Result<void> reload() {
         return encryption_ ? encryption_->reload_key() : Result<void>();
     }
@@ -196,6 +230,45 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return network_ ? &*network_ : nullptr;
     }
 
+    [[nodiscard]] const PolicyEngine* policy() const noexcept {
+        return policy_ ? &*policy_ : nullptr;
+    }
+
+    [[nodiscard]] std::optional<std::string> policy_json() const {
+        if (!policy_) return std::nullopt;
+        return boost::json::serialize(policy_document(*policy_));
+    }
+    [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const {
+        if (!policy_) return std::nullopt;
+        const auto document = one_policy_document(*policy_, node_.tables(), path);
+        if (!document) return std::nullopt;
+        return boost::json::serialize(*document);
+    }
+    [[nodiscard]] std::optional<std::string> identities_json() const {
+        if (!policy_) return std::nullopt;
+        return boost::json::serialize(
+            identities_document(*policy_, node_.tables(), clusters_->status()));
+    }
+    [[nodiscard]] std::string endpoints_json() const {
+        boost::json::array all;
+        if (network_) {
+            for (const auto& endpoint : network_->endpoints()) {
+                all.push_back(endpoint_document(endpoint, *policy_));
+            }
+        }
+        return boost::json::serialize(all);
+    }
+    [[nodiscard]] std::optional<std::string> endpoint_json(std::string_view id) const {
+        if (!network_) return std::nullopt;
+        for (const auto& endpoint : network_->endpoints()) {
+            if (endpoint.id != id && std::to_string(endpoint.number) != id) continue;
+            auto document = endpoint_document(endpoint, *policy_);
+            document["rows_now"] = rows_document(*policy_, node_.tables(), endpoint.number);
+            return boost::json::serialize(document);
+        }
+        return std::nullopt;
+    }
+
     [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace) {
         if (!events_) return std::nullopt;
         return boost::json::serialize(events_->since(since, trace, node_.tables()));
@@ -230,6 +303,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                                   .datapath = *datapath_,
                                   .pods = pods_.get(),
                                   .network = pod_network(),
+                                  .policy = policy(),
                                   .health = health_ ? &*health_ : nullptr,
                                   .sockets_ended = sockets_ended_,
                                   .encryption = encryption_.get(),
@@ -267,9 +341,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         // Before the ipcache: what goes to a new node is encrypted from the first packet.
         const auto encrypted = encryption_ ? encryption_->flush(node_.tables()) : Result<void>();
         if (!encrypted) fail(encrypted.error());
+        // Policies know an identity before the ipcache gives it to anybody.
+        const auto policies = policy_ ? policy_->flush(node_.tables()) : Result<void>();
+        if (!policies) fail(policies.error());
         // A pod is attached before a service leads to it.
         bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
-        failed = failed || !encrypted;
+        failed = failed || !encrypted || !policies;
         const auto result = node_.flush([&] {
             failed = !refresh_network() || failed;
             reconcile_routes();
@@ -282,6 +359,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             return;
         }
         own_written_ = own_written_ || own_is_ready;
+        if (auto done = policy_ ? policy_->flush_removed() : Result<void>(); !done) {
+            fail(done.error());
+            failed = true;
+        }
         if (health_) health_->refresh();
         if (auto confirmed = confirm_synced(); !confirmed) {
             fail(confirmed.error());
@@ -320,6 +401,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     void take_endpoints() {
         const auto& scan = endpoints_->scan();
         network_->set_endpoints(scan.endpoints(), scan.errors().empty());
+        policy_->set_pods(network_->policy_pods(), network_->complete());
         endpoints_due_ = true;
     }
 
@@ -355,8 +437,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         for (const auto& cluster : clusters_->status()) {
             if (!cluster.ready) continue;
             const bool own = cluster.cluster == own_.name;
-            MESH_CHECK(node_.cluster_synced(
-                own ? own_ : state::ClusterKey{cluster.cluster, cluster.config.id}));
+            const auto key = own ? own_ : state::ClusterKey{cluster.cluster, cluster.config.id};
+            if (policy_) policy_->note_synced(key);
+            MESH_CHECK(node_.cluster_synced(key));
         }
         if (clusters_->synced()) return finish_adoption();
         return {};
@@ -365,6 +448,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     [[nodiscard]] Result<void> finish_adoption() {
         MESH_CHECK(node_.finish_adopt());
         adoption_done_ = true;
+        if (policy_) {
+            network_->finish_adoption();
+            policy_->finish_adoption();
+            schedule_flush();
+        }
         if (encryption_) {
             encryption_->finish_adoption();
             schedule_flush();
@@ -520,6 +608,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     NodeState node_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
+    std::optional<PolicyEngine> policy_;      ///< of a node with a pod network
     std::unique_ptr<Encryption> encryption_;  ///< null = there is none
     bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
@@ -557,6 +646,7 @@ Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshO
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
     auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
                                        std::move(log), std::move(datapaths), *std::move(own));
+    MESH_CHECK(impl->start_policy());
     MESH_CHECK(impl->open_encryption());
     return std::unique_ptr<Agent>(new Agent(std::move(impl)));
 }
@@ -583,6 +673,24 @@ const NodeState& Agent::node() const noexcept {
 }
 const PodNetwork* Agent::pod_network() const noexcept {
     return impl_->pod_network();
+}
+const PolicyEngine* Agent::policy() const noexcept {
+    return impl_->policy();
+}
+std::optional<std::string> Agent::policy_json() const {
+    return impl_->policy_json();
+}
+std::optional<std::string> Agent::policy_json(std::string_view path) const {
+    return impl_->policy_json(path);
+}
+std::optional<std::string> Agent::identities_json() const {
+    return impl_->identities_json();
+}
+std::string Agent::endpoints_json() const {
+    return impl_->endpoints_json();
+}
+std::optional<std::string> Agent::endpoint_json(std::string_view id) const {
+    return impl_->endpoint_json(id);
 }
 std::optional<std::string> Agent::events_json(std::uint64_t since, bool trace) {
     return impl_->events_json(since, trace);

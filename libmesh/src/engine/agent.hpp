@@ -18,6 +18,7 @@
 #include "datapath/datapath.hpp"
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
+#include "engine/policy_engine.hpp"
 #include "runtime/clock.hpp"
 
 namespace mesh::engine {
@@ -50,6 +51,14 @@ class Agent {
     [[nodiscard]] const NodeState& node() const noexcept;
     /// Null if this node has none.
     [[nodiscard]] const PodNetwork* pod_network() const noexcept;
+    /// Null if this node has none.
+    [[nodiscard]] const PolicyEngine* policy() const noexcept;
+    /// The documents of policy_document.hpp; nullopt: there is no such thing, or no policy here.
+    [[nodiscard]] std::optional<std::string> policy_json() const;
+    [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const;
+    [[nodiscard]] std::optional<std::string> identities_json() const;
+    [[nodiscard]] std::string endpoints_json() const;
+    [[nodiscard]] std::optional<std::string> endpoint_json(std::string_view id) const;
     /// The document of GET /v1/events (event_log.hpp); nullopt if this node has no pod network in
     /// the kernel.
     [[nodiscard]] std::optional<std::string> events_json(std::uint64_t since, bool trace);

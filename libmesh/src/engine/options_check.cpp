@@ -68,6 +68,11 @@ Result<void> check_options(const MeshOptions& options) {
     if (options.remote_max_stale_age < std::chrono::seconds::zero()) {
         return invalid_argument("remote_max_stale_age: expected 0 or more");
     }
+    const std::string& enforcement = options.policy.enforcement;
+    if (enforcement != "default" && enforcement != "always" && enforcement != "never") {
+        return invalid_argument(fmt::format(
+            "policy.enforcement: expected default, always or never, got \"{}\"", enforcement));
+    }
     MESH_CHECK(check_health(options.health));
     return Encryption::check(options.datapath);
 }

@@ -62,7 +62,8 @@ std::optional<policy::PolicyKey> policy_key_of(const ParsedKey& key) {
         if (policy::to_string(kind) != key.tail) continue;
         const bool clusterwide = kind == policy::PolicyKind::kCiliumClusterwideNetworkPolicy;
         if (clusterwide != (key.namespace_name == kNoNamespace)) return std::nullopt;
-        return policy::PolicyKey{kind, clusterwide ? std::string() : std::string(key.namespace_name),
+        return policy::PolicyKey{kind,
+                                 clusterwide ? std::string() : std::string(key.namespace_name),
                                  std::string(key.name)};
     }
     return std::nullopt;

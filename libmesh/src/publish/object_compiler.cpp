@@ -292,6 +292,7 @@ void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     pair.k8s_namespace = entry.pod->meta.namespace_;
     pair.k8s_pod_name = entry.pod->meta.name;
     pair.k8s_service_account = entry.pod->service_account;
+    pair.named_ports = entry.pod->ports;
     value = model::encode(pair);
 }
 

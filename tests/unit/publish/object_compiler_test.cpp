@@ -309,6 +309,19 @@ TEST_F(ObjectCompilerTest, PodBecomesAnIpAndAnIdentity) {
     EXPECT_EQ(compiler.identities(), 1U);
 }
 
+TEST_F(ObjectCompilerTest, NamedPortsOfContainersGoWithThePodsAddress) {
+    apply("p",
+          "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec:\n"
+          "  containers:\n"
+          "  - ports: [{name: http, containerPort: 8080}, {containerPort: 1}]\n"
+          "  - ports: [{name: dns, containerPort: 53, protocol: UDP},\n"
+          "            {name: http, containerPort: 9090}]\n"
+          "status: {phase: Running, podIP: 10.7.1.20}\n");
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"),
+                HasSubstr(R"("NamedPorts":[{"Name":"dns","Port":53,"Protocol":"UDP"},)"
+                          R"({"Name":"http","Port":8080,"Protocol":"TCP"}])"));
+}
+
 TEST_F(ObjectCompilerTest, NodeAndNamespaceChangesReachTheirPods) {
     apply("p", pod("a", "10.7.1.20"));
     EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"), HasSubstr(R"("HostIP":"")"));
@@ -333,6 +346,23 @@ TEST_F(ObjectCompilerTest, DualStackPodHasTwoIps) {
     EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.1"), HasSubstr(R"("K8sPodName":"a")"));
     EXPECT_THAT(names(remove("p")), ElementsAre("-cilium/state/ip/v1/default/10.7.1.1",
                                                 "-cilium/state/ip/v1/default/fd00:7::1"));
+}
+
+TEST_F(ObjectCompilerTest, NamedPortsAreThoseOfAllContainers) {
+    const auto with_port = [](int number) {
+        return fmt::format(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec:\n  containers:\n"
+            "  - ports: [{{name: web, containerPort: {}}}, {{containerPort: 9}}]\n"
+            "  - ports: [{{name: dns, containerPort: 53, protocol: UDP}}]\n"
+            "status: {{podIP: 10.7.1.1}}\n",
+            number);
+    };
+    apply("p", with_port(80));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.1"),
+                HasSubstr(R"("NamedPorts":[{"Name":"dns","Port":53,"Protocol":"UDP"},)"
+                          R"({"Name":"web","Port":80,"Protocol":"TCP"}])"));
+    EXPECT_THAT(names(apply("p", with_port(81))),
+                ElementsAre("+cilium/state/ip/v1/default/10.7.1.1"));
 }
 
 TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "bpf/layout.h"
+#include "datapath/bpf/bpf_policy.hpp"
 #include "datapath/bpf/fd.hpp"
 #include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
@@ -78,6 +79,7 @@ struct BpfPods::State {
     [[nodiscard]] Result<void> read_settings();
     [[nodiscard]] Result<void> replace_programs();
     [[nodiscard]] Result<void> adopt();
+    [[nodiscard]] Result<void> write_settings(const mesh_pods_settings& wanted);
     [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
                                              PodsStats& stats);
     [[nodiscard]] bool replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value);
@@ -94,6 +96,7 @@ struct BpfPods::State {
     std::function<void(const PodEvent&)> on_event;
     std::uint32_t max_ipcache = 0, max_nodes = 0, max_endpoints = 0;
     std::optional<FlowWalk> flow_walk;
+    std::optional<BpfPolicy> policy;
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
@@ -127,6 +130,8 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.events, 0, Contents::kPassing},
         {maps.encryption},
         {maps.encrypted, options.max_nodes},
+        {maps.policies, 0, Contents::kMaps},
+        {maps.policy_flows, options.max_policy_flows, Contents::kPrograms},
     };
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
     auto loaded = share_services(options);
@@ -135,8 +140,25 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
     if (loaded) {
         flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
                           options.flow_timeouts);
+        policy.emplace(fd(maps.policies), options.max_policy_rows,
+                       PolicyFields{settings.policy_flags, settings.proxy_mark},
+                       [this](const PolicyFields& fields) {
+                           mesh_pods_settings wanted = settings;
+                           wanted.policy_flags = fields.flags;
+                           wanted.proxy_mark = fields.proxy_mark;
+                           return write_settings(wanted);
+                       });
     }
     return loaded;
+}
+
+Result<void> BpfPods::State::write_settings(const mesh_pods_settings& wanted) {
+    const std::uint32_t zero = 0;
+    if (bpf_map_update_elem(fd(skeleton->maps.settings), &zero, &wanted, BPF_ANY) != 0) {
+        return system_error("cannot write settings", errno);
+    }
+    settings = wanted;
+    return {};
 }
 
 Result<void> BpfPods::State::load_and_fill() {
@@ -218,11 +240,12 @@ Result<void> BpfPods::State::adopt() {
     MESH_CHECK((read_all<mesh_address, std::uint8_t>(
         fd(maps.encrypted), "encrypted",
         [&](const auto& key, std::uint8_t) { encrypted.insert(from_kernel(key)); })));
-    return read_all<mesh_address, mesh_endpoint>(
+    MESH_CHECK((read_all<mesh_address, mesh_endpoint>(
         fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
             const auto address = from_kernel(key);
             endpoints.emplace(address, from_kernel(address, endpoint));
-        });
+        })));
+    return policy->adopt();
 }
 
 Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entries,
@@ -371,14 +394,10 @@ Result<void> BpfPods::teardown(const BpfPodsOptions& options) {
 }
 
 Result<void> BpfPods::configure(const PodsSettings& settings) {
-    const std::uint32_t zero = 0;
-    const mesh_pods_settings wanted = to_kernel(settings);
-    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.settings), &zero, &wanted, BPF_ANY) !=
-        0) {
-        return system_error("cannot write settings", errno);
-    }
-    state_->settings = wanted;
-    return {};
+    mesh_pods_settings wanted = to_kernel(settings);
+    wanted.policy_flags = state_->settings.policy_flags;
+    wanted.proxy_mark = state_->settings.proxy_mark;
+    return state_->write_settings(wanted);
 }
 
 PodsSettings BpfPods::settings() const {
@@ -576,6 +595,10 @@ std::map<DropReason, DropCount> BpfPods::drops() const {
         if (sum.packets != 0) all.emplace(reason, sum);
     }
     return all;
+}
+
+PolicyDatapath& BpfPods::policy() {
+    return *state_->policy;
 }
 
 int BpfPods::event_fd() const noexcept {

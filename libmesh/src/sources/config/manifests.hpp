@@ -39,9 +39,9 @@ struct ParsedManifests {
 
 /// What changed in a set of manifests, and what there is to say about it.
 struct ManifestUpdate {
-    std::vector<model::k8s::ObjectChange> changes;  ///< each object at most once
+    std::vector<model::k8s::ObjectChange> changes;    ///< each object at most once
     std::vector<model::PolicyRecordChange> policies;  ///< likewise; of ManifestDirectory
-    std::vector<std::string> errors;                ///< that were not there before
+    std::vector<std::string> errors;                  ///< that were not there before
     std::vector<std::string> warnings;
 };
 
@@ -82,7 +82,8 @@ class ManifestSet {
     std::set<std::string> skipped_told_;
 };
 
-/// A directory of manifests: *.yaml, *.yml and *.json, objects and network policies. @thread one thread; blocks for the reads
+/// A directory of manifests: *.yaml, *.yml and *.json, objects and network policies. @thread one
+/// thread; blocks for the reads
 class ManifestDirectory {
   public:
     ManifestDirectory(std::filesystem::path directory, const Clock& clock);

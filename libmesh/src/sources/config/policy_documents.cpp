@@ -346,17 +346,18 @@ Result<PolicyPtr> read_policy(const model::PolicyRecord& record, const PolicyFea
     auto parsed = parse(record.text, record.key.to_string(), features, false);
     if (!parsed.errors.empty()) return invalid_argument(parsed.errors.front());
     if (parsed.policies.size() != 1 || parsed.policies.front()->key != record.key) {
-        return invalid_argument(fmt::format("{}: expected one policy, of that kind and name",
-                                            record.key.to_string()));
+        return invalid_argument(
+            fmt::format("{}: expected one policy, of that kind and name", record.key.to_string()));
     }
     Policy policy = *parsed.policies.front();
     if (record.document != 0) {
         policy.source = fmt::format("{}: document {}", record.file, record.document);
     }
     if (!record.lines.empty() && !model::set_lines(policy, record.lines)) {
-        return invalid_argument(fmt::format("{}: field lines: expected as many as it has rules and "
-                                            "elements",
-                                            record.key.to_string()));
+        return invalid_argument(
+            fmt::format("{}: field lines: expected as many as it has rules and "
+                        "elements",
+                        record.key.to_string()));
     }
     return std::make_shared<const Policy>(std::move(policy));
 }

@@ -17,7 +17,7 @@ namespace mesh::sources::config {
 
 struct PolicySetUpdate {
     std::vector<model::PolicyRecordChange> changes;  ///< each policy at most once
-    std::vector<std::string> errors;          ///< that were not there before
+    std::vector<std::string> errors;                 ///< that were not there before
 };
 
 /// A policy that several files define is that of the bytewise first file name, and an error.

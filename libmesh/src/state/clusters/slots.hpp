@@ -35,9 +35,8 @@ inline constexpr std::size_t kObjectSlots = 7;
 
 [[nodiscard]] constexpr std::string_view to_string(Slot slot) noexcept {
     constexpr std::array<std::string_view, kSlots> kNames{
-        "nodes",          "services",       "ips",      "identities",
-        "serviceexports", "local-services", "policies", "heartbeat",
-        "canaries"};
+        "nodes",          "services", "ips",       "identities", "serviceexports",
+        "local-services", "policies", "heartbeat", "canaries"};
     return kNames[index(slot)];
 }
 
@@ -73,8 +72,8 @@ inline constexpr SlotSet kAgentSlots{Slot::kNodes, Slot::kServices, Slot::kIps, 
 inline constexpr SlotSet kRemoteSlots{Slot::kNodes, Slot::kServices, Slot::kIps, Slot::kIdentities,
                                       Slot::kServiceExports};
 /// What an agent reads of its own cluster.
-inline constexpr SlotSet kOwnSlots{Slot::kNodes, Slot::kServices, Slot::kIps, Slot::kIdentities,
-                                   Slot::kLocalServices, Slot::kLocalPolicies};
+inline constexpr SlotSet kOwnSlots{Slot::kNodes,      Slot::kServices,      Slot::kIps,
+                                   Slot::kIdentities, Slot::kLocalServices, Slot::kLocalPolicies};
 
 /// The prefix to watch for a slot of one cluster.
 [[nodiscard]] std::string slot_prefix(Slot slot, std::string_view cluster, model::Layout layout);

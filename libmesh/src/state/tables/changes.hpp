@@ -69,10 +69,10 @@ struct PolicyDelete {
     model::policy::PolicyKey key;
 };
 
-using ClusterChange = std::variant<NodeUpsert, NodeDelete, ServiceUpsert, ServiceDelete, IpUpsert,
-                                   IpDelete, IdentityUpsert, IdentityDelete, ExportUpsert,
-                                   ExportDelete, LocalServiceUpsert, LocalServiceDelete,
-                                   PolicyUpsert, PolicyDelete>;
+using ClusterChange =
+    std::variant<NodeUpsert, NodeDelete, ServiceUpsert, ServiceDelete, IpUpsert, IpDelete,
+                 IdentityUpsert, IdentityDelete, ExportUpsert, ExportDelete, LocalServiceUpsert,
+                 LocalServiceDelete, PolicyUpsert, PolicyDelete>;
 
 /// Who a batch belongs to. The name is the key everywhere; the id is what that cluster's own config
 /// says. A cluster whose id changed is drained first and then filled anew (protocol.md §8).

@@ -1,6 +1,7 @@
 // What the engine keeps of every cluster: nodes, services, ips, identities, service exports, and of
-// the own cluster its local services and policies. Typed changes go in, the changes that had an effect come out
-// with the objects before and after; nothing is ever taken from another cluster's table.
+// the own cluster its local services and policies. Typed changes go in, the changes that had an
+// effect come out with the objects before and after; nothing is ever taken from another cluster's
+// table.
 //
 // Objects are kept as compact rows (row_codec.hpp) and converted on demand: 100,000 ips cost about
 // 7 MiB, 10,000 services of 10 backends about 3 MiB; see README.md for the measured figures.
@@ -37,8 +38,8 @@ class KindSet {
         for (const Kind kind : kinds) bits_ |= 1U << static_cast<unsigned>(kind);
     }
     [[nodiscard]] static constexpr KindSet all() {
-        return {Kind::kNode,     Kind::kService, Kind::kIp,
-                Kind::kIdentity, Kind::kExport,  Kind::kLocalService, Kind::kPolicy};
+        return {Kind::kNode,   Kind::kService,      Kind::kIp,    Kind::kIdentity,
+                Kind::kExport, Kind::kLocalService, Kind::kPolicy};
     }
     friend constexpr bool operator==(const KindSet&, const KindSet&) = default;
     [[nodiscard]] constexpr bool contains(Kind kind) const {
