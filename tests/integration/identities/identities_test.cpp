@@ -92,7 +92,7 @@ struct Rules {
     }
 };
 
-class Identities : public ::testing::Test {
+class Identities : public ::testing::TestWithParam<std::uint64_t> {
   protected:
     void SetUp() override {
         if (!test::have_etcd()) GTEST_SKIP() << "needs etcd-server and etcd-client";
@@ -168,9 +168,11 @@ class Identities : public ::testing::Test {
     Rules rules_;
 };
 
-TEST_F(Identities, EightWritersAndOneThatIsKilledAgree) {
+INSTANTIATE_TEST_SUITE_P(Seeds, Identities, ::testing::Values(1, 2, 3));
+
+TEST_P(Identities, EightWritersAndOneThatIsKilledAgree) {
     std::vector<ChildProcess> writers;
-    for (int i = 0; i < kWriters; ++i) writers.push_back(writer(i, 1));
+    for (int i = 0; i < kWriters; ++i) writers.push_back(writer(i, GetParam()));
     // In the middle of it.
     until([&] { return output(0).find("round 8") != std::string::npos; }, "the first rounds");
     writers[0].stop(SIGKILL);

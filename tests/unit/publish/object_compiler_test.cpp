@@ -277,7 +277,7 @@ TEST_F(ObjectCompilerTest, AChangeTouchesOnlyItsOwnKeys) {
     const std::string backend =
         fmt::format(kSlice, "x", "one", "", "http", 80, "{addresses: [10.7.1.1]}");
     const auto changed = [&](const std::string& file, const std::string& text) {
-        return compiler.apply(set.apply(file, text).changes, clock.now()).changes;
+        return compiler.apply(set.apply(file, text).changes).changes;
     };
     EXPECT_THAT(names(changed("c", backend)), ElementsAre("+cilium/state/services/v1/c1/shop/one",
                                                           "+mesh/local/services/v1/shop/one"));
@@ -376,7 +376,7 @@ TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
             << rest;
     }
     apply("p", pod("a", "10.7.1.20"));
-    EXPECT_EQ(keys.size(), 2U);
+    EXPECT_EQ(keys.size(), 1U);
     EXPECT_THAT(names(apply("s",
                             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: "
                             "{clustermesh.cilium.io/global: 'false'}}\n")),
@@ -506,13 +506,13 @@ TEST_F(ObjectCompilerTest, ALabelSetIsWantedWhileAPodHasIt) {
 }
 
 TEST_F(ObjectCompilerTest, LabelsThatTheFilterDropsMakeNoIdentity) {
-    compiler = ObjectCompiler(ClusterInfo{"c1", model::ClusterId{7}, 255},
-                              *LabelFilter::parse("k8s:app !k8s:io.kubernetes.pod.namespace"));
+    compiler =
+        ObjectCompiler(ClusterInfo{"c1", model::ClusterId{7}, 255}, *LabelFilter::parse("k8s:app"));
     apply("p", pod("a", "10.7.1.20", "app: cart, tier: front, io.cilium.k8s.policy.cluster: bad"));
     ASSERT_THAT(identities, SizeIs(1));
     EXPECT_EQ(identities.begin()->first,
               "k8s:app=cart;k8s:io.cilium.k8s.policy.cluster=c1;"
-              "k8s:io.cilium.k8s.policy.serviceaccount=cart;");
+              "k8s:io.cilium.k8s.policy.serviceaccount=cart;k8s:io.kubernetes.pod.namespace=shop;");
 }
 
 }  // namespace
