@@ -41,6 +41,7 @@ int write_order(std::string_view key) {
         case model::KeyKind::kNode:
             return 2;
         case model::KeyKind::kIp:
+        case model::KeyKind::kLocalIp:
             return 3;
         case model::KeyKind::kService:
             return 4;
@@ -258,6 +259,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
                 co_await list_into_ledger(model::resource_prefix(resource, options_.cluster.name)));
         }
         MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalServicesPrefix)));
+        MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalIpsPrefix)));
         MESH_CO_CHECK(co_await list_policies());
         const auto identities = co_await identities_.async_list();
         if (!identities) co_return as_unavailable(identities.error());

@@ -218,7 +218,7 @@ bool ObjectCompiler::is_published(const k8s::Pod& pod) const {
     // that has ended has given its address back.
     if (pod.host_network || pod.ips.empty()) return false;
     if (pod.phase == "Succeeded" || pod.phase == "Failed") return false;
-    return !local_namespaces_.contains(pod.meta.namespace_);
+    return true;
 }
 
 void ObjectCompiler::compile_pod(const Name& name, Round& round) {
@@ -274,7 +274,9 @@ void ObjectCompiler::hold_identity(const Name& name, PodEntry& entry, const std:
 void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     auto& value = round.keys[model::ip_key(
         model::IpPrefix(ip, std::numeric_limits<std::uint8_t>::max()), cluster_.name)];
+    auto& local_value = round.keys[model::local_ip_key(ip)];
     value.reset();
+    local_value.reset();
     const auto owners = owners_.find(ip);
     if (owners == owners_.end()) return;
     const Owner& newest = *owners->second.rbegin();
@@ -293,7 +295,9 @@ void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     pair.k8s_pod_name = entry.pod->meta.name;
     pair.k8s_service_account = entry.pod->service_account;
     pair.named_ports = entry.pod->ports;
-    value = model::encode(pair);
+    // What takes no part in the mesh has policies of its own cluster all the same.
+    const bool local = local_namespaces_.contains(entry.pod->meta.namespace_);
+    (local ? local_value : value) = model::encode(pair);
 }
 
 }  // namespace mesh::publish

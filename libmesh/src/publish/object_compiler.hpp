@@ -88,6 +88,7 @@ class ObjectCompiler {
     void compile_pod(const Name& name, Round& round);
     void compile_ip(const model::IpAddress& ip, Round& round);
     void hold_identity(const Name& name, PodEntry& entry, const std::string& labels, Round& round);
+    /// Here or (of a local namespace) to the own cluster only.
     [[nodiscard]] bool is_published(const model::k8s::Pod& pod) const;
     [[nodiscard]] Compiled finish(Round round);
 

@@ -278,8 +278,9 @@ class OperatorTest(unittest.TestCase):
 
         status = self.status()
         self.assertEqual(status["cluster"], {"name": "c1", "id": 7, "maxConnectedClusters": 255})
-        self.assertEqual({kind: n for kind, n in status["objects"].items() if n != 0},
-                         {"Namespace": 1, "Node": 1, "Pod": 1, "Service": 1, "EndpointSlice": 1})
+        self.assertEqual(status["objects"], {"Namespace": 1, "Node": 1, "Pod": 1, "Service": 1, "EndpointSlice": 1,
+                                             "NetworkPolicy": 0, "CiliumNetworkPolicy": 0,
+                                             "CiliumClusterwideNetworkPolicy": 0})
         self.assertEqual(status["etcd"]["keys"], 6)
         self.assertEqual(status["manifests"]["errors"], [])
         self.assertEqual(self.get("/healthz")[0], 200)
@@ -379,6 +380,54 @@ class OperatorTest(unittest.TestCase):
         # The file goes: now its objects are known to be gone.
         os.remove(os.path.join(self.manifests, "cart.yaml"))
         wait_for(lambda: self.value(self.SERVICE) is None, "the service's end")
+
+    POLICIES = "mesh/local/policies/v1/CiliumNetworkPolicy/shop/"
+
+    @staticmethod
+    def policy(name, rules="ingress: []"):
+        return (f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n"
+                f"spec:\n  endpointSelector: {{}}\n  {rules}\n")
+
+    def policies(self):
+        return {k.removeprefix(self.POLICIES) for k in self.keys() if k.startswith(self.POLICIES)}
+
+    def test_policies_are_published_document_by_document(self):
+        self.write("net.yaml", self.policy("a") + "---\n" + self.policy("b"))
+        self.start()
+        keys = self.keys()
+        record = json.loads(keys[self.POLICIES + "a"][0])
+        self.assertEqual((record["file"], record["document"], record["lines"]), ("net.yaml", 1, [5]))
+        self.assertEqual(record["policy"]["spec"], {"endpointSelector": {}, "ingress": []})
+        self.assertEqual(keys[self.POLICIES + "a"][3], keys[self.CONFIG][3], "the lease of all")
+        before = keys[self.POLICIES + "a"]
+        self.write("net.yaml", self.policy("a", "ingres: []") + "---\n" + self.policy("c"))
+        wait_for(lambda: self.policies() == {"a", "c"}, "the good document's change")
+        self.assertEqual(self.keys()[self.POLICIES + "a"], before)
+        status = self.status()
+        self.assertEqual(len(status["manifests"]["errors"]), 1)
+        self.assertIn("net.yaml: document 1: line 6: spec.ingres: expected", status["manifests"]["errors"][0])
+        self.assertEqual((status["objects"]["CiliumNetworkPolicy"], status["etcd"]["policies"]), (2, 2))
+        # One that has never been good in this run is what the last run published.
+        self.kill()
+        self.write("net.yaml", self.policy("a", "ingres: []"))
+        self.start()
+        self.assertEqual(self.policies(), {"a"})
+        self.assertEqual(self.keys()[self.POLICIES + "a"], before)
+        self.assertFalse(self.status()["manifests"]["complete"])
+        self.write("net.yaml", self.policy("d"))
+        wait_for(lambda: self.policies() == {"d"}, "the bad one's end")
+
+    def test_policies_that_somebody_imported_stay(self):
+        self.start()
+        value = json.dumps({"file": "", "document": 0, "lines": [], "policy": {}})
+        self.etcd.ctl("put", self.POLICIES + "imported", value)
+        self.write("net.yaml", self.policy("a"))
+        wait_for(lambda: "a" in self.policies(), "the other policy")
+        self.kill()
+        self.start()
+        self.assertEqual(self.policies(), {"a", "imported"})
+        os.remove(os.path.join(self.manifests, "net.yaml"))
+        wait_for(lambda: self.policies() == {"imported"}, "its end")
 
     def test_etcd_restarted_gets_what_changed_meanwhile(self):
         self.write_all()

@@ -448,6 +448,7 @@ TEST_F(ObjectCompilerTest, ANamespaceIsGlobalIfItsAnnotationIsAbsentOrTrue) {
     }
     for (const char* off : {"false", "False", "FALSE"}) {
         EXPECT_FALSE(published_with(off)) << off;
+        EXPECT_NE(at("mesh/local/ips/v1/10.7.1.20"), "absent") << "its own cluster knows it";
         EXPECT_THAT(warnings, IsEmpty()) << off;
     }
     for (const char* other : {"no", "", "0", " true"}) {
