@@ -10,6 +10,7 @@
 #include <set>
 #include <utility>
 
+#include "datapath/netlink/proxy_routes.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
@@ -23,6 +24,7 @@
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
+#include "sources/config/memory_files.hpp"
 #include "state/clusters/clusters.hpp"
 
 namespace mesh::engine {
@@ -44,6 +46,17 @@ constexpr std::uint32_t kProxyMark = 0x4d502000;
 /// Without the kernel's datapath nothing would follow from a probe.
 bool probes(const MeshOptions& options) {
     return options.health.port != 0 && options.datapath.kind == DatapathOptions::Kind::kBpf;
+}
+
+Result<sources::config::EtcdClientConfig> own_etcd(const MeshOptions& options) {
+    if (options.etcd_config.empty()) {
+        const auto& etcd = options.etcd;
+        return sources::config::etcd_in_memory(etcd.endpoints, etcd.ca_pem, etcd.cert_pem,
+                                               etcd.key_pem);
+    }
+    auto own = sources::config::read_etcd_yaml(options.etcd_config);
+    if (!own) return own.error().with_prefix("etcd_config");
+    return own;
 }
 
 PolicyEngineOptions policy_options(const MeshOptions& options) {
@@ -75,7 +88,8 @@ bool pods_without_policy(const datapath::PodDatapath& pods) {
 class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
   public:
     Impl(asio::any_io_executor executor, MeshOptions options, const Clock& clock, Logger log,
-         Datapaths datapaths, sources::config::EtcdClientConfig own)
+         Datapaths datapaths, sources::config::EtcdClientConfig own,
+         std::vector<sources::config::RemoteConfig> remotes)
         : executor_(executor),
           options_(std::move(options)),
           clock_(clock),
@@ -94,7 +108,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                      [this](const state::Effect& effect) {
                          if (encryption_) encryption_->note(effect);
                          if (policy_) policy_->note(effect);
-                     }}),
+                         observer_.note(effect);
+                     },
+                 .on_services = [this](const auto& changes) { observer_.note(changes); }}),
+          observer_({.tables = node_.tables(),
+                     .merger = node_.merger(),
+                     .own = own_,
+                     .clusters = [this] { return clusters_->status(); }}),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor),
@@ -142,6 +162,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         to.max_clusters = options_.max_connected_clusters;
         to.own = std::move(own);
         to.remotes_directory = options_.clustermesh_config;
+        to.remotes = std::move(remotes);
         if (options_.remote_max_stale_age > std::chrono::seconds::zero()) {
             to.max_stale_age = options_.remote_max_stale_age;
         }
@@ -189,6 +210,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         proxies.proxy_mark = kProxyMark;
         proxies.access_log = options_.policy.access_log;
         proxies.fqdn_file = options_.policy.fqdn_cache;
+        proxies.prepare = []() -> Result<void> {
+            MESH_TRY(const auto here, datapath::Netns::current());
+            MESH_TRY(auto netlink, datapath::Rtnetlink::open(here));
+            return datapath::set_proxy_routes(netlink, kProxyMark);
+        };
         proxies.on_change = [this] { schedule_flush(); };
         proxies_ = std::make_unique<PolicyProxies>(executor_, std::move(proxies), *policy_, clock_,
                                                    log_.named("proxy"));
@@ -253,6 +279,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     [[nodiscard]] const NodeState& node() const noexcept { return node_; }
+    [[nodiscard]] observe::Observer& observer() noexcept { return observer_; }
     [[nodiscard]] const PodNetwork* pod_network() const noexcept {
         return network_ ? &*network_ : nullptr;
     }
@@ -391,6 +418,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             failed = !refresh_network() || failed;
             reconcile_routes();
         });
+        observer_.publish();
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
         wait_for_traffic();
@@ -648,6 +676,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<datapath::PodDatapath> pods_;
     state::ClusterKey own_;
     NodeState node_;
+    observe::Observer observer_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
     std::optional<PolicyEngine> policy_;      ///< of a node with a pod network
@@ -682,13 +711,15 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshOptions options,
                                            const Clock& clock, Logger log) {
     MESH_CHECK(check_options(options));
-    auto own = sources::config::read_etcd_yaml(options.etcd_config);
-    if (!own) return own.error().with_prefix("etcd_config");
+    MESH_TRY(auto own, own_etcd(options));
+    auto remotes = sources::config::remotes_in_memory(options.remote_files, options.cluster_name);
+    if (!remotes) return remotes.error().with_prefix("remote_files");
     const state::ClusterKey self{options.cluster_name, model::ClusterId{options.cluster_id}};
     MESH_CHECK(Encryption::prepare(encryption_context(options, self)));
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                       std::move(log), std::move(datapaths), *std::move(own));
+    auto impl =
+        std::make_shared<Impl>(std::move(executor), std::move(options), clock, std::move(log),
+                               std::move(datapaths), std::move(own), *std::move(remotes));
     MESH_CHECK(impl->start_policy());
     MESH_CHECK(impl->open_encryption());
     return std::unique_ptr<Agent>(new Agent(std::move(impl)));
@@ -713,6 +744,9 @@ bool Agent::ready() const {
 }
 const NodeState& Agent::node() const noexcept {
     return impl_->node();
+}
+observe::Observer& Agent::observer() noexcept {
+    return impl_->observer();
 }
 const PodNetwork* Agent::pod_network() const noexcept {
     return impl_->pod_network();

@@ -19,6 +19,7 @@
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
 #include "engine/policy_engine.hpp"
+#include "observe/observer.hpp"
 #include "runtime/clock.hpp"
 
 namespace mesh::engine {
@@ -49,6 +50,8 @@ class Agent {
     /// The whole mesh is as it should be: all of the above, each remote, its file, and the routes.
     [[nodiscard]] bool ready() const;
     [[nodiscard]] const NodeState& node() const noexcept;
+    /// Told of every change.
+    [[nodiscard]] observe::Observer& observer() noexcept;
     /// Null if this node has none.
     [[nodiscard]] const PodNetwork* pod_network() const noexcept;
     /// Null if this node has none.

@@ -116,6 +116,7 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       pods_(options.pods),
       log_(std::move(log)),
       on_effect_(std::move(options.on_effect)),
+      on_services_(std::move(options.on_services)),
       tables_(own_.name, hash_seed),
       merger_(tables_, {.own = own_,
                         .node = node,
@@ -303,7 +304,9 @@ Result<void> NodeState::write_services() {
     bool room_freed = false;
     // In parts: the rows of a first sync need not all be in memory at once.
     do {
-        MESH_TRY(const auto stats, write(merger_.flush(kServicesAtOnce)));
+        const auto changes = merger_.flush(kServicesAtOnce);
+        if (on_services_) on_services_(changes);
+        MESH_TRY(const auto stats, write(changes));
         note_removed(stats);
         room_freed |= stats.backends_removed > 0 || stats.services_removed > 0;
     } while (merger_.pending());

@@ -45,6 +45,8 @@ struct NodeStateOptions {
     ResetOptions resets = {};
     /// Told each change of the tables as well; may be empty.
     std::function<void(const state::Effect&)> on_effect{};
+    /// Told all that the merger flushes; may be empty.
+    std::function<void(const compile::FrontendChanges&)> on_services{};
 };
 
 /// @thread same object not concurrently
@@ -151,6 +153,7 @@ class NodeState {
     datapath::PodDatapath* pods_;
     Logger log_;
     std::function<void(const state::Effect&)> on_effect_;
+    std::function<void(const compile::FrontendChanges&)> on_services_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;

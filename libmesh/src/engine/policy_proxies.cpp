@@ -156,6 +156,11 @@ void PolicyProxies::tick() {
         if (!error.empty() && error != told) log_.error("{} proxy: {}", what, error);
         told = error;
     };
+    if (!prepared_) {
+        const auto done = options_.prepare ? options_.prepare() : Result<void>();
+        note(routes_error_, done, "routes to the");
+        prepared_ = done.has_value();
+    }
     if (!http_ || !http_error_.empty()) {
         http_.reset();
         note(http_error_, start_http(), "HTTP");
@@ -211,7 +216,8 @@ json::object PolicyProxies::status() const {
         dns["failed"] = counters.failed;
         dns["learnt"] = counters.learnt;
     }
-    return {{"http", std::move(http)},
+    return {{"routes_error", routes_error_},
+            {"http", std::move(http)},
             {"dns", std::move(dns)},
             {"names", json::object{{"addresses", names_.cache().size()},
                                    {"zombies", names_.cache().zombies()},

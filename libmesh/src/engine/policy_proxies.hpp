@@ -30,6 +30,8 @@ struct PolicyProxiesOptions {
     std::string access_log;  ///< file of HTTP requests; empty: kept in memory only
     std::string fqdn_file;   ///< of the names that pods learnt; empty: none
     std::size_t http_threads = 1;
+    /// Makes the way of packets to the proxies' sockets; tried again until it succeeds.
+    std::function<Result<void>()> prepare;
     /// Wants a flush: names have got addresses, or lost some.
     std::function<void()> on_change;
 };
@@ -77,7 +79,8 @@ class PolicyProxies {
     HttpRules http_rules_;
     std::unique_ptr<serve::l7::HttpProxy> http_;
     std::unique_ptr<serve::dns::DnsProxy> dns_;
-    std::string http_error_, dns_error_;
+    bool prepared_ = false;
+    std::string routes_error_, http_error_, dns_error_;
     std::vector<std::function<void()>> waiting_;  ///< answers, until what they say is in force
     std::deque<std::string> questions_;           ///< the latest
     boost::asio::steady_timer timer_;

@@ -34,13 +34,17 @@ struct LoopThread::State {
 };
 
 LoopThread::LoopThread(OnFailure on_failure)
-    : state_(std::make_unique<State>(std::move(on_failure))) {
-    state_->thread = std::thread([state = state_.get()] { state->loop(); });
+    : state_(std::make_shared<State>(std::move(on_failure))) {
+    state_->thread = std::thread([state = state_] { state->loop(); });
 }
 
 LoopThread::~LoopThread() {
     state_->io.stop();
-    state_->thread.join();
+    if (on_loop()) {
+        state_->thread.detach();
+    } else {
+        state_->thread.join();
+    }
 }
 
 asio::any_io_executor LoopThread::executor() const {

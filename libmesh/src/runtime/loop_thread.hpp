@@ -16,7 +16,8 @@ class LoopThread {
     using OnFailure = std::function<void(std::string_view what)>;
 
     explicit LoopThread(OnFailure on_failure);
-    /// Stops the loop, handlers that were not run are dropped, and joins.
+    /// Stops the loop, handlers that were not run are dropped, and joins. From within a handler:
+    /// the thread ends when that returns, on its own.
     ~LoopThread();
     LoopThread(const LoopThread&) = delete;
     LoopThread& operator=(const LoopThread&) = delete;
@@ -29,7 +30,7 @@ class LoopThread {
 
   private:
     struct State;
-    std::unique_ptr<State> state_;
+    std::shared_ptr<State> state_;  ///< the thread has a share
 };
 
 }  // namespace mesh

@@ -443,9 +443,12 @@ void Http1Filter::complete_front(unsigned status) {
     pop();
     ++responses_;
     in_response_ = response_begun_ = false;
-    if (!early) return;
-    server_ended_ = true;
-    ending_ = Ending::kClose;
+    if (early) {
+        server_ended_ = true;
+        ending_ = Ending::kClose;
+    }
+    // Ours have their place before the server's next.
+    answer_ours();
 }
 
 void Http1Filter::finish(Exchange& exchange, unsigned status) {
@@ -608,7 +611,7 @@ Waiting Http1Filter::waiting() const noexcept {
 }
 
 bool Http1Filter::server_told_end() const noexcept {
-    return client_ended_ && ending_ == Ending::kNone;
+    return client_ended_ && held_.empty() && ending_ == Ending::kNone;
 }
 
 bool Http1Filter::client_told_end() const noexcept {

@@ -380,6 +380,13 @@ void ClusterTables::for_each_ip(
     std::string_view cluster, const std::function<void(const model::IpIdentityPair&)>& call) const {
     state_->for_each<model::IpIdentityPair>(cluster, call);
 }
+void ClusterTables::for_each_ip_row(std::string_view cluster,
+                                    const std::function<void(const IpRow&)>& call) const {
+    const auto* held = state_->find(cluster);
+    if (held == nullptr) return;
+    held->table(Kind::kIp).for_each(
+        [&](const RowTable::Row& row) { call(decode_ip_row(row.payload, state_->pool)); });
+}
 void ClusterTables::for_each_identity(
     std::string_view cluster, const std::function<void(const model::Identity&)>& call) const {
     state_->for_each<model::Identity>(cluster, call);

@@ -100,6 +100,14 @@ struct IpMatch {
     model::IpIdentityPair pair;
 };
 
+/// What of an ip is of fixed size.
+struct IpRow {
+    model::IpPrefix prefix;
+    std::optional<model::IpAddress> host;
+    model::IdentityId id{};
+    std::uint8_t key = 0;
+};
+
 /// The tables of all clusters.
 /// @thread same object not concurrently
 class ClusterTables {
@@ -171,6 +179,9 @@ class ClusterTables {
         const std::function<void(const ClusterKey&, const model::Service&)>& call) const;
     void for_each_ip(std::string_view cluster,
                      const std::function<void(const model::IpIdentityPair&)>& call) const;
+    /// Likewise, but in an order that means nothing, and without an allocation for each.
+    void for_each_ip_row(std::string_view cluster,
+                         const std::function<void(const IpRow&)>& call) const;
     void for_each_identity(std::string_view cluster,
                            const std::function<void(const model::Identity&)>& call) const;
     void for_each_export(std::string_view cluster,

@@ -513,6 +513,21 @@ T take(std::string_view payload, StringPool& pool) {
     return read<T>(payload, pool, &pool);
 }
 
+IpRow decode_ip_row(std::string_view payload, const StringPool& pool) {
+    // The first of fields() of an IpIdentityPair.
+    Reader reader(payload, pool, nullptr);
+    IpAddress ip;
+    reader.address(ip);
+    std::optional<std::uint8_t> length;
+    reader.optional(length, [&](auto& value) { reader.number(value); });
+    IpRow row;
+    row.prefix = {ip, length.value_or(128)};
+    reader.optional(row.host, [&](auto& host) { reader.shared_address(host); });
+    reader.number(row.id);
+    reader.number(row.key);
+    return row;
+}
+
 #define MESH_INSTANTIATE(T)                                       \
     template void encode<T>(const T&, StringPool&, std::string&); \
     template T decode<T>(std::string_view, const StringPool&);    \
