@@ -245,7 +245,8 @@ class MESH_API Mesh {
     [[nodiscard]] Result<EventBatch> list_ip(std::string_view address) const;
     [[nodiscard]] Result<EventBatch> list_service(std::string_view service) const;
 
-    /// Follows changes: a snapshot, then each change in order. May outlive the mesh.
+    /// Follows changes: a snapshot, then each change in order; before ready() the snapshot is what
+    /// is known by then. May outlive the mesh.
     /// @errors kInvalidArgument: no or unknown kinds; kCapacity: no file descriptor is left
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options = {});
     /// Likewise, told to `callback` on a thread of the subscription's own.

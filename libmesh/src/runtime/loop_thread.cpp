@@ -62,10 +62,15 @@ void LoopThread::run(const std::function<void()>& call) const {
     }
     std::promise<void> done;
     asio::post(state_->io, [&] {
-        call();
+        try {
+            call();
+        } catch (...) {
+            done.set_exception(std::current_exception());
+            return;
+        }
         done.set_value();
     });
-    done.get_future().wait();
+    done.get_future().get();
 }
 
 }  // namespace mesh

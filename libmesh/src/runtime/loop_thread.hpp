@@ -25,7 +25,7 @@ class LoopThread {
     [[nodiscard]] boost::asio::any_io_executor executor() const;
     [[nodiscard]] bool on_loop() const noexcept;
     /// Runs `call` on the loop and waits until it has returned; at once if already on the loop.
-    /// `call` must not throw.
+    /// What `call` throws, the caller gets.
     void run(const std::function<void()>& call) const;
 
   private:

@@ -14,6 +14,8 @@ namespace {
 
 /// Addresses whose time is over at nearly the same time go together.
 constexpr Duration kShortestWait = std::chrono::seconds(1);
+/// Answers that wait for changes; beyond, the oldest goes on: whoever asked waits no longer anyway.
+constexpr std::size_t kMaxWaiting = 16'384;
 
 }  // namespace
 
@@ -61,6 +63,7 @@ class FqdnTracker::Impl : public std::enable_shared_from_this<Impl> {
         // Also without a change of its own: the address may be one that another answer just taught.
         if (pending_.empty()) return done();
         waiting_.emplace_back(last_change_, std::move(done));
+        if (waiting_.size() > kMaxWaiting) release_first();
     }
 
     void remove_endpoint(EndpointId endpoint) {
@@ -94,10 +97,14 @@ class FqdnTracker::Impl : public std::enable_shared_from_this<Impl> {
         pending_.erase(change);
         while (!stopped_ && !waiting_.empty() &&
                (pending_.empty() || waiting_.front().first < *pending_.begin())) {
-            const auto done = std::move(waiting_.front().second);
-            waiting_.pop_front();
-            done();
+            release_first();
         }
+    }
+
+    void release_first() {
+        const auto done = std::move(waiting_.front().second);
+        waiting_.pop_front();
+        done();
     }
 
     void watch() {

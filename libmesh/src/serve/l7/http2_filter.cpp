@@ -100,10 +100,6 @@ void Http2Filter::from_server(std::string_view bytes) {
 
 void Http2Filter::settle() {
     if (ending_ == Ending::kNone) {
-        if (server_ && !server_lost_ && nghttp2_session_want_read(server_.get()) == 0 &&
-            nghttp2_session_want_write(server_.get()) == 0) {
-            lose_server(ServerFailure::kReset);
-        }
         if (draining_ && streams_.empty())
             nghttp2_session_terminate_session(client_.get(), NGHTTP2_NO_ERROR);
         produce();
@@ -121,8 +117,14 @@ void Http2Filter::produce() {
         }
         return true;
     };
-    if (server_ && !server_lost_ && !fill(server_.get(), to_server))
-        lose_server(ServerFailure::kReset);
+    if (server_ && !server_lost_) {
+        const bool over =
+            !fill(server_.get(), to_server) || (nghttp2_session_want_read(server_.get()) == 0 &&
+                                                nghttp2_session_want_write(server_.get()) == 0);
+        if (over) lose_server(ServerFailure::kReset);
+        if (server_lost_ && streams_.empty())
+            nghttp2_session_terminate_session(client_.get(), NGHTTP2_NO_ERROR);
+    }
     if (!fill(client_.get(), to_client)) ending_ = Ending::kReset;
     if (ending_ == Ending::kNone && nghttp2_session_want_read(client_.get()) == 0 &&
         nghttp2_session_want_write(client_.get()) == 0) {
