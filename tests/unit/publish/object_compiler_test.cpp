@@ -365,11 +365,13 @@ TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
     }
     apply("p", pod("a", "10.7.1.20"));
     EXPECT_EQ(keys.size(), 2U);
-    EXPECT_THAT(names(apply("s",
-                            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: "
-                            "{clustermesh.cilium.io/global: 'false'}}\n")),
-                ElementsAre("-cilium/state/ip/v1/default/10.7.1.20"));
-    EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
+    EXPECT_THAT(
+        names(apply("s",
+                    "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: "
+                    "{clustermesh.cilium.io/global: 'false'}}\n")),
+        ElementsAre("-cilium/state/ip/v1/default/10.7.1.20", "+mesh/local/ips/v1/10.7.1.20"));
+    EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20",
+                                                "-mesh/local/ips/v1/10.7.1.20"));
 }
 
 TEST_F(ObjectCompilerTest, AServiceHasExternalAddressesAndNodePorts) {
