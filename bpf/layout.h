@@ -178,7 +178,7 @@ struct mesh_meta {
  * One set of maps per node; the writer fills ipcache and nodes in batches. */
 
 /* Raised with each change of this part that an older or newer program cannot read. */
-#define MESH_PODS_LAYOUT_VERSION 2
+#define MESH_PODS_LAYOUT_VERSION 3
 
 /* An address in network order, IPv4 as ::ffff:a.b.c.d. */
 struct mesh_address {
@@ -215,6 +215,8 @@ struct mesh_endpoint {
     __u32 identity;   /* 0: not known yet */
     __u8 pod_mac[6];  /* of the pod's end */
     __u8 node_mac[6]; /* of the node's end */
+    __u16 id;         /* index of policies; 0: none yet */
+    __u16 pad;
 };
 
 /* mesh_pods_settings.flags */
@@ -234,6 +236,8 @@ struct mesh_pods_settings {
     __u32 identity_shift; /* bits of an identity below its cluster id: 16 or 15 */
     __u16 overlay_port;   /* network order, UDP between nodes; 0: none */
     __u16 pad;
+    __u32 policy_flags; /* MESH_POLICY_*; 0: no packet is judged */
+    __u32 proxy_mark;   /* of packets to this node's proxies; 0: none */
 };
 
 /* mesh_encryption.flags */
@@ -316,6 +320,90 @@ struct mesh_flow_filter {
     __u8 seen[MESH_FLOW_FILTER];
 };
 
+/* ---- Policy: policy.h --------------------------------------------------------------------------
+ * policies[endpoint id] is a hash map of the endpoint's rows, which is exchanged as a whole: each
+ * packet meets the rows of one map. A row is for the packets of an identity (or any), a direction
+ * and a prefix of protocol and port (0, 8, or 9 to 24 bits); a program looks for the longest one
+ * of the packet's identity and of any, probing the lengths only that are in use. The element with
+ * the key MESH_POLICY_HEADER says which these are, and how the endpoint is enforced.
+ *
+ * An element's memory may be another's while a program looks at it: it repeats its key, which is
+ * written first and read last. */
+
+/* mesh_policy_key.scope: the length, and */
+#define MESH_POLICY_EGRESS 0x80U
+#define MESH_POLICY_HEADER 0x40U /* with all else zero */
+
+struct mesh_policy_key {
+    __u32 identity; /* of the peer; 0: any */
+    __u16 port;     /* network order; bits beyond the length are zero */
+    __u8 proto;
+    __u8 scope; /* length 0..24 | MESH_POLICY_EGRESS */
+};
+
+/* mesh_policy_row.flags */
+#define MESH_POLICY_DENY 1U
+
+struct mesh_policy_row {
+    __u32 precedence;
+    __u32 cookie;
+    __u16 proxy_port; /* network order; 0: none */
+    __u8 flags;       /* MESH_POLICY_DENY */
+    __u8 pad;
+};
+
+/* mesh_policy_header.enforcement; names: EndpointEnforcement of datapath/policy.hpp */
+#define MESH_ENFORCE_NONE 0U
+#define MESH_ENFORCE_RULES 1U
+#define MESH_ENFORCE_AUDIT 2U
+#define MESH_ENFORCE_LOCKED 3U
+
+#define MESH_POLICY_LENGTHS(egress, any) (((egress) ? 2U : 0U) + ((any) ? 1U : 0U))
+struct mesh_policy_header {
+    /* By MESH_POLICY_LENGTHS: bit n is set if there may be rows of length n. */
+    __u32 lengths[4];
+    __u32 enforcement; /* MESH_ENFORCE_* */
+};
+
+struct mesh_policy_entry {
+    struct mesh_policy_key key;
+    union {
+        struct mesh_policy_row row;
+        struct mesh_policy_header header;
+    };
+};
+
+#define MESH_MAX_ENDPOINT_IDS 65536U
+
+/* mesh_pods_settings.policy_flags */
+#define MESH_POLICY_REQUIRED 1U  /* an endpoint without a map is locked */
+#define MESH_POLICY_ACTIVE 2U    /* an endpoint is enforced, or may be */
+#define MESH_POLICY_REDIRECTS 4U /* a row leads to a proxy, or may */
+#define MESH_POLICY_EVENTS 8U    /* an event for each new flow that passes */
+
+/* Beside mesh_pods_settings.proxy_mark in the marks of the proxies' sockets; names: ProxySocket of
+ * datapath/policy.hpp */
+#define MESH_PROXY_SOCKETS 3U /* bits */
+#define MESH_PROXY_LISTENER 1U
+#define MESH_PROXY_TO_SERVER_OF_INGRESS 2U
+#define MESH_PROXY_TO_SERVER_OF_EGRESS 3U
+
+/* policy_flows: flows that endpoints' policies let pass, by their first packet as the endpoint
+ * sends or gets it, so that answers are known. An LRU map: what is unused longest goes when there
+ * is no room; what has timed out is taken for absent. */
+struct mesh_policy_flow_key {
+    struct mesh_address source, destination;
+    __u16 source_port, destination_port; /* network order; as in mesh_nat_key */
+    __u8 proto;
+    __u8 egress; /* 1: the endpoint is the source */
+    __u16 pad;
+};
+struct mesh_policy_flow {
+    __u64 last_used_ns; /* CLOCK_MONOTONIC, to a second */
+    __u32 flags;        /* MESH_FLOW_* */
+    __u32 pad;
+};
+
 /* Node ports for the sources that backends see, host order: below Kubernetes' node ports. */
 #define MESH_FLOW_FIRST_PORT 10000U
 #define MESH_FLOW_PORTS 20000U
@@ -340,7 +428,10 @@ struct mesh_flow_filter {
 #define MESH_DROP_FLOW_TABLE 13U         /* no room to remember the flow, or no port left for it */
 #define MESH_DROP_TOO_BIG 14U            /* for the way to the backend; the client is told */
 #define MESH_DROP_TTL_EXPIRED 15U        /* to a service; the client is told */
-#define MESH_DROP_REASONS 16U
+#define MESH_DROP_POLICY_DENIED 16U      /* by a rule, or no rule lets it pass */
+#define MESH_DROP_POLICY_UNKNOWN 17U     /* the endpoint is locked: its policy is not known yet */
+#define MESH_DROP_PROXY_GONE 18U         /* a rule leads to a proxy that does not listen */
+#define MESH_DROP_REASONS 19U
 
 struct mesh_drop_count { /* by reason; a row per CPU */
     __u64 packets;
@@ -350,6 +441,7 @@ struct mesh_drop_count { /* by reason; a row per CPU */
 /* mesh_event.kind */
 #define MESH_EVENT_DROP 1U
 #define MESH_EVENT_TRACE 2U
+#define MESH_EVENT_POLICY 3U /* what a policy decided */
 
 /* mesh_event.point: where the packet was seen. */
 #define MESH_POINT_FROM_POD 1U
@@ -365,6 +457,12 @@ struct mesh_drop_count { /* by reason; a row per CPU */
 #define MESH_TO_STACK 3U
 #define MESH_TO_DEVICE 4U
 
+/* mesh_event.verdict of a policy. */
+#define MESH_VERDICT_ALLOWED 1U
+#define MESH_VERDICT_DENIED 2U     /* `reason` says why; also counted as a drop */
+#define MESH_VERDICT_REDIRECTED 3U /* to a proxy */
+#define MESH_VERDICT_AUDITED 4U    /* it would have been denied, and passes */
+
 /* An element of the ring buffer `events`. */
 struct mesh_event {
     __u64 time_ns; /* CLOCK_MONOTONIC */
@@ -377,8 +475,13 @@ struct mesh_event {
     __u16 destination_port;
     __u8 kind;    /* MESH_EVENT_* */
     __u8 point;   /* MESH_POINT_* */
-    __u8 verdict; /* MESH_DROP_* or MESH_TO_* */
+    __u8 verdict; /* MESH_DROP_*, MESH_TO_* or MESH_VERDICT_* */
     __u8 proto;   /* IPPROTO_* */
+    /* Of a policy's verdict only: */
+    __u32 cookie;   /* of the row; 0: there is none */
+    __u16 endpoint; /* whose policy */
+    __u8 egress;    /* 1: a packet that the endpoint sends */
+    __u8 reason;    /* MESH_DROP_* of a denied one */
 };
 
 #ifdef __cplusplus
@@ -434,12 +537,14 @@ MESH_ASSERT_OFFSET(mesh_ipcache_entry, tunnel, 8);
 MESH_ASSERT_OFFSET(mesh_ipcache_entry, encryption_key, 24);
 MESH_ASSERT_OFFSET(mesh_ipcache_entry, flags, 25);
 MESH_ASSERT_SIZE(mesh_node, 4);
-MESH_ASSERT_SIZE(mesh_endpoint, 20);
+MESH_ASSERT_SIZE(mesh_endpoint, 24);
 MESH_ASSERT_OFFSET(mesh_endpoint, pod_mac, 8);
 MESH_ASSERT_OFFSET(mesh_endpoint, node_mac, 14);
-MESH_ASSERT_SIZE(mesh_pods_settings, 88);
+MESH_ASSERT_OFFSET(mesh_endpoint, id, 20);
+MESH_ASSERT_SIZE(mesh_pods_settings, 96);
 MESH_ASSERT_OFFSET(mesh_pods_settings, node4, 16);
 MESH_ASSERT_OFFSET(mesh_pods_settings, router6, 64);
+MESH_ASSERT_OFFSET(mesh_pods_settings, policy_flags, 88);
 MESH_ASSERT_SIZE(mesh_encryption, 12);
 MESH_ASSERT_OFFSET(mesh_encryption, tunnel_port, 8);
 MESH_ASSERT_SIZE(mesh_nat_key, 40);
@@ -455,9 +560,19 @@ MESH_ASSERT_SIZE(mesh_flow_filter, 16392);
 MESH_ASSERT_SIZE(mesh_fragment_key, 40);
 MESH_ASSERT_OFFSET(mesh_fragment_key, proto, 36);
 MESH_ASSERT_SIZE(mesh_fragment, 4);
+MESH_ASSERT_SIZE(mesh_policy_key, 8);
+MESH_ASSERT_OFFSET(mesh_policy_key, scope, 7);
+MESH_ASSERT_SIZE(mesh_policy_row, 12);
+MESH_ASSERT_SIZE(mesh_policy_header, 20);
+MESH_ASSERT_SIZE(mesh_policy_entry, 28);
+MESH_ASSERT_OFFSET(mesh_policy_entry, row, 8);
+MESH_ASSERT_SIZE(mesh_policy_flow_key, 40);
+MESH_ASSERT_OFFSET(mesh_policy_flow_key, egress, 37);
+MESH_ASSERT_SIZE(mesh_policy_flow, 16);
 MESH_ASSERT_SIZE(mesh_drop_count, 16);
-MESH_ASSERT_SIZE(mesh_event, 64);
+MESH_ASSERT_SIZE(mesh_event, 72);
 MESH_ASSERT_OFFSET(mesh_event, source_identity, 40);
 MESH_ASSERT_OFFSET(mesh_event, kind, 60);
+MESH_ASSERT_OFFSET(mesh_event, cookie, 64);
 
 #endif

@@ -155,13 +155,8 @@ static __always_inline __u32 hash_flow(const struct mesh_flow_key* key) {
     return hash_end(h);
 }
 
-/* Ports of TCP and UDP, also of a fragment after the first. */
-static __always_inline bool get_ports(struct __sk_buff* skb, struct packet* p, struct lb_state* s) {
-    if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP) return false;
-    if (!p->fragment) {
-        read_ports(skb, p);
-        return true;
-    }
+/* A fragment gets the ports of its datagram's first. False: that one was not seen. */
+static __always_inline bool ports_of_first(struct packet* p, struct lb_state* s) {
     __builtin_memset(&s->datagram, 0, sizeof s->datagram);
     s->datagram.source = p->source;
     s->datagram.destination = p->destination;
@@ -171,6 +166,14 @@ static __always_inline bool get_ports(struct __sk_buff* skb, struct packet* p, s
     if (!first) return false;
     p->source_port = first->source_port;
     p->destination_port = first->destination_port;
+    return true;
+}
+
+/* Ports of TCP and UDP, also of a fragment after the first. */
+static __always_inline bool get_ports(struct __sk_buff* skb, struct packet* p, struct lb_state* s) {
+    if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP) return false;
+    if (p->fragment) return ports_of_first(p, s);
+    read_ports(skb, p);
     return true;
 }
 
@@ -206,14 +209,15 @@ static __always_inline bool is_finished(__u32 flags) {
     return (flags & MESH_FLOW_RESET) || (flags & both) == both;
 }
 
+/* For how long a flow of MESH_FLOW_* `flags` is kept without a packet. */
+static __always_inline __u64 flow_timeout(__u32 flags, __u8 proto) {
+    if (proto != IPPROTO_TCP) return flow_udp_ns;
+    if (is_finished(flags)) return flow_tcp_close_ns;
+    return flags & MESH_FLOW_ANSWERED ? flow_tcp_ns : flow_tcp_syn_ns;
+}
+
 static __always_inline bool is_expired(const struct mesh_answer* answer, __u8 proto, __u64 now) {
-    __u64 timeout = flow_udp_ns;
-    if (proto == IPPROTO_TCP) {
-        timeout = flow_tcp_ns;
-        if (!(answer->flags & MESH_FLOW_ANSWERED)) timeout = flow_tcp_syn_ns;
-        if (is_finished(answer->flags)) timeout = flow_tcp_close_ns;
-    }
-    return (__s64)(now - answer->last_used_ns) >= (__s64)timeout;
+    return (__s64)(now - answer->last_used_ns) >= (__s64)flow_timeout(answer->flags, proto);
 }
 
 static __always_inline void touch(struct mesh_answer* answer, __u32 flags, __u64 now) {
@@ -458,7 +462,11 @@ static __always_inline bool is_too_big(struct __sk_buff* skb, const struct packe
     const struct mesh_encryption* enc = get_encryption();
     if (!way.overlay && !(way.device && enc)) return false;
     const __u32 ifindex = way.overlay ? set->overlay_ifindex : enc->wireguard_ifindex;
-    if (!bpf_check_mtu(skb, ifindex, mtu, 0, BPF_MTU_CHK_SEGS)) return false;
+    /* What the WireGuard device takes has no link layer header, for which the kernel allows then.
+     * Of segments it looks at what is in them. */
+    const bool whole = !way.overlay && skb->gso_segs <= 1;
+    if (!bpf_check_mtu(skb, ifindex, mtu, whole ? -ETH_HLEN : 0, whole ? 0 : BPF_MTU_CHK_SEGS))
+        return false;
     if (!p->v4) return true;
     __be16 fragment = 0;
     if (bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, frag_off), &fragment, 2))
@@ -559,7 +567,11 @@ __noinline int lb_answer(struct __sk_buff* skb, struct packet* p, __u32 point) {
     if (!services_at_tc || !filter || filter->any == 0 || !p || p->options) return LB_PASS;
     struct lb_state* s = lb_scratch();
     if (!s) return LB_PASS;
-    if (is_icmp_error(skb, p)) return lb_backend_error(skb, p, s);
+    if (is_icmp_error(skb, p)) {
+        const int translated = lb_backend_error(skb, p, s);
+        p->answer = translated == LB_FORWARD;
+        return translated;
+    }
     if (!get_ports(skb, p, s)) return LB_PASS;
     if (!maybe_seen(&p->source, p->source_port)) return LB_PASS;
     set_key_of(s, p);
@@ -577,6 +589,7 @@ __noinline int lb_answer(struct __sk_buff* skb, struct packet* p, __u32 point) {
     if (rewrite(skb, p, s, &s->answer.frontend, s->answer.frontend_port, &s->answer.client,
                 s->answer.client_port))
         return drop(skb, p, (__u8)point, MESH_DROP_MALFORMED);
+    p->answer = true;
     return LB_FORWARD;
 }
 
@@ -591,11 +604,7 @@ __noinline int lb_forward(struct __sk_buff* skb, struct packet* p, __u32 point) 
     }
     if (p->ttl <= 1) return drop(skb, p, (__u8)point, MESH_DROP_TTL_EXPIRED);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p->destination);
-    if (pod) {
-        p->destination_identity = pod->identity;
-        trace(skb, p, set, (__u8)point, MESH_TO_POD);
-        return to_pod(skb, p, pod);
-    }
+    if (pod) return deliver(skb, p, set, pod, (__u8)point);
     const struct mesh_ipcache_entry* entry = find_ip(&p->destination);
     p->destination_identity = entry ? entry->identity : IDENTITY_WORLD;
     if (entry && (set->flags & MESH_PODS_TUNNEL) && is_set(&entry->tunnel) &&
@@ -626,7 +635,12 @@ __noinline int lb_forward(struct __sk_buff* skb, struct packet* p, __u32 point) 
         __builtin_memcpy(fib.ipv6_src, &p->source, sizeof p->source);
         __builtin_memcpy(fib.ipv6_dst, &p->destination, sizeof p->destination);
     }
+    /* Without a length the kernel takes the link layer header for a part of the packet where the
+     * route's device has none. Segments were checked when the packet came. */
+    fib.tot_len = skb->gso_segs > 1 ? 0 : (__u16)(skb->len - ETH_HLEN);
     const long found = bpf_fib_lookup(skb, &fib, sizeof fib, 0);
+    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+        return drop(skb, p, (__u8)point, MESH_DROP_TOO_BIG);
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return drop(skb, p, (__u8)point, MESH_DROP_NO_ENDPOINT);
     trace(skb, p, set, (__u8)point, MESH_TO_DEVICE);

@@ -133,6 +133,9 @@ struct packet {
     bool options;  /* IPv4 options or an IPv6 hop-by-hop header: the stack's business */
     bool fragment; /* not the first: has no ports */
     bool more_fragments;
+    bool answer;       /* of a service, and translated */
+    bool hairpin;      /* of a pod to itself, by a service */
+    bool accepted;     /* of a connection that a proxy of this node has with a client */
     __u32 fragment_id; /* network order */
 };
 
@@ -257,10 +260,9 @@ static __always_inline void read_ports(struct __sk_buff* skb, struct packet* p) 
     }
 }
 
-static __always_inline void tell(struct __sk_buff* skb, struct packet* p, __u8 kind, __u8 point,
-                                 __u8 verdict) {
-    struct mesh_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
-    if (!event) return;
+static __always_inline void fill_event(struct __sk_buff* skb, struct packet* p,
+                                       struct mesh_event* event, __u8 kind, __u8 point,
+                                       __u8 verdict) {
     read_ports(skb, p);
     event->time_ns = bpf_ktime_get_ns();
     event->source = p->source;
@@ -275,6 +277,17 @@ static __always_inline void tell(struct __sk_buff* skb, struct packet* p, __u8 k
     event->point = point;
     event->verdict = verdict;
     event->proto = p->proto;
+    event->cookie = 0;
+    event->endpoint = 0;
+    event->egress = 0;
+    event->reason = 0;
+}
+
+static __always_inline void tell(struct __sk_buff* skb, struct packet* p, __u8 kind, __u8 point,
+                                 __u8 verdict) {
+    struct mesh_event* event = bpf_ringbuf_reserve(&events, sizeof *event, 0);
+    if (!event) return;
+    fill_event(skb, p, event, kind, point, verdict);
     bpf_ringbuf_submit(event, 0);
 }
 
@@ -301,6 +314,18 @@ static __always_inline const struct mesh_ipcache_entry* find_ip(
     const struct mesh_address* address) {
     struct mesh_ipcache_key key = {.prefix_length = 128, .address = *address};
     return bpf_map_lookup_elem(&ipcache, &key);
+}
+
+/* Of a CIDR or a name, which only this node knows by that number. */
+static __always_inline bool is_local_scope(__u32 identity) {
+    return identity >> 24 != 0;
+}
+
+/* Whether an address with that entry, or without one, is nothing of the mesh. */
+static __always_inline bool is_outside(const struct mesh_ipcache_entry* entry) {
+    /* Such a row inside a pod CIDR of the mesh has that one's cluster and tunnel. */
+    return !entry || (is_local_scope(entry->identity) && entry->cluster_id == 0 &&
+                      !is_set(&entry->tunnel));
 }
 
 /* One hop less. The caller has seen that the TTL is above 1. */
@@ -338,7 +363,7 @@ static __always_inline int set_key(struct __sk_buff* skb, __u32 identity,
                                    const struct mesh_address* node) {
     struct bpf_tunnel_key key = {};
     __u64 flags = BPF_F_ZERO_CSUM_TX;
-    key.tunnel_id = identity & 0xffffff;
+    key.tunnel_id = is_local_scope(identity) ? IDENTITY_WORLD : identity & 0xffffff;
     key.tunnel_ttl = 64;
     if (node->word[0] == 0 && node->word[1] == 0 && node->word[2] == bpf_htonl(0xffff)) {
         key.remote_ipv4 = bpf_ntohl(node->word[3]);
@@ -359,7 +384,45 @@ static __always_inline bool is_link_scope(const struct packet* p) {
 
 #include "nat.h"
 
+/* proxy.h */
+#define PROXY_NONE 0
+#define PROXY_ACCEPTED 1 /* of a client; not given yet */
+#define PROXY_GIVEN 2    /* the packet has its socket */
+#define PROXY_ALL 1
+__noinline int proxy_owns(struct __sk_buff* skb, struct packet* p, __u32 whom);
+__noinline int to_proxy(struct __sk_buff* skb, struct packet* p, __u32 port, __u32 point);
+
+/* policy.h */
+__noinline int policy_known(struct __sk_buff* skb, struct packet* p, __u32 endpoint, __u32 egress);
+__noinline int policy_judge(struct __sk_buff* skb, struct packet* p, __u32 endpoint, __u32 way);
+
+/* What policy_judge() returned, and it was not POLICY_PASS: a verdict for the kernel. */
+static __always_inline int end_by_policy(struct __sk_buff* skb, struct packet* p, __u8 point,
+                                         int judged) {
+    if (judged < 0) return TC_ACT_SHOT;
+    return to_proxy(skb, p, (__u32)judged, point);
+}
+
+/* Hands the packet over to a pod of this node, if its policy lets it. */
+static __always_inline int deliver(struct __sk_buff* skb, struct packet* p,
+                                   const struct mesh_pods_settings* set,
+                                   const struct mesh_endpoint* pod, __u8 point) {
+    p->destination_identity = pod->identity;
+    if (set->policy_flags && !p->hairpin) {
+        const int judged =
+            policy_known(skb, p, pod->id, 0) ? 0 : policy_judge(skb, p, pod->id, point);
+        if (judged) return end_by_policy(skb, p, point, judged);
+        if (p->accepted && proxy_owns(skb, p, PROXY_ALL) == PROXY_GIVEN) return TC_ACT_OK;
+    }
+    trace(skb, p, set, point, MESH_TO_POD);
+    return to_pod(skb, p, pod);
+}
+
 #include "lb.h"
+
+#include "proxy.h"
+
+#include "policy.h"
 
 /* Native routing: by the node's own routes to the device to the other nodes, past its stack. 0: the
  * stack's business, since the next hop is not known yet, or elsewhere, or the packet is too big. */
@@ -389,6 +452,40 @@ static __always_inline int to_next_hop(struct __sk_buff* skb, const struct packe
     return (int)bpf_redirect(device, 0);
 }
 
+/* What a pod sends, by the address that it goes to. @return as policy_judge() */
+static __always_inline int judge_egress(struct __sk_buff* skb, struct packet* p,
+                                        const struct mesh_pods_settings* set,
+                                        const struct mesh_endpoint* source) {
+    const struct mesh_endpoint* local = bpf_map_lookup_elem(&endpoints, &p->destination);
+    /* By a service to itself: nobody's policy forbids that. */
+    p->hairpin = local && local->ifindex == source->ifindex;
+    if (p->hairpin) return POLICY_PASS;
+    p->destination_identity = identity_of(&p->destination, set);
+    return policy_judge(skb, p, source->id, MESH_POINT_FROM_POD | MESH_POLICY_EGRESS);
+}
+
+/* Whether a server answers a proxy of this node, which has the packet then. */
+static __always_inline bool is_answer_to_proxy(struct __sk_buff* skb, struct packet* p,
+                                               const struct mesh_pods_settings* set) {
+    if (!(set->policy_flags & MESH_POLICY_REDIRECTS)) return false;
+    const int owned = proxy_owns(skb, p, PROXY_SERVERS);
+    p->accepted = owned == PROXY_ACCEPTED;
+    return owned == PROXY_GIVEN;
+}
+
+/* What mesh_to_pod sent back to come by a program that may give it a socket. */
+static __always_inline int from_turn(struct __sk_buff* skb, struct packet* p) {
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p->destination);
+    if (!pod) return drop(skb, p, MESH_POINT_TO_POD, MESH_DROP_NO_ENDPOINT);
+    p->destination_identity = pod->identity;
+    bpf_skb_change_type(skb, PACKET_HOST);
+    if (proxy_owns(skb, p, PROXY_SERVERS) == PROXY_GIVEN) return TC_ACT_OK;
+    (void)policy_known(skb, p, pod->id, 0);
+    const int judged = policy_judge(skb, p, pod->id, MESH_POINT_TO_POD);
+    if (judged < 0) return TC_ACT_SHOT;
+    return to_proxy(skb, p, (__u32)judged, MESH_POINT_TO_POD);
+}
+
 SEC("tc")
 int mesh_from_pod(struct __sk_buff* skb) {
     struct packet p = {};
@@ -401,19 +498,28 @@ int mesh_from_pod(struct __sk_buff* skb) {
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
     if (is_link_scope(&p)) return TC_ACT_OK;
+    if (set->proxy_mark != 0 && skb->mark == set->proxy_mark) return from_turn(skb, &p);
     const struct mesh_endpoint* source = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!source || source->ifindex != skb->ifindex)
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_INVALID_SOURCE);
     p.source_identity = source->identity;
+    if (is_answer_to_proxy(skb, &p, set)) return TC_ACT_OK;
+    const bool judge = set->policy_flags && !policy_known(skb, &p, source->id, MESH_POLICY_EGRESS);
     int service = lb_answer(skb, &p, MESH_POINT_FROM_POD);
-    if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_POD);
+    if (service == LB_FORWARD) {
+        if (judge) {
+            const int judged = judge_egress(skb, &p, set, source);
+            if (judged) return end_by_policy(skb, &p, MESH_POINT_FROM_POD, judged);
+        }
+        return lb_forward(skb, &p, MESH_POINT_FROM_POD);
+    }
     if (service != LB_PASS) return service;
     const struct mesh_endpoint* local = bpf_map_lookup_elem(&endpoints, &p.destination);
     const struct mesh_ipcache_entry* entry = 0;
     if (!local) {
         entry = find_ip(&p.destination);
         /* Nobody's pod: it may be a service. */
-        if (!entry || entry->cluster_id == 0 || (entry->flags & MESH_IPCACHE_NODE)) {
+        if (is_outside(entry) || entry->cluster_id == 0 || (entry->flags & MESH_IPCACHE_NODE)) {
             service = lb_request(skb, &p, MESH_POINT_FROM_POD, 0);
             if (service == LB_FORWARD) {
                 local = bpf_map_lookup_elem(&endpoints, &p.destination);
@@ -423,12 +529,14 @@ int mesh_from_pod(struct __sk_buff* skb) {
             }
         }
     }
-    if (p.options || p.ttl <= 1) goto stack;
-    if (local) {
-        p.destination_identity = local->identity;
-        trace(skb, &p, set, MESH_POINT_FROM_POD, MESH_TO_POD);
-        return to_pod(skb, &p, local);
+    if (judge) {
+        const int judged = judge_egress(skb, &p, set, source);
+        if (judged) return end_by_policy(skb, &p, MESH_POINT_FROM_POD, judged);
     }
+    /* Led to a proxy when it began, and the policy lets it pass without one now. */
+    if (p.accepted && !local && proxy_owns(skb, &p, PROXY_ALL) == PROXY_GIVEN) return TC_ACT_OK;
+    if (p.options || p.ttl <= 1) goto stack;
+    if (local) return deliver(skb, &p, set, local, MESH_POINT_FROM_POD);
     p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
     if (!entry) goto stack;
     const struct mesh_address node = entry->tunnel;
@@ -466,11 +574,39 @@ static __always_inline int lb_node_answer(struct __sk_buff* skb, struct packet* 
     return service == LB_FORWARD ? TC_ACT_OK : service;
 }
 
+/* Back by mesh_from_pod, which goes on with from_turn(). */
+static __always_inline int turn(struct __sk_buff* skb, const struct mesh_pods_settings* set) {
+    skb->mark = set->proxy_mark;
+    return (int)bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+/* @return TC_ACT_OK: it passes */
+static __always_inline int judge_from_stack(struct __sk_buff* skb, struct packet* p,
+                                            const struct mesh_pods_settings* set) {
+    const __u32 kind = proxy_kind(skb->mark, set->proxy_mark);
+    if (kind == MESH_PROXY_LISTENER && proxy_owns(skb, p, PROXY_ASK) == PROXY_GIVEN)
+        return turn(skb, set);
+    if (kind == MESH_PROXY_LISTENER || kind == MESH_PROXY_TO_SERVER_OF_INGRESS) return TC_ACT_OK;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p->destination);
+    if (!pod) return TC_ACT_OK;
+    p->destination_identity = pod->identity;
+    if (policy_known(skb, p, pod->id, 0)) return TC_ACT_OK;
+    const int judged = policy_judge(skb, p, pod->id, MESH_POINT_TO_POD);
+    if (judged == POLICY_PASS) return TC_ACT_OK;
+    if (judged < 0) return TC_ACT_SHOT;
+    if (set->proxy_mark == 0) return drop(skb, p, MESH_POINT_TO_POD, MESH_DROP_PROXY_GONE);
+    return turn(skb, set);
+}
+
 SEC("tc")
 int mesh_to_pod(struct __sk_buff* skb) {
     struct packet p = {};
     const struct mesh_pods_settings* set = get_settings();
     if (!set || parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
+    if (set->policy_flags) {
+        const int verdict = judge_from_stack(skb, &p, set);
+        if (verdict != TC_ACT_OK) return verdict;
+    }
     /* Of the node itself, of a backend whose packets a WireGuard device decrypted, or an error. */
     const int service = lb_answer(skb, &p, MESH_POINT_TO_POD);
     return service == LB_PASS || service == LB_FORWARD ? TC_ACT_OK : service;
@@ -512,19 +648,19 @@ int mesh_from_overlay(struct __sk_buff* skb) {
         p.source_identity >> set->identity_shift != node->cluster_id)
         return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_IDENTITY);
     const struct mesh_ipcache_entry* claimed = find_ip(&p.source);
-    if (claimed && claimed->cluster_id != node->cluster_id)
+    if (claimed && is_local_scope(claimed->identity)) {
+        /* Of no cluster: an outside address that this node's policies name. */
+        if (p.source_identity == IDENTITY_WORLD) p.source_identity = claimed->identity;
+    } else if (claimed && claimed->cluster_id != node->cluster_id)
         return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_SOURCE);
     /* The link layer address in a tunnel is nobody's. */
     bpf_skb_change_type(skb, PACKET_HOST);
+    if (is_answer_to_proxy(skb, &p, set)) return TC_ACT_OK;
     const int service = lb_answer(skb, &p, MESH_POINT_FROM_OVERLAY);
     if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_OVERLAY);
     if (service != LB_PASS) return service;
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
-    if (pod && !p.options && p.ttl > 1) {
-        p.destination_identity = pod->identity;
-        trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_POD);
-        return to_pod(skb, &p, pod);
-    }
+    if (pod && !p.options && p.ttl > 1) return deliver(skb, &p, set, pod, MESH_POINT_FROM_OVERLAY);
     if (pod || same(&p.destination, &set->router4) || same(&p.destination, &set->router6)) {
         p.destination_identity = pod ? pod->identity : IDENTITY_HOST;
         trace(skb, &p, set, MESH_POINT_FROM_OVERLAY, MESH_TO_STACK);
@@ -574,6 +710,16 @@ static __always_inline bool is_node(const struct mesh_address* address,
     return same(address, &set->node4) || same(address, &set->node6);
 }
 
+/* Of who sends by the device to the other nodes: nobody of this node does. */
+static __always_inline __u32 identity_of_outsider(const struct mesh_address* address,
+                                                  const struct mesh_pods_settings* set) {
+    const struct mesh_ipcache_entry* entry = find_ip(address);
+    if (!entry || entry->identity == 0 || entry->identity == IDENTITY_HOST) return IDENTITY_WORLD;
+    if (!set->policy_flags) return entry->identity;
+    const bool claims_us = is_own(address, set) || bpf_map_lookup_elem(&endpoints, address);
+    return claims_us ? IDENTITY_WORLD : entry->identity;
+}
+
 SEC("tc")
 int mesh_from_device(struct __sk_buff* skb) {
     struct packet p = {};
@@ -591,12 +737,13 @@ int mesh_from_device(struct __sk_buff* skb) {
     }
     __u32 unused = 0;
     const bool plain = is_of_encrypted_pod(&p.source, &unused);
+    if (!plain && is_answer_to_proxy(skb, &p, set)) return TC_ACT_OK;
     bool outside = false; /* a request, else an answer */
     int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
     if (service == LB_PASS && !pod && !is_link_scope(&p)) {
         outside = true;
-        p.source_identity = IDENTITY_WORLD;
+        p.source_identity = identity_of_outsider(&p.source, set);
         service = lb_request(skb, &p, MESH_POINT_FROM_DEVICE, 1);
     }
     if (service == LB_FORWARD && plain && !outside)
@@ -608,12 +755,9 @@ int mesh_from_device(struct __sk_buff* skb) {
     if (is_of_encrypted_pod(&p.source, &p.source_identity))
         return drop(skb, &p, MESH_POINT_FROM_DEVICE, MESH_DROP_PLAINTEXT);
     if (p.options || p.ttl <= 1) return TC_ACT_OK;
-    if (set->flags & MESH_PODS_TRACE) {
-        const struct mesh_ipcache_entry* entry = find_ip(&p.source);
-        p.source_identity = entry ? entry->identity : IDENTITY_WORLD;
-        tell(skb, &p, MESH_EVENT_TRACE, MESH_POINT_FROM_DEVICE, MESH_TO_POD);
-    }
-    return to_pod(skb, &p, pod);
+    if (set->policy_flags || (set->flags & MESH_PODS_TRACE))
+        p.source_identity = identity_of_outsider(&p.source, set);
+    return deliver(skb, &p, set, pod, MESH_POINT_FROM_DEVICE);
 }
 
 /* Whether a packet of a pod leaves the mesh by this device. */
@@ -621,7 +765,8 @@ static __always_inline bool leaves_mesh(const struct packet* p,
                                         const struct mesh_pods_settings* set) {
     const struct mesh_ipcache_entry* entry = find_ip(&p->destination);
     /* Where packets are encapsulated, nobody between the nodes need know pods' addresses. */
-    if (entry) return (entry->flags & MESH_IPCACHE_NODE) && (set->flags & MESH_PODS_TUNNEL);
+    if (!is_outside(entry))
+        return (entry->flags & MESH_IPCACHE_NODE) && (set->flags & MESH_PODS_TUNNEL);
     struct mesh_ipcache_key key = {.prefix_length = 128, .address = p->destination};
     return !bpf_map_lookup_elem(&non_masquerade, &key);
 }

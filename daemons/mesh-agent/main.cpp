@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 #include <mesh/mesh.hpp>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,6 +29,7 @@ struct Flags {
     mesh::daemon::CommonFlags common;
     mesh::MeshOptions mesh;
     std::string datapath = "auto";
+    std::string allow_localhost = "auto";
     std::string routing = "none";
     std::string status_socket;
     int metrics_port = -1;
@@ -76,6 +78,42 @@ void add_health_flags(CLI::App& app, Flags& flags) {
                    "Seconds without connection to a remote after which its backends count as gone, "
                    "unless its file has a max-stale-age; 0: what is known stays, fail-static")
         ->capture_default_str();
+}
+
+/// As Cilium spells them.
+void add_policy_flags(CLI::App& app, Flags& flags) {
+    auto& policy = flags.mesh.policy;
+    constexpr const char* kGroup = "Network policy (bpf, with a routing mode)";
+    app.add_option("--enable-policy", policy.enforcement,
+                   "default: a direction of a pod is enforced once a policy selects the pod; "
+                   "always: always; never: no policy is enforced")
+        ->check(CLI::IsMember({"default", "always", "never"}))
+        ->capture_default_str()
+        ->group(kGroup);
+    app.add_flag("--policy-audit-mode", policy.audit,
+                 "Let pass what policies deny, and tell it as an event")
+        ->group(kGroup);
+    app.add_option("--policy-default-local-cluster", policy.default_local_cluster,
+                   "A selector of peers that names no cluster means the own one (as Cilium from "
+                   "1.19); false: all clusters")
+        ->capture_default_str()
+        ->group(kGroup);
+    app.add_option(
+           "--allow-localhost", flags.allow_localhost,
+           "auto, always: a node may always connect to its pods; policy: if policies let it")
+        ->check(CLI::IsMember({"auto", "always", "policy"}))
+        ->capture_default_str()
+        ->group(kGroup);
+    app.add_option("--http-access-log", policy.access_log,
+                   "File of HTTP requests that went through a policy, a line of JSON each; "
+                   "/v1/access-log has the latest in any case")
+        ->group(kGroup);
+    app.add_option("--fqdn-cache", policy.fqdn_cache,
+                   "File that keeps the names that pods asked for over a restart (toFQDNs)")
+        ->group(kGroup);
+    app.add_flag("--policy-verdict-notification", policy.verdict_events,
+                 "An event for each new connection that a policy lets pass, too")
+        ->group(kGroup);
 }
 
 void add_flags(CLI::App& app, Flags& flags) {
@@ -161,6 +199,7 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "kernel, userspace (wireguard-go, which outlives the agent), or what there is")
         ->check(CLI::IsMember({"auto", "kernel", "userspace"}))
         ->capture_default_str();
+    add_policy_flags(app, flags);
     app.add_flag("--enable-service-topology", flags.mesh.enable_service_topology,
                  "Follow the zone hints of EndpointSlices; this node's zone is its label "
                  "topology.kubernetes.io/zone");
@@ -190,6 +229,62 @@ void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
         "Two for each masqueraded flow; those unused for longest go first");
     add("--service-entries", sizes.services, "Frontends: address, port and protocol");
     add("--backend-entries", sizes.backends, "Backends, summed over frontends");
+    add("--bpf-policy-map-max", sizes.policy,
+        "Rows of one pod's policy; a pod whose policy has more is locked");
+}
+
+/// What is asked about policies: 400 and 404 say why there is no answer.
+void add_policy_questions(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
+    using mesh::serve::StatusRequest;
+    using mesh::serve::StatusResponse;
+    const auto answer = [](const mesh::Result<std::string>& document) {
+        if (document) return StatusResponse{.body = *document};
+        const mesh::Error& error = document.error();
+        return StatusResponse{
+            .status = error.code() == mesh::Errc::kInvalidArgument ? 400U : 404U,
+            .body = boost::json::serialize(boost::json::object{{"error", error.detail()}})};
+    };
+    server.route("/v1/policy/trace", [=, &agent](const StatusRequest& request) {
+        const auto of = [&](const char* name) { return request.parameter(name).value_or(""); };
+        mesh::PolicyTraceQuery query{of("src"), of("dst"), of("dport"), of("http"), {}, of("dns")};
+        std::istringstream headers(of("headers"));
+        for (std::string line; std::getline(headers, line);) query.headers.push_back(line);
+        return answer(agent.policy_trace_json(query));
+    });
+    server.route("/v1/policy/diff", [=, &agent](const StatusRequest& request) {
+        return answer(agent.policy_diff_json(request.body));
+    });
+}
+
+void add_policy_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
+    using mesh::serve::StatusRequest;
+    using mesh::serve::StatusResponse;
+    const auto answer = [](std::optional<std::string> document, const std::string& what) {
+        if (document) return StatusResponse{.body = *std::move(document)};
+        return StatusResponse{.status = 404,
+                              .body = boost::json::serialize(boost::json::object{{"error", what}})};
+    };
+    const std::string none = "this node enforces no policies: it has no pod network";
+    server.route("/v1/policy",
+                 [=, &agent](const StatusRequest&) { return answer(agent.policy_json(), none); });
+    server.route("/v1/policy/*", [=, &agent](const StatusRequest& request) {
+        const std::string path = request.path.substr(std::string("/v1/policy/").size());
+        return answer(agent.policy_json(path),
+                      "policy " + path + ": no such policy; expected KIND/NAMESPACE/NAME");
+    });
+    server.route("/v1/identities", [=, &agent](const StatusRequest&) {
+        return answer(agent.identities_json(), none);
+    });
+    server.route("/v1/access-log", [=, &agent](const StatusRequest&) {
+        return answer(agent.access_log_json(), none);
+    });
+    server.route("/v1/endpoints", [&agent](const StatusRequest&) {
+        return StatusResponse{.body = agent.endpoints_json()};
+    });
+    server.route("/v1/endpoints/*", [=, &agent](const StatusRequest& request) {
+        const std::string id = request.path.substr(std::string("/v1/endpoints/").size());
+        return answer(agent.endpoint_json(id), "endpoint " + id + ": no such endpoint");
+    });
 }
 
 void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
@@ -217,13 +312,8 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
         }
         return StatusResponse{.body = boost::json::serialize(mesh::engine::to_json(*view))};
     });
-    server.route("/v1/endpoints", [&agent](const StatusRequest&) {
-        const auto* network = agent.pod_network();
-        return StatusResponse{
-            .body = boost::json::serialize(mesh::engine::to_json(
-                network != nullptr ? network->endpoints()
-                                   : std::vector<mesh::engine::EndpointStatus>{}))};
-    });
+    add_policy_routes(server, agent);
+    add_policy_questions(server, agent);
     server.route("/v1/encryption", [&agent](const StatusRequest&) {
         return StatusResponse{.body = agent.encryption_json()};
     });
@@ -348,6 +438,7 @@ int main(int argc, char** argv) {
     flags.mesh.datapath.routing = flags.routing == "tunnel"   ? Routing::kTunnel
                                   : flags.routing == "native" ? Routing::kNative
                                                               : Routing::kNone;
+    flags.mesh.policy.allow_localhost = flags.allow_localhost != "policy";
     flags.mesh.sync_timeout = std::chrono::seconds(flags.sync_timeout_seconds);
     flags.mesh.health.interval = std::chrono::milliseconds(flags.health_interval_ms);
     flags.mesh.health.timeout = std::chrono::milliseconds(flags.health_timeout_ms);

@@ -14,11 +14,15 @@ namespace mesh::operator_daemon {
 
 namespace json = boost::json;
 namespace k8s = model::k8s;
+using model::policy::PolicyKind;
 
 namespace {
 
 constexpr k8s::Kind kKinds[] = {k8s::Kind::kNamespace, k8s::Kind::kNode, k8s::Kind::kPod,
                                 k8s::Kind::kService, k8s::Kind::kEndpointSlice};
+
+constexpr PolicyKind kPolicyKinds[] = {PolicyKind::kNetworkPolicy, PolicyKind::kCiliumNetworkPolicy,
+                                       PolicyKind::kCiliumClusterwideNetworkPolicy};
 
 class Metrics {
   public:
@@ -54,10 +58,15 @@ class Metrics {
 std::string to_json(const Report& report) {
     const auto& p = report.publisher;
     json::object objects;
-    const auto counts = report.manifests->counts();
+    const auto counts = report.manifests->set().counts();
     for (const k8s::Kind kind : kKinds) {
         const auto found = counts.find(kind);
         objects[k8s::to_string(kind)] = found == counts.end() ? 0 : found->second;
+    }
+    const auto policies = report.manifests->policies().counts();
+    for (const PolicyKind kind : kPolicyKinds) {
+        const auto found = policies.find(kind);
+        objects[to_string(kind)] = found == policies.end() ? 0 : found->second;
     }
     json::array errors;
     if (!report.directory_error.empty()) errors.emplace_back(report.directory_error);
@@ -76,13 +85,16 @@ std::string to_json(const Report& report) {
         {"objects", std::move(objects)},
         {"manifests",
          {{"directory", report.manifests_directory},
-          {"complete", !report.manifests->incomplete() && report.directory_error.empty()},
+          {"complete", !report.manifests->set().incomplete() &&
+                           report.manifests->policies().unread().empty() &&
+                           report.directory_error.empty()},
           {"errors", std::move(errors)}}},
         {"etcd",
          {{"keys", p.keys},
           {"pending", p.pending},
           {"refused", p.refused},
           {"identities", p.identities},
+          {"policies", p.policies},
           {"lease", fmt::format("{:x}", p.lease)},
           {"leasesLost", p.leases_lost},
           {"puts", p.puts},
@@ -103,6 +115,7 @@ std::string to_metrics(const Report& report) {
     metrics.gauge("pending", "Writes to etcd that are due", static_cast<double>(p.pending));
     metrics.gauge("refused", "Keys whose value etcd refuses", static_cast<double>(p.refused));
     metrics.gauge("identities", "Identities of the cluster", static_cast<double>(p.identities));
+    metrics.gauge("policies", "Network policies published", static_cast<double>(p.policies));
     metrics.counter("puts_total", "Keys put", p.puts);
     metrics.counter("deletes_total", "Keys deleted", p.deletes);
     metrics.counter("transactions_total", "Transactions done", p.transactions);
@@ -113,11 +126,17 @@ std::string to_metrics(const Report& report) {
                   static_cast<double>(report.manifests->errors().size()));
     auto& objects =
         metrics.family("objects", "Objects read, by kind", prometheus::MetricType::Gauge);
-    for (const auto& [kind, count] : report.manifests->counts()) {
+    const auto add = [&](std::string_view kind, std::size_t count) {
         prometheus::ClientMetric metric;
-        metric.label.push_back({"kind", std::string(k8s::to_string(kind))});
+        metric.label.push_back({"kind", std::string(kind)});
         metric.gauge.value = static_cast<double>(count);
         objects.metric.push_back(std::move(metric));
+    };
+    for (const auto& [kind, count] : report.manifests->set().counts()) {
+        add(k8s::to_string(kind), count);
+    }
+    for (const auto& [kind, count] : report.manifests->policies().counts()) {
+        add(to_string(kind), count);
     }
     return metrics.text();
 }

@@ -13,15 +13,16 @@ namespace mesh::operator_daemon {
 struct Report {
     publish::ClusterInfo cluster;
     publish::PublisherStatus publisher;
-    const sources::config::ManifestSet* manifests = nullptr;
+    const sources::config::ManifestDirectory* manifests = nullptr;
     std::string manifests_directory;
     std::string directory_error;  ///< empty = it can be read
 };
 
-/// Fields: cluster {name, id, maxConnectedClusters}, state, ready, objects {Kind: count},
+/// Fields: cluster {name, id, maxConnectedClusters}, state, ready, objects {Kind: count, policies
+/// included},
 /// manifests {directory, errors [text], complete}, etcd {keys, pending, refused, identities,
-/// lease (hex), leasesLost, puts, deletes, transactions, lists, failures}, lastError {message,
-/// current} or null.
+/// policies, lease (hex), leasesLost, puts, deletes, transactions, lists, failures}, lastError
+/// {message, current} or null.
 [[nodiscard]] std::string to_json(const Report& report);
 /// The Prometheus text format; names begin with mesh_operator_.
 [[nodiscard]] std::string to_metrics(const Report& report);

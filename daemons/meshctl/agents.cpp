@@ -14,15 +14,19 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::chrono::milliseconds kTimeout{5000};
+constexpr std::size_t kMaxAnswer = std::size_t{256} << 20;
 
 std::string where(const AgentSocket& agent) {
     return agent.node.empty() ? agent.path : fmt::format("{} ({})", agent.node, agent.path);
 }
 
-const json::array& array_of(const json::object& object, std::string_view key) {
-    static const json::array none;
-    const json::value* value = object.if_contains(key);
-    return value != nullptr && value->is_array() ? value->get_array() : none;
+/// What an agent says of a request that it refuses.
+std::string reason_in(const serve::HttpReply& reply, std::string otherwise) {
+    boost::system::error_code error;
+    const json::value document = json::parse(reply.body, error);
+    if (error || !document.is_object()) return otherwise;
+    const std::string text = text_of(document.get_object(), "error");
+    return text.empty() ? otherwise : text;
 }
 
 using FrontendKey = std::tuple<std::string, std::int64_t, std::string>;
@@ -52,7 +56,7 @@ void deselect(json::object& backend, const std::string& reason) {
 // Takes another node's view into the merged one.
 void merge_frontend(json::object& merged, const json::object& other, const std::string& node) {
     if (!merged["backends"].is_array()) merged["backends"] = json::array();
-    json::array theirs = array_of(other, "backends");
+    json::array theirs = list_of(other, "backends");
     json::array& backends = merged["backends"].get_array();
     for (json::value& item : backends) {
         if (!item.is_object()) continue;
@@ -76,12 +80,17 @@ void merge_frontend(json::object& merged, const json::object& other, const std::
 
 }  // namespace
 
-Result<json::value> ask(const AgentSocket& agent, std::string_view target) {
-    auto reply = serve::http_get(agent.path, target, kTimeout);
+Result<json::value> ask(const AgentSocket& agent, std::string_view target, std::string_view body) {
+    auto reply = serve::http_get(agent.path, target, kTimeout, kMaxAnswer, body);
     if (!reply) {
         return unavailable(fmt::format("agent at {}: {}", where(agent), reply.error().detail()));
     }
-    if (reply->status == 404) return not_found(fmt::format("{}: no such object", target));
+    if (reply->status == 404) {
+        return not_found(reason_in(*reply, fmt::format("{}: no such object", target)));
+    }
+    if (reply->status == 400) {
+        return invalid_argument(reason_in(*reply, fmt::format("{}: refused", target)));
+    }
     if (reply->status != 200) {
         return unavailable(
             fmt::format("agent at {}: {} answered with {}", where(agent), target, reply->status));
@@ -93,6 +102,20 @@ Result<json::value> ask(const AgentSocket& agent, std::string_view target) {
                                                  target, error.message()));
     }
     return document;
+}
+
+std::string query_text(std::string_view value) {
+    std::string out;
+    for (const char c : value) {
+        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                           (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '/';
+        if (plain) {
+            out += c;
+        } else {
+            out += fmt::format("%{:02X}", static_cast<unsigned>(static_cast<unsigned char>(c)));
+        }
+    }
+    return out;
 }
 
 std::string text_of(const json::object& object, std::string_view key) {
@@ -115,6 +138,28 @@ bool flag_of(const json::object& object, std::string_view key) {
     return value != nullptr && value->is_bool() && value->get_bool();
 }
 
+const json::object& object_of(const json::object& object, std::string_view key) {
+    static const json::object none;
+    const json::value* value = object.if_contains(key);
+    return value != nullptr && value->is_object() ? value->get_object() : none;
+}
+
+const json::array& list_of(const json::object& object, std::string_view key) {
+    static const json::array none;
+    const json::value* value = object.if_contains(key);
+    return value != nullptr && value->is_array() ? value->get_array() : none;
+}
+
+std::string joined_texts(const json::array& list) {
+    std::string out;
+    for (const json::value& item : list) {
+        if (!item.is_string()) continue;
+        if (!out.empty()) out += ",";
+        out += std::string_view(item.get_string());
+    }
+    return out;
+}
+
 std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agents,
                                            const std::vector<std::string>& expected) {
     std::vector<std::string> reasons;
@@ -133,12 +178,12 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
                                               ? text_of(local->get_object(), "state")
                                               : "unknown"));
         }
-        for (const json::value& item : array_of(*agent.status, "config_errors")) {
+        for (const json::value& item : list_of(*agent.status, "config_errors")) {
             if (!item.is_object()) continue;
             reasons.push_back(fmt::format("{}: {}", node, text_of(item.get_object(), "error")));
         }
         std::vector<std::string> missing = expected;
-        for (const json::value& item : array_of(*agent.status, "remotes")) {
+        for (const json::value& item : list_of(*agent.status, "remotes")) {
             if (!item.is_object()) continue;
             const std::string name = text_of(item.get_object(), "name");
             std::erase(missing, name);
@@ -157,7 +202,7 @@ std::vector<std::string> not_ready_reasons(const std::vector<AgentStatus>& agent
             if (const std::string error = text_of(its, "last_error"); !error.empty()) {
                 reasons.push_back(fmt::format("{}: datapath: {}", node, error));
             }
-            for (const json::value& item : array_of(its, "route_failures")) {
+            for (const json::value& item : list_of(its, "route_failures")) {
                 if (!item.is_string()) continue;
                 reasons.push_back(fmt::format("{}: {}", node, std::string_view(item.get_string())));
             }
@@ -192,9 +237,9 @@ std::vector<std::string> capacity_warnings(const std::vector<AgentStatus>& agent
         if (const json::value* datapath = agent.status->if_contains("datapath");
             datapath != nullptr && datapath->is_object()) {
             const json::object& its = datapath->get_object();
-            const auto rejected = static_cast<std::int64_t>(array_of(its, "rejected").size());
+            const auto rejected = static_cast<std::int64_t>(list_of(its, "rejected").size());
             std::int64_t left_out = 0;
-            for (const json::value& item : array_of(its, "truncated")) {
+            for (const json::value& item : list_of(its, "truncated")) {
                 if (item.is_object()) left_out += integer_of(item.get_object(), "left_out");
             }
             warn(its, "services", rejected, "max_services", "--service-entries");
@@ -208,7 +253,7 @@ json::object merge_service(const std::vector<std::pair<std::string, json::object
     json::object merged = by_node.front().second;
     if (!merged["frontends"].is_array()) merged["frontends"] = json::array();
     for (auto it = by_node.begin() + 1; it != by_node.end(); ++it) {
-        json::array others = array_of(it->second, "frontends");
+        json::array others = list_of(it->second, "frontends");
         for (json::value& item : merged["frontends"].get_array()) {
             // A node port is at one node's address: the others have nothing to say of it.
             if (!item.is_object() || flag_of(item.get_object(), "node_port")) continue;

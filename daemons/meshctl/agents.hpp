@@ -19,9 +19,13 @@ struct AgentSocket {
 };
 
 /// GETs a JSON document from an agent.
-/// @errors kNotFound: the agent answered 404; kUnavailable: no agent there, or another status;
-///   kCorrupt: not JSON
-[[nodiscard]] Result<boost::json::value> ask(const AgentSocket& agent, std::string_view target);
+/// @param body sent with the request
+/// @errors kNotFound: the agent answered 404; kInvalidArgument: 400; kUnavailable: no agent there,
+///   or another status; kCorrupt: not JSON
+[[nodiscard]] Result<boost::json::value> ask(const AgentSocket& agent, std::string_view target,
+                                             std::string_view body = {});
+/// A value for a target's query.
+[[nodiscard]] std::string query_text(std::string_view value);
 
 /// One agent's /v1/status, or why there is none.
 struct AgentStatus {
@@ -35,6 +39,13 @@ struct AgentStatus {
 [[nodiscard]] std::string text_of(const boost::json::object& object, std::string_view key);
 [[nodiscard]] std::int64_t integer_of(const boost::json::object& object, std::string_view key);
 [[nodiscard]] bool flag_of(const boost::json::object& object, std::string_view key);
+/// Likewise as an object or a list; an empty one where it is absent or of another type.
+[[nodiscard]] const boost::json::object& object_of(const boost::json::object& object,
+                                                   std::string_view key);
+[[nodiscard]] const boost::json::array& list_of(const boost::json::object& object,
+                                                std::string_view key);
+/// The texts of a list, joined by commas.
+[[nodiscard]] std::string joined_texts(const boost::json::array& list);
 
 /// Why a cluster is not ready, one sentence each; empty = ready.
 /// @param expected remotes that are configured; an agent that does not show one yet is not ready

@@ -51,6 +51,10 @@ void add_mesh_commands(CLI::App& app, Context& context);
 void add_pod_commands(CLI::App& app, Context& context);
 /// encrypt.
 void add_encryption_commands(CLI::App& app, Context& context);
+/// policy.
+void add_policy_commands(CLI::App& app, Context& context);
+/// identity.
+void add_identity_commands(CLI::App& app, Context& context);
 /// connectivity.
 void add_connectivity_commands(CLI::App& app, Context& context);
 

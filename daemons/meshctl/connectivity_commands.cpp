@@ -52,7 +52,7 @@ Result<Selection> select(const std::vector<std::string>& modes, const std::strin
 
 std::vector<std::string> modes_of(const std::string& routing) {
     if (routing == "both") return {"tunnel", "native"};
-    if (routing == "all") return {"tunnel", "native", "encrypted"};
+    if (routing == "all") return {"tunnel", "native", "encrypted", "encrypted-native"};
     return {routing};
 }
 
@@ -209,8 +209,8 @@ void add_test(CLI::App& parent, Context& context) {
     command
         ->add_option("--routing", options->routing,
                      "tunnel, native, both of these, encrypted (WireGuard around the tunnel, "
-                     "strict), encrypted-native, or all (default) but the last: the whole matrix "
-                     "in one after the other")
+                     "strict), encrypted-native, or all (default): the whole matrix in one after "
+                     "the other")
         ->check(
             CLI::IsMember({"tunnel", "native", "both", "encrypted", "encrypted-native", "all"}));
     command->add_option("--only", options->only, "Cases whose name this expression is found in")

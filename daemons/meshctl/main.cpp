@@ -80,6 +80,8 @@ int main(int argc, char** argv) {
     ctl::add_mesh_commands(app, context);
     ctl::add_pod_commands(app, context);
     ctl::add_encryption_commands(app, context);
+    ctl::add_policy_commands(app, context);
+    ctl::add_identity_commands(app, context);
     ctl::add_connectivity_commands(app, context);
     // What stands behind "--" is another program's command line, whatever it looks like.
     char** const end = argv + argc;

@@ -21,6 +21,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::size_t kMaxManifest = std::size_t{4} << 20;
+constexpr const char* kClusterwidePolicy = "CiliumClusterwideNetworkPolicy";
 
 Result<std::string> read_input(const std::string& file) {
     if (file != "-") return pki::read_file(file, kMaxManifest);
@@ -190,7 +191,9 @@ void add_apply(CLI::App& parent, Context& context) {
     CLI::App* command = parent.add_subcommand(
         "apply",
         "Make a cluster hold the objects of manifests: Namespace, Service, Pod, Deployment, "
-        "EndpointSlice.\nA Pod's command runs as a process in a network namespace of its own; its "
+        "EndpointSlice, NetworkPolicy, CiliumNetworkPolicy, "
+        "CiliumClusterwideNetworkPolicy.\nA Pod's command runs as a process in a network namespace "
+        "of its own; its "
         "container's image is not looked at.");
     add_cluster(command, *cluster);
     command->add_option("-f,--filename", *files, "Manifest; - is standard input")->required();
@@ -225,7 +228,11 @@ Result<sandbox::ObjectRef> parse_ref(const std::string& text, const std::string&
                                                              {"namespace", "Namespace"},
                                                              {"namespaces", "Namespace"},
                                                              {"ns", "Namespace"},
-                                                             {"endpointslice", "EndpointSlice"}};
+                                                             {"endpointslice", "EndpointSlice"},
+                                                             {"networkpolicy", "NetworkPolicy"},
+                                                             {"netpol", "NetworkPolicy"},
+                                                             {"cnp", "CiliumNetworkPolicy"},
+                                                             {"ccnp", kClusterwidePolicy}};
     const std::size_t slash = text.find('/');
     const auto kind =
         kinds.find(slash == std::string::npos ? std::string() : text.substr(0, slash));
@@ -233,8 +240,8 @@ Result<sandbox::ObjectRef> parse_ref(const std::string& text, const std::string&
         return invalid_argument(fmt::format(
             "\"{}\": expected <kind>/<name>, e.g. deployment/echo or pod/client", text));
     }
-    return sandbox::ObjectRef{kind->second, kind->second == "Namespace" ? "" : space,
-                              text.substr(slash + 1)};
+    const bool spaceless = kind->second == "Namespace" || kind->second == kClusterwidePolicy;
+    return sandbox::ObjectRef{kind->second, spaceless ? "" : space, text.substr(slash + 1)};
 }
 
 void add_remove(CLI::App& parent, Context& context) {

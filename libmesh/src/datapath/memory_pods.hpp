@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "datapath/memory_policy.hpp"
 #include "datapath/pods.hpp"
 
 namespace mesh::datapath {
@@ -35,10 +36,14 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t) override { return {}; }
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
+    [[nodiscard]] std::optional<IpcacheEntry> lookup(
+        const model::IpAddress& address) const override;
+    [[nodiscard]] std::vector<IpcacheEntry> adopted_local() const override { return {}; }
     [[nodiscard]] PodsOccupancy occupancy() const override;
     [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
     [[nodiscard]] FlowStats flows() const override { return {}; }
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override { return {}; }
+    [[nodiscard]] MemoryPolicy& policy() override { return policy_; }
 
     [[nodiscard]] const std::vector<model::IpPrefix>& non_masquerade() const noexcept {
         return non_masquerade_;
@@ -65,6 +70,7 @@ class MemoryPods final : public PodDatapath {
     std::vector<model::IpPrefix> non_masquerade_;
     PodsEncryption encryption_;
     std::set<model::IpAddress> encrypted_;
+    MemoryPolicy policy_;
 };
 
 }  // namespace mesh::datapath

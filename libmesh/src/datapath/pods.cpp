@@ -34,6 +34,12 @@ std::string_view to_string(DropReason reason) noexcept {
             return "too-big";
         case DropReason::kTtlExpired:
             return "ttl-expired";
+        case DropReason::kPolicyDenied:
+            return "policy-denied";
+        case DropReason::kPolicyUnknown:
+            return "policy-unknown";
+        case DropReason::kProxyGone:
+            return "proxy-gone";
     }
     return "unknown";
 }

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "datapath/netlink/rtnetlink.hpp"
+#include "datapath/policy.hpp"
 #include "model/ip.hpp"
 #include "runtime/clock.hpp"
 
@@ -113,6 +114,9 @@ enum class DropReason : std::uint8_t {
     kFlowTable = 13,
     kTooBig = 14,
     kTtlExpired = 15,
+    kPolicyDenied = 16,
+    kPolicyUnknown = 17,
+    kProxyGone = 18,
 };
 inline constexpr std::array kDropReasons{
     DropReason::kMalformed,         DropReason::kInvalidSource,   DropReason::kNoEndpoint,
@@ -120,6 +124,7 @@ inline constexpr std::array kDropReasons{
     DropReason::kNoNatPort,         DropReason::kUnsupported,     DropReason::kPlaintext,
     DropReason::kNoBackend,         DropReason::kNoLocalBackend,  DropReason::kBackendGone,
     DropReason::kFlowTable,         DropReason::kTooBig,          DropReason::kTtlExpired,
+    DropReason::kPolicyDenied,      DropReason::kPolicyUnknown,   DropReason::kProxyGone,
 };
 /// "invalid-source" and so on, as status, metrics and the monitor show it.
 [[nodiscard]] std::string_view to_string(DropReason reason) noexcept;
@@ -215,6 +220,12 @@ class PodDatapath {
 
     /// The entry of exactly that prefix.
     [[nodiscard]] virtual std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const = 0;
+    /// The entry of the longest prefix that holds the address.
+    /// @thread any thread, as long as the object lives
+    [[nodiscard]] virtual std::optional<IpcacheEntry> lookup(
+        const model::IpAddress& address) const = 0;
+    /// What an earlier process left of identities that only this node knows, as it was at open().
+    [[nodiscard]] virtual std::vector<IpcacheEntry> adopted_local() const = 0;
     [[nodiscard]] virtual PodsOccupancy occupancy() const = 0;
     /// Deletes flows of services at tc that have timed out. Looks at some of them, and at the next
     /// ones the next time, so that a call is short whatever the tables hold.
@@ -224,6 +235,9 @@ class PodDatapath {
     [[nodiscard]] virtual FlowStats flows() const = 0;
     /// Since the tables were made; reasons that never occurred are left out.
     [[nodiscard]] virtual std::map<DropReason, DropCount> drops() const = 0;
+
+    /// What of the pods' packets passes. Lives as long as this object.
+    [[nodiscard]] virtual PolicyDatapath& policy() = 0;
 };
 
 }  // namespace mesh::datapath

@@ -32,6 +32,7 @@ datapath::BpfPodsOptions pods_options(const DatapathOptions& options) {
     to.max_nodes = options.sizes.nodes;
     to.max_endpoints = options.sizes.endpoints;
     to.max_nat = options.sizes.nat;
+    to.max_policy_rows = options.sizes.policy;
     return to;
 }
 

@@ -232,6 +232,45 @@ void add_pods_metrics(Families& to, const StatusSources& from) {
     }
 }
 
+void add_policy_metrics(Families& to, const StatusSources& from) {
+    if (from.policy == nullptr) return;
+    const PolicyCounts counts = from.policy->counts();
+    const auto gauge = [&](const char* name, const char* help, std::size_t value) {
+        to.gauge(name, help, {}, static_cast<double>(value));
+    };
+    gauge("mesh_policies", "Network policies of the own cluster.", counts.policies);
+    gauge("mesh_policy_identities", "Identities that policies may select.", counts.identities);
+    gauge("mesh_policy_local_identities", "Of them, those that only this node knows.",
+          counts.local_identities);
+    gauge("mesh_policy_selectors", "Different selectors of all policies.", counts.selectors);
+    gauge("mesh_policy_rows", "Rows of all pods' policies.", counts.rows);
+    const auto endpoints = [&](const char* state, std::size_t count) {
+        to.gauge("mesh_policy_endpoints", "Pods of this node, by the state of their policy.",
+                 {{"state", state}}, static_cast<double>(count));
+    };
+    endpoints("all", counts.endpoints);
+    endpoints("waiting", counts.waiting);
+    endpoints("locked", counts.locked);
+    endpoints("conflict", counts.conflicts);
+    endpoints("overflow", counts.overflows);
+    endpoints("failed", counts.failed);
+    const auto counter = [&](const char* name, const char* help, double value) {
+        to.counter(name, help, {}, value);
+    };
+    const auto seconds = [](Duration time) { return std::chrono::duration<double>(time).count(); };
+    counter("mesh_policy_revision_total", "Changes of policies.",
+            static_cast<double>(counts.revision));
+    counter("mesh_policy_compiles_total", "Times that policies were compiled.",
+            static_cast<double>(counts.compiles));
+    counter("mesh_policy_compile_seconds_total", "Time that took.", seconds(counts.compile_time));
+    to.gauge("mesh_policy_longest_compile_seconds", "The longest of them.", {},
+             seconds(counts.longest_compile));
+    counter("mesh_policy_replaced_total", "Times that a pod got all its rows.",
+            static_cast<double>(counts.replaced));
+    counter("mesh_policy_rows_changed_total", "Rows written one by one.",
+            static_cast<double>(counts.changed));
+}
+
 void add_health_metrics(Families& to, const StatusSources& from) {
     to.counter("mesh_sockets_ended_total", "Connections ended, as their backends went.", {},
                static_cast<double>(from.sockets_ended));
@@ -382,25 +421,23 @@ std::string metrics_document(const StatusSources& from) {
                    static_cast<double>(from.node.routes().conflicts().size()));
     add_pods_metrics(families, from);
     add_health_metrics(families, from);
+    add_policy_metrics(families, from);
     add_encryption_metrics(families, from);
     return families.text();
 }
 
-json::array to_json(std::span<const EndpointStatus> endpoints) {
-    json::array all;
-    for (const auto& endpoint : endpoints) {
-        json::array ips;
-        for (const auto& ip : endpoint.file.ips) ips.emplace_back(ip.to_string());
-        all.push_back(json::object{{"id", endpoint.id},
-                                   {"namespace", endpoint.file.namespace_},
-                                   {"pod", endpoint.file.pod},
-                                   {"device", endpoint.file.device},
-                                   {"ips", std::move(ips)},
-                                   {"identity", endpoint.identity},
-                                   {"attached", endpoint.attached},
-                                   {"error", endpoint.error}});
-    }
-    return all;
+json::object to_json(const EndpointStatus& endpoint) {
+    json::array ips;
+    for (const auto& ip : endpoint.file.ips) ips.emplace_back(ip.to_string());
+    return {{"id", endpoint.id},
+            {"number", endpoint.number},
+            {"namespace", endpoint.file.namespace_},
+            {"pod", endpoint.file.pod},
+            {"device", endpoint.file.device},
+            {"ips", std::move(ips)},
+            {"identity", endpoint.identity},
+            {"attached", endpoint.attached},
+            {"error", endpoint.error}};
 }
 
 json::object to_json(const ServiceView& view) {

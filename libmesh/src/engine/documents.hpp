@@ -30,6 +30,7 @@ struct StatusSources {
     const datapath::Datapath& datapath;
     const datapath::PodDatapath* pods = nullptr;  ///< null without a pod network
     const PodNetwork* network = nullptr;
+    const PolicyEngine* policy = nullptr;    ///< likewise
     const HealthWatch* health = nullptr;     ///< null if nothing is probed
     std::uint64_t sockets_ended = 0;         ///< whose backends went
     const Encryption* encryption = nullptr;  ///< null = there is none
@@ -45,8 +46,8 @@ struct StatusSources {
 [[nodiscard]] std::string metrics_document(const StatusSources& sources);
 /// GET /v1/services/<namespace>/<name>.
 [[nodiscard]] boost::json::object to_json(const ServiceView& view);
-/// GET /v1/endpoints: the pods of this node.
-[[nodiscard]] boost::json::array to_json(std::span<const EndpointStatus> endpoints);
+/// One of GET /v1/endpoints: a pod of this node.
+[[nodiscard]] boost::json::object to_json(const EndpointStatus& endpoint);
 /// GET /v1/services.
 [[nodiscard]] boost::json::array to_json(std::span<const ServiceView> views);
 

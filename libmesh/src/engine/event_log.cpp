@@ -51,21 +51,42 @@ json::object side(const model::IpAddress& address, std::uint16_t port, std::uint
     return out;
 }
 
+std::string_view kind_name(datapath::PodEvent::Kind kind) {
+    switch (kind) {
+        case datapath::PodEvent::Kind::kDrop:
+            return "drop";
+        case datapath::PodEvent::Kind::kTrace:
+            return "trace";
+        case datapath::PodEvent::Kind::kPolicy:
+            return "policy";
+    }
+    return "unknown";
+}
+
+/// What a policy said, and whose.
+void add_verdict(json::object& out, const datapath::PodEvent& event) {
+    out["verdict"] = to_string(event.verdict);
+    out["direction"] = event.egress ? "egress" : "ingress";
+    out["endpoint"] = event.endpoint;
+    out["cookie"] = event.cookie;
+    if (event.verdict == datapath::PodEvent::Verdict::kDenied) {
+        out["reason"] = to_string(event.reason);
+    }
+}
+
 json::object document(std::uint64_t number, const datapath::PodEvent& event,
                       const state::ClusterTables& tables) {
-    const bool drop = event.kind == datapath::PodEvent::Kind::kDrop;
+    using Kind = datapath::PodEvent::Kind;
     json::object out{{"number", number},
                      {"time_ns", event.time_ns},
-                     {"kind", drop ? "drop" : "trace"},
+                     {"kind", kind_name(event.kind)},
                      {"point", to_string(event.point)},
                      {"protocol", protocol_name(event.protocol)},
                      {"length", event.length},
                      {"ifindex", event.ifindex}};
-    if (drop) {
-        out["reason"] = to_string(event.reason);
-    } else {
-        out["to"] = to_string(event.to);
-    }
+    if (event.kind == Kind::kDrop) out["reason"] = to_string(event.reason);
+    if (event.kind == Kind::kTrace) out["to"] = to_string(event.to);
+    if (event.kind == Kind::kPolicy) add_verdict(out, event);
     out["source"] = side(event.source, event.source_port, event.source_identity, tables);
     out["destination"] =
         side(event.destination, event.destination_port, event.destination_identity, tables);

@@ -48,8 +48,9 @@ Result<void> check_options(const MeshOptions& options) {
     if (options.node_name.empty()) {
         return invalid_argument("node_name: expected the name of this node, got nothing");
     }
-    if (options.etcd_config.empty()) {
-        return invalid_argument("etcd_config: expected the etcd client YAML of the own cluster");
+    if (options.etcd_config.empty() == options.etcd.endpoints.empty()) {
+        return invalid_argument(
+            "etcd_config: expected the etcd client YAML of the own cluster, or etcd.endpoints");
     }
     // Zero would make its timer spin for as long as the own etcd is away.
     if (options.sync_timeout < kShortestSyncTimeout || options.sync_timeout > kLongestSyncTimeout) {
@@ -67,6 +68,11 @@ Result<void> check_options(const MeshOptions& options) {
     }
     if (options.remote_max_stale_age < std::chrono::seconds::zero()) {
         return invalid_argument("remote_max_stale_age: expected 0 or more");
+    }
+    const std::string& enforcement = options.policy.enforcement;
+    if (enforcement != "default" && enforcement != "always" && enforcement != "never") {
+        return invalid_argument(fmt::format(
+            "policy.enforcement: expected default, always or never, got \"{}\"", enforcement));
     }
     MESH_CHECK(check_health(options.health));
     return Encryption::check(options.datapath);

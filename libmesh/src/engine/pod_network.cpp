@@ -73,6 +73,7 @@ PodNetwork::PodNetwork(DatapathOptions options, state::ClusterKey own, std::stri
       node_(std::move(node)),
       netlink_(std::move(netlink)),
       pods_(pods),
+      numbers_(pods.endpoints(), pods.policy().endpoints()),
       log_(std::move(log)),
       // Until the own node's record is known, what an earlier run found out holds.
       wanted_(pods.settings()) {
@@ -85,10 +86,18 @@ PodNetwork::PodNetwork(DatapathOptions options, state::ClusterKey own, std::stri
 
 void PodNetwork::set_endpoints(const std::map<std::string, sources::config::EndpointFile>& files,
                                bool complete) {
-    std::erase_if(endpoints_, [&](const auto& held) { return !files.contains(held.first); });
+    std::erase_if(endpoints_, [&](const auto& held) {
+        const bool gone = !files.contains(held.first);
+        if (gone) numbers_.release(held.first);
+        return gone;
+    });
     for (const auto& [id, file] : files) {
         Pod& pod = endpoints_[id];
-        if (pod.file != file) pod = {file, 0, {}};
+        if (pod.file == file) continue;
+        // Another link or address is another pod.
+        if (pod.file.pod_mac != file.pod_mac || pod.file.ips != file.ips) numbers_.release(id);
+        pod = {file, numbers_.acquire(id, file), 0, {}};
+        if (pod.number.id == 0) log_.error("endpoint {}: no number is free for its policy", id);
     }
     complete_ = complete;
 }
@@ -166,10 +175,13 @@ Result<void> PodNetwork::refresh_settings(const state::ClusterTables& tables) {
     return {};
 }
 
-std::uint32_t PodNetwork::identity_of(const state::ClusterTables& tables,
-                                      const IpAddress& address) const {
+std::uint32_t PodNetwork::identity_of(const state::ClusterTables& tables, const IpAddress& address,
+                                      const datapath::Endpoint* held) const {
     const auto pair = tables.find_ip(own_.name, IpPrefix(address, full_length(address)));
-    return pair ? model::number(pair->id) : 0;
+    if (pair) return model::number(pair->id);
+    if (const auto local = tables.find_local_ip(address)) return model::number(local->pair.id);
+    // Not known yet, or no longer: what it was holds.
+    return held != nullptr ? held->identity : 0;
 }
 
 Result<void> PodNetwork::attach(Pod& pod) {
@@ -191,10 +203,15 @@ Result<void> PodNetwork::refresh_endpoints(const state::ClusterTables& tables) {
         for (const IpAddress& address : pod.file.ips) {
             wanted.insert(address);
             if (!done) continue;
-            const datapath::Endpoint endpoint{address, fresh ? link->index : pod.ifindex,
-                                              identity_of(tables, address), pod.file.pod_mac,
-                                              pod.file.node_mac};
             const auto held = written_.find(address);
+            const bool same = held != written_.end() && held->second.pod_mac == pod.file.pod_mac;
+            const datapath::Endpoint endpoint{
+                address,
+                fresh ? link->index : pod.ifindex,
+                identity_of(tables, address, same ? &held->second : nullptr),
+                pod.file.pod_mac,
+                pod.file.node_mac,
+                pod.number.id};
             if (held != written_.end() && held->second == endpoint) continue;
             done = pods_.upsert_endpoint(endpoint);
             if (done) written_.insert_or_assign(address, endpoint);
@@ -242,8 +259,22 @@ std::vector<EndpointStatus> PodNetwork::endpoints() const {
         all.push_back({.id = id,
                        .file = pod.file,
                        .identity = held == written_.end() ? 0 : held->second.identity,
+                       .number = pod.number.id,
                        .attached = pod.ifindex != 0 && pod.error.empty(),
                        .error = pod.error});
+    }
+    return all;
+}
+
+std::vector<PolicyPod> PodNetwork::policy_pods() const {
+    std::vector<PolicyPod> all;
+    for (const auto& [id, pod] : endpoints_) {
+        all.push_back({.id = pod.number.id,
+                       .adopted = pod.number.adopted,
+                       .name = id,
+                       .namespace_ = pod.file.namespace_,
+                       .pod = pod.file.pod,
+                       .ips = pod.file.ips});
     }
     return all;
 }

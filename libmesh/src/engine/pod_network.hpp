@@ -21,6 +21,8 @@
 #include "datapath/netlink/route_table.hpp"
 #include "datapath/netlink/rtnetlink.hpp"
 #include "datapath/pods.hpp"
+#include "engine/endpoint_numbers.hpp"
+#include "engine/policy_engine.hpp"
 #include "model/types.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "state/tables/cluster_tables.hpp"
@@ -35,6 +37,7 @@ struct EndpointStatus {
     std::string id;  ///< of its file
     sources::config::EndpointFile file;
     std::uint32_t identity = 0;  ///< 0 = not known yet
+    std::uint16_t number = 0;    ///< for policy; 0 = none was free
     bool attached = false;       ///< packets are forwarded
     std::string error;           ///< why not
 };
@@ -70,6 +73,11 @@ class PodNetwork {
     }
 
     [[nodiscard]] std::vector<EndpointStatus> endpoints() const;
+    /// The pods for policy, and whether these are all that there are.
+    [[nodiscard]] std::vector<PolicyPod> policy_pods() const;
+    [[nodiscard]] bool complete() const noexcept { return complete_; }
+    /// No pod of an earlier run is waited for any longer.
+    void finish_adoption() { numbers_.finish_adoption(); }
     /// How many of the pods are not forwarded to.
     [[nodiscard]] std::size_t failed_endpoints() const noexcept {
         return static_cast<std::size_t>(std::ranges::count_if(
@@ -81,6 +89,7 @@ class PodNetwork {
   private:
     struct Pod {
         sources::config::EndpointFile file;
+        EndpointNumbers::Number number;
         std::uint32_t ifindex = 0;  ///< 0 = not attached
         std::string error;
     };
@@ -88,14 +97,17 @@ class PodNetwork {
     [[nodiscard]] Result<void> prepare_overlay(datapath::PodsSettings& wanted);
     [[nodiscard]] Result<void> refresh_endpoints(const state::ClusterTables& tables);
     [[nodiscard]] Result<void> attach(Pod& pod);
+    /// @param held what the datapath has of it; nullptr: nothing
     [[nodiscard]] std::uint32_t identity_of(const state::ClusterTables& tables,
-                                            const model::IpAddress& address) const;
+                                            const model::IpAddress& address,
+                                            const datapath::Endpoint* held) const;
 
     DatapathOptions options_;
     state::ClusterKey own_;
     std::string node_;
     datapath::Rtnetlink netlink_;
     datapath::PodDatapath& pods_;
+    EndpointNumbers numbers_;
     Logger log_;
     datapath::PodsSettings wanted_;
     std::optional<datapath::PodsSettings> configured_;

@@ -85,6 +85,8 @@ struct Pod {
     bool host_network = false;
     std::optional<IpAddress> host_ip;
     std::vector<IpAddress> ips;
+    /// Of all containers, those with a name; sorted by it.
+    SharedList<model::NamedPort> ports;
     friend bool operator==(const Pod&, const Pod&) = default;
 };
 

@@ -221,6 +221,7 @@ struct Rule {
     std::array<std::optional<bool>, 2> enable_default_deny;
     std::string description;
     std::uint32_t line = 0;
+    std::string path{};  ///< where it stands in its document: "spec", "specs[1]"
     friend bool operator==(const Rule&, const Rule&) = default;
 };
 
@@ -243,6 +244,8 @@ struct PolicyKey {
 struct Policy {
     PolicyKey key;
     std::vector<Rule> rules;  ///< spec first, then specs
+    /// Where it was written, for people: "<file>: document <n>"; lines are of that file.
+    std::string source{};
     friend bool operator==(const Policy&, const Policy&) = default;
 };
 using PolicyPtr = std::shared_ptr<const Policy>;

@@ -17,6 +17,8 @@
 
 #include "base/log.hpp"
 #include "model/kubernetes.hpp"
+#include "model/policy_record.hpp"
+#include "publish/label_filter.hpp"
 #include "publish/records.hpp"
 #include "runtime/clock.hpp"
 
@@ -34,6 +36,7 @@ struct PublisherOptions {
     std::chrono::seconds resync{300};
     /// An identity without pods keeps its number this long.
     Duration identity_grace = std::chrono::minutes(15);
+    LabelFilter labels;                    ///< which of pods' labels make an identity
     std::size_t batch_ops = 128;           ///< etcd's default limit of a transaction
     std::size_t batch_bytes = 512 * 1024;  ///< etcd's default limit of a request is 1.5 MiB
     /// Take over an etcd that holds another cluster's config, and remove that.
@@ -58,6 +61,7 @@ struct PublisherStatus {
     std::size_t pending = 0;  ///< writes due
     std::size_t refused = 0;  ///< keys whose value etcd refuses
     std::size_t identities = 0;
+    std::size_t policies = 0;  ///< published, those kept of an earlier run included
     std::uint64_t puts = 0, deletes = 0, transactions = 0, lists = 0, failures = 0;
     std::string last_error;  ///< empty = none
     bool last_error_is_current = false;
@@ -78,6 +82,13 @@ class EtcdPublisher {
     /// @param incomplete true while some of the objects could never be read: then keys that an
     ///   earlier run left in etcd stay as they are until their objects change
     void apply(std::span<const model::k8s::ObjectChange> changes, bool incomplete);
+    /// Changes of the cluster's network policies; those that came before the first apply() are
+    /// written with it. Policies that somebody put into etcd without a lease (policy_import.hpp)
+    /// are left alone, unless one of the same name is published.
+    /// @param unread policies whose documents have not been good yet: what an earlier run published
+    ///   of them stays until they are
+    void apply_policies(std::span<const model::PolicyRecordChange> changes,
+                        model::UnreadPolicies unread);
     /// Called once, when the first sync has been completed.
     void on_ready(std::function<void()> callback);
     [[nodiscard]] PublisherStatus status() const;

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <limits>
 #include <set>
 
 #include "sandbox/names.hpp"
 #include "sandbox/node_ports.hpp"
+#include "sandbox/policies.hpp"
 #include "sandbox/yaml.hpp"
 
 namespace mesh::sandbox {
@@ -144,7 +146,11 @@ std::string_view api_version_of(std::string_view kind) {
     if (kind == "Namespace" || kind == "Service" || kind == "Pod") return "v1";
     if (kind == "Deployment") return "apps/v1";
     if (kind == "EndpointSlice") return "discovery.k8s.io/v1";
-    return "";
+    return policy_api_version(kind);
+}
+
+bool in_no_namespace(std::string_view kind) {
+    return kind == "Namespace" || kind == "CiliumClusterwideNetworkPolicy";
 }
 
 Result<Object> parse_object(json::value document, std::string_view default_namespace) {
@@ -157,16 +163,20 @@ Result<Object> parse_object(json::value document, std::string_view default_names
     const std::string_view api = api_version_of(object.ref.kind);
     if (api.empty()) {
         return expected(fmt::format("kind \"{}\"", object.ref.kind),
-                        "Namespace, Service, Pod, Deployment or EndpointSlice");
+                        "Namespace, Service, Pod, Deployment, EndpointSlice, NetworkPolicy, "
+                        "CiliumNetworkPolicy or CiliumClusterwideNetworkPolicy");
     }
     MESH_TRY(const std::string written, text_at(object.manifest, "apiVersion", ""));
     if (written != api) return expected(who + ": apiVersion", api);
-    auto checked = check_label_name(object.ref.kind + ": metadata.name", object.ref.name);
-    if (!checked) return std::move(checked).error();
-    if (object.ref.kind != "Namespace") {
+    // A policy's name may have dots; check_policies() has seen it.
+    if (policy_api_version(object.ref.kind).empty()) {
+        auto named = check_label_name(object.ref.kind + ": metadata.name", object.ref.name);
+        if (!named) return std::move(named).error();
+    }
+    if (!in_no_namespace(object.ref.kind)) {
         MESH_TRY(object.ref.namespace_,
                  text_at(object.manifest, "metadata.namespace", default_namespace));
-        checked = check_label_name(who + ": metadata.namespace", object.ref.namespace_);
+        auto checked = check_label_name(who + ": metadata.namespace", object.ref.namespace_);
         if (!checked) return std::move(checked).error();
         object.manifest["metadata"].as_object()["namespace"] = object.ref.namespace_;
     }
@@ -474,6 +484,10 @@ Result<std::vector<Object>> parse_objects(std::string_view yaml, std::string_vie
         objects.push_back(*std::move(object));
     }
     if (objects.empty()) return invalid_argument(fmt::format("{}: no object in it", file));
+    // Of the text, for the lines in what it says.
+    const bool policies = std::ranges::any_of(
+        objects, [](const Object& one) { return !policy_api_version(one.ref.kind).empty(); });
+    if (policies) MESH_CHECK(check_policies(yaml, file));
     return objects;
 }
 
@@ -604,6 +618,9 @@ std::map<std::string, std::string> render_manifests(const ClusterObjects& cluste
     }
     for (const auto& [key, manifest] : cluster.slices) {
         files[quoted_name({"EndpointSlice", key.first, key.second})] = to_yaml(manifest);
+    }
+    for (const auto& [ref, manifest] : cluster.policies) {
+        files[quoted_name(ref)] = to_yaml(manifest);
     }
     for (const auto& [key, pod] : cluster.pods) {
         const auto node = nodes.find(pod.node);

@@ -32,7 +32,7 @@ struct Object {
 };
 
 /// Checks kind, apiVersion, names and, by kind, all fields that the sandbox acts on.
-/// Kinds: Namespace, Service, Pod, Deployment, EndpointSlice.
+/// Kinds: Namespace, Service, Pod, Deployment, EndpointSlice, and those of policies.
 /// @param default_namespace for objects that name none
 /// @errors kInvalidArgument "<file>: <kind> <name>: <field>: what was expected"
 [[nodiscard]] Result<std::vector<Object>> parse_objects(std::string_view yaml,
@@ -107,6 +107,7 @@ struct ClusterObjects {
     std::map<std::pair<std::string, std::string>, boost::json::object>
         services;                                                               ///< with clusterIP
     std::map<std::pair<std::string, std::string>, boost::json::object> slices;  ///< the user's own
+    std::map<ObjectRef, boost::json::object> policies;
     std::map<std::pair<std::string, std::string>, Pod> pods;
 };
 [[nodiscard]] std::map<std::string, std::string> render_manifests(const ClusterObjects& cluster);

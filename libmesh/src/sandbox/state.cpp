@@ -146,6 +146,14 @@ State state_from(const json::object& in) {
     state.objects.services = manifests_from(in.at("services"));
     state.objects.slices = manifests_from(in.at("slices"));
     state.deployments = manifests_from(in.at("deployments"));
+    // Written since there are policies.
+    if (const auto* policies = in.if_contains("policies")) {
+        for (const auto& item : policies->as_array()) {
+            const json::object& entry = item.as_object();
+            state.objects.policies[{text(entry.at("kind")), text(entry.at("namespace")),
+                                    text(entry.at("name"))}] = entry.at("manifest").as_object();
+        }
+    }
     for (const auto& item : in.at("pods").as_array()) {
         Pod pod = pod_from(item.as_object());
         const Key key(pod.namespace_, pod.name);
@@ -194,6 +202,13 @@ std::string encode_state(const State& state) {
                                        {"start_time", daemon.process.start_time}});
     }
     for (const auto& [key, pod] : state.objects.pods) pods.push_back(to_json(pod));
+    json::array policies;
+    for (const auto& [ref, manifest] : state.objects.policies) {
+        policies.push_back(json::object{{"kind", ref.kind},
+                                        {"namespace", ref.namespace_},
+                                        {"name", ref.name},
+                                        {"manifest", manifest}});
+    }
     const json::object out{{"name", state.name},
                            {"cluster_id", state.cluster_id},
                            {"max_clusters", state.max_clusters},
@@ -212,6 +227,7 @@ std::string encode_state(const State& state) {
                            {"services", manifests_of(state.objects.services)},
                            {"slices", manifests_of(state.objects.slices)},
                            {"deployments", manifests_of(state.deployments)},
+                           {"policies", policies},
                            {"pods", pods},
                            {"cursors", cursors},
                            {"next_uid", state.next_uid}};

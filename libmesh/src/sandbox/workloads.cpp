@@ -12,6 +12,7 @@
 #include "sandbox/ipam.hpp"
 #include "sandbox/node_ports.hpp"
 #include "sandbox/pods.hpp"
+#include "sandbox/policies.hpp"
 
 extern char** environ;
 
@@ -81,7 +82,7 @@ class Applier {
     }
 
     Result<void> check_one(const Object& object, const std::set<std::string>& namespaces) const {
-        if (object.ref.kind != "Namespace" && !namespaces.contains(object.ref.namespace_)) {
+        if (!object.ref.namespace_.empty() && !namespaces.contains(object.ref.namespace_)) {
             return not_found(fmt::format("namespace {} does not exist", object.ref.namespace_));
         }
         if (object.ref.kind == "Service") return check_service(object);
@@ -161,6 +162,9 @@ class Applier {
                 state_.cursors["node-ports"],
                 [&](const NodePort& port) { return is_taken(port, key); }));
             return replace(state_.objects.services, key, object.manifest);
+        }
+        if (!policy_api_version(object.ref.kind).empty()) {
+            return replace(state_.objects.policies, object.ref, object.manifest);
         }
         if (object.ref.kind == "Deployment") return apply_deployment(key, object.manifest);
         return apply_pod(key, object.manifest, "");
@@ -295,6 +299,9 @@ std::set<ObjectRef> with_dependents(const State& state, const std::vector<Object
             all.insert({"Deployment", key.first, key.second});
         }
     }
+    for (const auto& [ref, manifest] : state.objects.policies) {
+        if (in(ref.kind, ref.namespace_, ref.name)) all.insert(ref);
+    }
     for (const auto& [key, pod] : state.objects.pods) {
         if (in("Pod", key.first, key.second) ||
             (!pod.owner.empty() && all.contains({"Deployment", key.first, pod.owner}))) {
@@ -316,6 +323,7 @@ bool forget(State& state, const ObjectRef& ref, std::vector<Pod*>& pods) {
         pods.push_back(&found->second);
         return true;
     }
+    if (!policy_api_version(ref.kind).empty()) return state.objects.policies.erase(ref) != 0;
     // A namespace goes last, below.
     return ref.kind == "Namespace" && state.objects.namespaces.contains(ref.name);
 }

@@ -7,6 +7,7 @@
 
 #include "model/codec.hpp"
 #include "model/keys.hpp"
+#include "model/policy_record.hpp"
 
 namespace {
 
@@ -26,6 +27,9 @@ std::string rebuilt(const ParsedKey& key) {
             return synced_key(key.cluster, key.resource, key.layout);
         case KeyKind::kLocalService:
             return local_service_key(key.namespace_name, key.name);
+        case KeyKind::kLocalPolicy:
+            if (const auto policy = policy_key_of(key)) return local_policy_key(*policy);
+            return std::string(key.full);
         case KeyKind::kIp:
         case KeyKind::kIdentity:
             return resource_prefix(key.resource, key.cluster, key.layout).append(key.tail);

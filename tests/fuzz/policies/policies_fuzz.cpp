@@ -51,5 +51,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             }
         }
     }
+    const auto features = sources::config::PolicyFeatures::enforced();
+    const auto recorded = sources::config::parse_policy_records(text, "f", features);
+    require(recorded.records.size() == recorded.policies.size(), "a policy has a record");
+    require(recorded.unread.size() == recorded.errors.size(), "a mistake is of some policy");
+    for (std::size_t i = 0; i < recorded.records.size(); ++i) {
+        const model::PolicyRecord& record = *recorded.records[i];
+        const auto again =
+            model::parse_policy_record(model::local_policy_key(record.key), model::encode(record));
+        require(again && *again == record, "a record stays what it is in etcd");
+        const auto policy = sources::config::read_policy(*again, features);
+        require(policy && **policy == *recorded.policies[i], "and is read as the same policy");
+    }
     return 0;
 }

@@ -339,15 +339,18 @@ def missing_needs(*programs):
     return None
 
 
-def run_cases(test_case, *programs):
-    """The cases of a class, or those whose names hold a word of the command line; returns the exit code, 77 = skipped."""
+def run_cases(test_case, *programs, seconds=280):
+    """The cases of a class, or those whose names hold a word of the command line; returns the exit code, 77 = skipped.
+
+    `seconds` are less than ctest's timeout of it.
+    """
     if (missing := missing_needs(*programs)) is not None:
         print(f"SKIPPED: {test_case.__name__} needs {missing}", file=sys.stderr)
         return 77
     # An interrupted run removes its clusters as well; the alarm comes before ctest's timeout, which could not be caught.
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, signal.default_int_handler)
-    signal.alarm(280)
+    signal.alarm(seconds)
     cases = [name for name in vars(test_case) if name.startswith("test_")]
     wanted = [c for c in cases if not sys.argv[2:] or any(word in c for word in sys.argv[2:])]
     suite = unittest.TestSuite(test_case(name) for name in wanted)

@@ -140,6 +140,42 @@ TEST(Objects, ErrorsNameFileObjectAndField) {
                 HasSubstr("twice"));
 }
 
+TEST(Objects, PoliciesAreKeptAsWritten) {
+    const std::string text = R"(
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web.all}
+spec: {endpointSelector: {}, ingress: [{toPorts: [{ports: [{port: "80"}]}]}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: web}
+spec: {endpointSelector: {}, egress: [{}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec: {podSelector: {}}
+)";
+    const auto objects = parse_objects(text, "app.yaml", "shop").value();
+    ClusterObjects cluster;
+    for (const Object& object : objects) cluster.policies[object.ref] = object.manifest;
+    const auto files = render_manifests(cluster);
+    const json::value cnp = document(files, "CiliumNetworkPolicy.shop.web.all.yaml");
+    EXPECT_EQ(cnp.at_pointer("/metadata/namespace"), "shop");
+    EXPECT_EQ(cnp.at_pointer("/spec/ingress/0/toPorts/0/ports/0/port"), "80");
+    EXPECT_EQ(document(files, "CiliumClusterwideNetworkPolicy.web.yaml").at("kind"),
+              "CiliumClusterwideNetworkPolicy");
+    EXPECT_TRUE(files.contains("NetworkPolicy.shop.web.yaml"));
+}
+
+TEST(Objects, PolicyThatWouldBeRefusedIsRefusedHere) {
+    EXPECT_THAT(error_of("apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+                         "metadata: {name: web}\nspec:\n  endpointSelector: {}\n"
+                         "  ingress: [{fromEntity: [all]}]\n"),
+                testing::AllOf(HasSubstr("app.yaml: document 1: line 6"), HasSubstr("fromEntity")));
+}
+
 class Manifests : public testing::Test {
   protected:
     Manifests() {

@@ -51,6 +51,7 @@ State sample() {
     state.objects.services[{"shop", "echo"}] = {{"kind", "Service"}};
     state.objects.slices[{"shop", "s"}] = {{"kind", "EndpointSlice"}};
     state.deployments[{"shop", "echo"}] = {{"kind", "Deployment"}};
+    state.objects.policies[{"NetworkPolicy", "shop", "web"}] = {{"kind", "NetworkPolicy"}};
     Pod pod;
     pod.namespace_ = "shop";
     pod.name = "p";
@@ -74,6 +75,7 @@ TEST_F(StateFiles, WhatIsSavedIsLoaded) {
     const State loaded = load_state(paths_).value();
     EXPECT_EQ(encode_state(loaded), encode_state(state));
     EXPECT_EQ(loaded.objects.pods.at({"shop", "p"}).exit_code, 139);
+    EXPECT_EQ(loaded.objects.policies, state.objects.policies);
     EXPECT_EQ(loaded.daemons.at(0).process.start_time, 1ULL << 40);
     EXPECT_EQ(loaded.pod_cidrs, state.pod_cidrs);
     EXPECT_EQ(loaded.wireguard_keys, state.wireguard_keys);

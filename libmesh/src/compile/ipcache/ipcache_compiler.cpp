@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 #include <variant>
@@ -26,10 +27,12 @@ constexpr IdentityId kHealth{4};
 constexpr IdentityId kRemoteNode{6};
 constexpr IdentityId kIngress{8};
 
-/// A row of a node or a CIDR as it was returned. Those of ips are not kept: the tables have them.
+/// A row of a node, a CIDR or this node's own as it was returned. Those of ips are not kept: the
+/// tables have them.
 struct Returned {
     IpcacheRow row;
-    bool is_peer = false;  ///< its address is in the set of nodes
+    bool is_peer = false;   ///< its address is in the set of nodes
+    bool is_local = false;  ///< of no cluster's claim
 };
 
 IdentityId identity_of(const NodeClaim& claim) {
@@ -85,6 +88,10 @@ struct IpcacheCompiler::State {
     mutable Claims claims;  ///< Claims::of() keeps its result in it
     std::map<IpPrefix, Returned> returned;
     PrefixSet conflicts;
+    std::array<std::map<IpPrefix, IdentityId>, 2> locals;  ///< by family
+    /// To compile when no claim is left to, as their rows follow those of the mesh around them.
+    PrefixSet dirty_locals;
+    PrefixSet wide;  ///< prefixes other than single addresses whose row is of a claim
 
     [[nodiscard]] std::optional<IpAddress> tunnel(const std::optional<IpAddress>& to) const;
     [[nodiscard]] std::optional<IpcacheRow> ip_row(const Claim& claim,
@@ -92,10 +99,18 @@ struct IpcacheCompiler::State {
     [[nodiscard]] IpcacheRow node_row(const Claim& claim, const IpPrefix& prefix) const;
     [[nodiscard]] IpcacheRow cidr_row(const Claim& claim, const IpPrefix& prefix) const;
     void compile(const IpPrefix& prefix, IpcacheChanges& changes);
+    void compile_local(const IpPrefix& prefix, IpcacheChanges& changes);
+    [[nodiscard]] std::optional<IdentityId> find_local(const IpPrefix& prefix) const;
     [[nodiscard]] bool settle_ip(const Claim& winner, const IpPrefix& prefix,
                                  IpcacheChanges& changes);
     void settle_other(const Claim& winner, const IpPrefix& prefix, IpcacheChanges& changes);
     void settle_peer(const Returned* held, const Returned* now, IpcacheChanges& changes);
+    [[nodiscard]] std::optional<IpcacheRow> row_of(const Claim& claim,
+                                                   const IpPrefix& prefix) const;
+    /// The mesh's row of the narrowest prefix around this one.
+    [[nodiscard]] std::optional<IpcacheRow> row_around(const IpPrefix& prefix);
+    /// The mesh's row of a prefix came, changed or went.
+    void note_mesh_row(const IpPrefix& prefix, bool is_there);
     /// Takes back what was returned of the prefix. @return whether anything was
     bool take_back(const IpPrefix& prefix, const ClusterClaims* but, IpcacheChanges& changes);
 };
@@ -138,6 +153,42 @@ IpcacheRow IpcacheCompiler::State::cidr_row(const Claim& claim, const IpPrefix& 
             .is_cidr = true};
 }
 
+std::optional<IpcacheRow> IpcacheCompiler::State::row_of(const Claim& claim,
+                                                         const IpPrefix& prefix) const {
+    switch (claim.source) {
+        case IpcacheSource::kIp:
+            return ip_row(claim, prefix);
+        case IpcacheSource::kNode:
+            return node_row(claim, prefix);
+        case IpcacheSource::kCidr:
+            return cidr_row(claim, prefix);
+    }
+    return std::nullopt;
+}
+
+std::optional<IpcacheRow> IpcacheCompiler::State::row_around(const IpPrefix& prefix) {
+    std::optional<IpPrefix> narrowest;
+    wide.for_each_around(prefix.address(), [&](const IpPrefix& around) {
+        if (around.length() < prefix.length()) narrowest = around;
+    });
+    if (!narrowest) return std::nullopt;
+    const Claim* winner = winner_of(claims.of(*narrowest));
+    return winner != nullptr ? row_of(*winner, *narrowest) : std::nullopt;
+}
+
+void IpcacheCompiler::State::note_mesh_row(const IpPrefix& prefix, bool is_there) {
+    if (prefix.is_host()) return;
+    if (is_there) {
+        wide.insert(prefix);
+    } else {
+        wide.erase(prefix);
+    }
+    const auto& its = locals[prefix.is_v4() ? 0 : 1];
+    for (auto at = its.upper_bound(prefix); at != its.end() && prefix.contains(at->first); ++at) {
+        dirty_locals.insert(at->first);
+    }
+}
+
 bool IpcacheCompiler::State::take_back(const IpPrefix& prefix, const ClusterClaims* but,
                                        IpcacheChanges& changes) {
     bool any = false;
@@ -173,6 +224,7 @@ bool IpcacheCompiler::State::settle_ip(const Claim& winner, const IpPrefix& pref
     take_back(prefix, &of, changes);
     of.returned.insert(prefix);
     changes.upserts.push_back(std::move(*row));
+    note_mesh_row(prefix, true);
     return true;
 }
 
@@ -180,13 +232,43 @@ void IpcacheCompiler::State::settle_other(const Claim& winner, const IpPrefix& p
                                           IpcacheChanges& changes) {
     const bool is_node = winner.source == IpcacheSource::kNode;
     Returned now{.row = is_node ? node_row(winner, prefix) : cidr_row(winner, prefix),
-                 .is_peer = is_node && winner.node->is_underlay()};
+                 .is_peer = is_node && winner.node->is_underlay(),
+                 .is_local = false};
     if (ClusterClaims* holder = claims.holder(prefix)) holder->returned.erase(prefix);
     const auto held = returned.find(prefix);
     const Returned* before = held == returned.end() ? nullptr : &held->second;
     settle_peer(before, &now, changes);
-    if (before == nullptr || before->row != now.row) changes.upserts.push_back(now.row);
+    if (before == nullptr || before->row != now.row) {
+        changes.upserts.push_back(now.row);
+        note_mesh_row(prefix, true);
+    }
     returned.insert_or_assign(prefix, std::move(now));
+}
+
+std::optional<IdentityId> IpcacheCompiler::State::find_local(const IpPrefix& prefix) const {
+    const auto& its = locals[prefix.is_v4() ? 0 : 1];
+    const auto at = its.find(prefix);
+    if (at == its.end()) return std::nullopt;
+    return at->second;
+}
+
+void IpcacheCompiler::State::compile_local(const IpPrefix& prefix, IpcacheChanges& changes) {
+    const Claim* winner = winner_of(claims.of(prefix));
+    if (winner != nullptr && row_of(*winner, prefix)) return;
+    const auto local = find_local(prefix);
+    if (!local) {
+        if (take_back(prefix, nullptr, changes)) changes.removed.push_back(prefix);
+        return;
+    }
+    Returned now{.row = {.prefix = prefix}, .is_peer = false, .is_local = true};
+    if (auto around = row_around(prefix)) now.row = std::move(*around);
+    now.row.prefix = prefix;
+    now.row.identity = *local;
+    const auto held = returned.find(prefix);
+    if (held != returned.end() && held->second.is_local && held->second.row == now.row) return;
+    (void)take_back(prefix, nullptr, changes);
+    changes.upserts.push_back(now.row);
+    returned.emplace(prefix, std::move(now));
 }
 
 void IpcacheCompiler::State::compile(const IpPrefix& prefix, IpcacheChanges& changes) {
@@ -203,6 +285,12 @@ void IpcacheCompiler::State::compile(const IpPrefix& prefix, IpcacheChanges& cha
     } else if (winner != nullptr) {
         settle_other(*winner, prefix, changes);
         settled = true;
+    }
+    if (settled != wide.contains(prefix)) note_mesh_row(prefix, settled);
+    if (!settled && find_local(prefix)) {
+        // What was returned stays until then, and with it what is known to differ from it.
+        dirty_locals.insert(prefix);
+        return;
     }
     if (!settled && take_back(prefix, nullptr, changes)) changes.removed.push_back(prefix);
     for (const Claim& claim : found) {
@@ -238,6 +326,16 @@ void IpcacheCompiler::note(const state::Effect& effect) {
     }
 }
 
+void IpcacheCompiler::note_local(const IpPrefix& prefix, std::optional<IdentityId> identity) {
+    auto& its = state_->locals[prefix.is_v4() ? 0 : 1];
+    if (identity) {
+        its.insert_or_assign(prefix, *identity);
+    } else if (its.erase(prefix) == 0) {
+        return;
+    }
+    state_->dirty_locals.insert(prefix);
+}
+
 void IpcacheCompiler::note_routes(const RouteChanges& changes) {
     state_->claims.note(changes);
 }
@@ -250,6 +348,11 @@ IpcacheChanges IpcacheCompiler::flush(std::size_t most) {
         if (!prefix) break;
         state_->compile(*prefix, changes);
     }
+    for (; most > 0; --most) {
+        const auto prefix = state_->dirty_locals.pop_first();
+        if (!prefix) break;
+        state_->compile_local(*prefix, changes);
+    }
     if (dirty.empty()) state_->claims.forget_empty();
     std::ranges::sort(changes.upserts, {}, &IpcacheRow::prefix);
     std::ranges::sort(changes.removed);
@@ -259,7 +362,7 @@ IpcacheChanges IpcacheCompiler::flush(std::size_t most) {
 }
 
 bool IpcacheCompiler::pending() const noexcept {
-    return !state_->claims.dirty().empty();
+    return !state_->claims.dirty().empty() || !state_->dirty_locals.empty();
 }
 
 std::vector<IpcacheConflict> IpcacheCompiler::conflicts(std::size_t most) const {
@@ -296,7 +399,9 @@ std::size_t IpcacheCompiler::conflict_count() const noexcept {
 
 std::size_t IpcacheCompiler::bytes() const noexcept {
     constexpr std::size_t kNode = 4 * sizeof(void*) + 16;  // of a tree, with malloc's
-    return state_->claims.bytes() + state_->conflicts.bytes() +
+    const std::size_t locals = state_->locals[0].size() + state_->locals[1].size();
+    return state_->claims.bytes() + state_->conflicts.bytes() + state_->wide.bytes() +
+           state_->dirty_locals.bytes() + locals * (kNode + sizeof(IpPrefix) + sizeof(IdentityId)) +
            state_->returned.size() * (kNode + sizeof(IpPrefix) + sizeof(Returned));
 }
 

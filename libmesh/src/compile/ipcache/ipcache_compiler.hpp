@@ -12,8 +12,11 @@
 // - an ip/identity pair: its identity, and its host_ip as tunnel endpoint. Identity 1 (host) is
 //   only true of this node, and is 6 elsewhere;
 // - a pod CIDR that has a route: identity 2 (world), and the gateway as tunnel endpoint. Which
-// CIDRs
-//   have one is settled by RouteTable.
+//   CIDRs have one is settled by RouteTable;
+// - last of all, and in conflict with nobody: an identity that only this node knows, of a block
+//   that policies name or of a DNS name's address (compile/identities). It says who that is, not
+//   how to get there: cluster, tunnel and key are those of the mesh's row around it, if there is
+//   one; else it has cluster 0 and no tunnel, which forwarding takes for no row at all.
 // An address of this node, or one that nobody can have (loopback, link-local, multicast, ...), is
 // never a tunnel endpoint; an address that nobody can have, or a prefix that overlaps such, is no
 // claim at all.
@@ -50,7 +53,7 @@ namespace mesh::compile {
 struct IpcacheRow {
     model::IpPrefix prefix;
     model::IdentityId identity{};
-    model::ClusterId cluster{};  ///< whose claim it is
+    model::ClusterId cluster{};  ///< whose claim it is; 0: nobody's of the mesh
     /// The node to encapsulate to; nullopt for what is on this node and for nodes' own addresses.
     std::optional<model::IpAddress> tunnel;
     std::uint8_t encryption_key = 0;  ///< index, 0 = none
@@ -125,10 +128,16 @@ class IpcacheCompiler {
     /// @complexity what clusters that go later announce within the prefixes that came or went
     void note_routes(const RouteChanges& changes);
 
+    /// Gives a prefix the identity that this node has for it, or (nullopt) takes it back.
+    /// @complexity O(log n)
+    void note_local(const model::IpPrefix& prefix, std::optional<model::IdentityId> identity);
+
     /// Compiles marked prefixes.
     /// @param most prefixes to compile in this call, so that the rows of a first sync need not all
     ///        be in memory at once; call again while pending()
-    /// @complexity O(clusters × log n) for each prefix marked
+    /// @complexity O(clusters × log n) for each prefix marked; when the mesh's row of a wider
+    /// prefix
+    ///             changes, that for each local identity within it
     [[nodiscard]] IpcacheChanges flush(std::size_t most = std::numeric_limits<std::size_t>::max());
     /// Whether there is something to flush.
     [[nodiscard]] bool pending() const noexcept;

@@ -103,6 +103,12 @@ std::vector<EntryShape> DirectionPolicy::entries_of(
     return reduce(std::move(all), wildcard_);
 }
 
+const std::vector<EntryShape>* DirectionPolicy::find(IdentitySlot slot) const {
+    const auto found = std::ranges::find_if(
+        classes_, [slot](const Class& one) { return std::ranges::binary_search(one.slots, slot); });
+    return found == classes_.end() ? nullptr : &found->entries;
+}
+
 std::size_t DirectionPolicy::entry_count() const {
     std::size_t count = wildcard_.size();
     for (const Class& one : classes_) count += one.entries.size() * one.slots.size();

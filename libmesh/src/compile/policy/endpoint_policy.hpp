@@ -67,6 +67,8 @@ class DirectionPolicy {
     [[nodiscard]] const std::vector<EntryShape>& wildcard() const noexcept { return wildcard_; }
     [[nodiscard]] const std::vector<Class>& classes() const noexcept { return classes_; }
     [[nodiscard]] const std::vector<SelectorId>& selectors() const noexcept { return selectors_; }
+    /// The entries of an identity beside the wildcard's, or nullptr. @complexity O(classes)
+    [[nodiscard]] const std::vector<EntryShape>* find(IdentitySlot slot) const;
     [[nodiscard]] std::size_t entry_count() const;
     [[nodiscard]] std::size_t bytes() const;
 

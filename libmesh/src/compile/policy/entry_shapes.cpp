@@ -25,7 +25,12 @@ void merge(PolicyMapValue& into, const PolicyMapValue& other) {
     }
 }
 
-/// The narrowest of an ascending list that covers the shape, or nullptr.
+bool same_outcome(const PolicyMapValue& a, const PolicyMapValue& b) {
+    return a.precedence == b.precedence && a.redirect == b.redirect && a.auth == b.auth;
+}
+
+}  // namespace
+
 const EntryShape* narrowest_covering(std::span<const EntryShape> list, const EntryShape& shape) {
     constexpr std::size_t kFew = 32;
     if (list.size() <= kFew) {
@@ -53,12 +58,6 @@ const EntryShape* narrowest_covering(std::span<const EntryShape> list, const Ent
     }
     return nullptr;
 }
-
-bool same_outcome(const PolicyMapValue& a, const PolicyMapValue& b) {
-    return a.precedence == b.precedence && a.redirect == b.redirect && a.auth == b.auth;
-}
-
-}  // namespace
 
 std::vector<EntryShape> port_blocks(std::uint8_t protocol, std::uint16_t first,
                                     std::uint16_t last) {

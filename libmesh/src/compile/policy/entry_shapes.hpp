@@ -13,6 +13,11 @@ namespace mesh::compile {
 [[nodiscard]] std::vector<EntryShape> port_blocks(std::uint8_t protocol, std::uint16_t first,
                                                   std::uint16_t last);
 
+/// The narrowest of an ascending list that covers the shape, or nullptr.
+/// @complexity O(log n)
+[[nodiscard]] const EntryShape* narrowest_covering(std::span<const EntryShape> list,
+                                                   const EntryShape& shape);
+
 /// Reduces the shapes of all rules that hold for a peer, in any order, to those to enter for it.
 /// @param wildcard what is entered for any peer, ascending; empty when these are what is reduced
 /// @return ascending @complexity O(n log(n + size of wildcard))

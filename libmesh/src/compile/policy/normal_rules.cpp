@@ -97,22 +97,28 @@ class Normaliser {
             }
         }
         if (peers.entities) {
-            for (const Entity entity : *peers.entities) add_entity(entity, out);
+            for (const Entity& entity : *peers.entities) {
+                add_entity(entity, out);
+                note(out, PeerPlace::List::kEntities, entity, *peers.entities);
+            }
         }
         if (peers.cidrs) {
             for (const CidrRule& rule : *peers.cidrs) {
                 out.others.push_back({.kind = SelectorSpec::Kind::kCidr, .cidr = rule});
+                note(out, PeerPlace::List::kCidrs, rule, *peers.cidrs);
             }
         }
         if (peers.fqdns) {
             for (const FqdnSelector& name : *peers.fqdns) {
                 out.others.push_back({.requirements = {requirement(kSourceFqdn, name.text(),
                                                                    SelectorOperator::kExists)}});
+                note(out, PeerPlace::List::kFqdns, name, *peers.fqdns);
             }
         }
         if (peers.services) {
             for (const ServiceSelector& service : *peers.services) {
                 out.others.push_back({.kind = SelectorSpec::Kind::kService, .service = service});
+                note(out, PeerPlace::List::kServices, service, *peers.services);
             }
         }
         const bool nobody = out.endpoints.empty() && out.others.empty() && !out.any &&
@@ -122,6 +128,13 @@ class Normaliser {
     }
 
   private:
+    /// Notes where the selectors at the end of `others` come from.
+    template <class T>
+    static void note(NormalElement& out, PeerPlace::List list, const T& item,
+                     const std::vector<T>& all) {
+        out.places.resize(out.others.size(),
+                          {list, static_cast<std::uint16_t>(&item - all.data())});
+    }
     static SelectorSpec reserved(std::string_view key) {
         return {.requirements = {requirement(kSourceReserved, key, SelectorOperator::kIn, {""})}};
     }

@@ -14,10 +14,19 @@
 
 namespace mesh::compile {
 
+/// Which item of a rule element's peers a selector stands for.
+struct PeerPlace {
+    enum class List : std::uint8_t { kEndpoints, kEntities, kCidrs, kFqdns, kServices };
+    List list = List::kEndpoints;
+    std::uint16_t item = 0;
+    friend bool operator==(const PeerPlace&, const PeerPlace&) = default;
+};
+
 struct NormalElement {
     /// By labels: what other rules require of endpoints holds for them, too.
     std::vector<SelectorSpec> endpoints;
     std::vector<SelectorSpec> others;  ///< entities, blocks of addresses, names, services
+    std::vector<PeerPlace> places;     ///< of others
     bool any_endpoint = false;  ///< everybody whom the requirements of other rules let through
     bool any = false;           ///< everybody
     bool deny = false;

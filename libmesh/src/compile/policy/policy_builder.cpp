@@ -15,15 +15,16 @@ namespace {
 
 constexpr std::array<std::uint8_t, 3> kPortProtocols{6, 17, 132};
 
-bool is_redirect(const PortRule& rule) {
-    return rule.rules != nullptr || !rule.listener.empty();
-}
-
 std::string parser_of(const PortRule& rule) {
     return rule.listener.empty() ? std::string(rule.rules->parser()) : std::string("crd");
 }
 
-/// @source policy.md §8, listener priorities
+}  // namespace
+
+bool is_redirect(const PortRule& rule) {
+    return rule.rules != nullptr || !rule.listener.empty();
+}
+
 std::uint8_t redirect_precedence(const PolicyRedirect& redirect, std::uint16_t priority) {
     unsigned order = 111;  // a generic parser's
     if (redirect.parser == "http") order = 101;
@@ -33,8 +34,6 @@ std::uint8_t redirect_precedence(const PolicyRedirect& redirect, std::uint16_t p
     if (redirect.parser == "crd") order = priority != 0 ? priority : 126;
     return static_cast<std::uint8_t>(std::min<unsigned>(255 - order, kPrecedenceMaxRedirect));
 }
-
-}  // namespace
 
 bool PolicyBuilder::build(const std::vector<const CachedRule*>& rules, const Subject& subject,
                           EndpointPolicy& out, std::vector<SelectorId>& acquired) {
@@ -95,7 +94,7 @@ std::vector<PolicyBuilder::Use> PolicyBuilder::collect(const std::vector<const C
         for (std::size_t i = 0; i < elements.size(); ++i) {
             const NormalElement& element = elements[i];
             const CachedRule::Element& cached = rule->elements[at][i];
-            Use use{&element, cached.others, {}};
+            Use use{rule, &element, cached.others, {}};
             const auto& needed = required[element.deny ? 1 : 0];
             if (element.any) use.peers.push_back(kAnyPeer);
             if (needed.empty()) {
@@ -151,7 +150,7 @@ void PolicyBuilder::resolve(const PortRule& rule, const Subject& subject, Direct
         const bool all =
             port.name.empty() && first == 0 && (!icmp || options_.icmp_type_zero_is_any);
         const std::uint16_t last = port.end_port != 0 ? port.end_port : first;
-        out.push_back({{protocol, first, last}, all, &rule});
+        out.push_back({{protocol, first, last}, all, &rule, &port});
     };
     for (const PortProtocol& port : rule.ports) {
         if (port.protocol != Protocol::kAny) {

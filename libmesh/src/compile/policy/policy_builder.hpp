@@ -27,6 +27,13 @@ struct CachedRule {
     std::array<std::vector<Element>, 2> elements;
 };
 
+/// Rank of a redirect among entries. @param priority of its listener; 0: the parser's own
+/// @source policy.md §8, listener priorities
+[[nodiscard]] std::uint8_t redirect_precedence(const PolicyRedirect& redirect,
+                                               std::uint16_t priority);
+/// True if a proxy has to see the packets.
+[[nodiscard]] bool is_redirect(const model::policy::PortRule& rule);
+
 class PolicyBuilder {
   public:
     struct Subject {
@@ -34,6 +41,22 @@ class PolicyBuilder {
         const NamedPorts* own_ports = nullptr;
         const NamedPorts* peer_ports = nullptr;
     };
+    /// Protocol, first and last port: what shares a redirect.
+    using L4 = std::tuple<std::uint8_t, std::uint16_t, std::uint16_t>;
+    struct PortUse {
+        L4 l4;
+        bool all_ports = false;
+        const model::policy::PortRule* rule = nullptr;
+        const model::policy::PortProtocol* port = nullptr;  ///< of the rule
+    };
+    /// What an element of a rule comes to for a subject.
+    struct Use {
+        const CachedRule* rule = nullptr;
+        const NormalElement* element = nullptr;
+        std::vector<SelectorId> peers;  ///< ascending
+        std::vector<PortUse> ports;
+    };
+
     PolicyBuilder(const PolicyOptions& options, SelectorCache& cache, SelectorId host,
                   DirectionPolicy::Scratch& scratch)
         : options_(options), cache_(cache), host_(host), scratch_(scratch) {}
@@ -44,27 +67,17 @@ class PolicyBuilder {
     bool build(const std::vector<const CachedRule*>& rules, const Subject& subject,
                EndpointPolicy& out, std::vector<SelectorId>& acquired);
 
-  private:
-    /// Protocol, first and last port: what shares a redirect.
-    using L4 = std::tuple<std::uint8_t, std::uint16_t, std::uint16_t>;
-    struct PortUse {
-        L4 l4;
-        bool all_ports = false;
-        const model::policy::PortRule* rule = nullptr;
-    };
-    struct Use {
-        const NormalElement* element = nullptr;
-        std::vector<SelectorId> peers;
-        std::vector<PortUse> ports;
-    };
-
-    void build_direction(const std::vector<const CachedRule*>& rules, const Subject& subject,
-                         model::policy::Direction direction, EndpointPolicy& out,
-                         std::vector<SelectorId>& acquired);
+    /// What the rules' elements come to; those that select nobody or no port are left out.
+    /// @param acquired more selectors of the cache that the result refers to
     [[nodiscard]] std::vector<Use> collect(const std::vector<const CachedRule*>& rules,
                                            const Subject& subject,
                                            model::policy::Direction direction,
                                            std::vector<SelectorId>& acquired);
+
+  private:
+    void build_direction(const std::vector<const CachedRule*>& rules, const Subject& subject,
+                         model::policy::Direction direction, EndpointPolicy& out,
+                         std::vector<SelectorId>& acquired);
     void add_required(const NormalElement& element,
                       const std::vector<model::policy::EndpointSelector>& required,
                       std::vector<SelectorId>& peers, std::vector<SelectorId>& acquired);

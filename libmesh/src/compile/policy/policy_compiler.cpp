@@ -15,6 +15,16 @@ bool has_reserved(const std::vector<Label>& labels, std::string_view key) {
     });
 }
 
+PolicyBuilder::Subject subject_of(const std::pair<std::vector<Label>, NamedPorts>& key,
+                                  const NamedPorts& peer_ports) {
+    PolicyBuilder::Subject subject;
+    subject.is_host = has_reserved(key.first, "host");
+    subject.is_init = has_reserved(key.first, "init");
+    subject.own_ports = &key.second;
+    subject.peer_ports = &peer_ports;
+    return subject;
+}
+
 }  // namespace
 
 PolicyCompiler::PolicyCompiler(PolicyOptions options)
@@ -248,29 +258,30 @@ void PolicyCompiler::register_users(SharedNumber number, bool add) {
     }
 }
 
-void PolicyCompiler::build(SharedNumber number) {
-    Shared& shared = shared_[number];
-    const SubjectKey& key = *shared.key;
-    PolicyBuilder::Subject subject;
-    subject.is_host = has_reserved(key.first, "host");
-    subject.is_init = has_reserved(key.first, "init");
-    subject.own_ports = &key.second;
-    subject.peer_ports = &peer_ports_;
+std::vector<const PolicyCompiler::RuleRow*> PolicyCompiler::selecting(
+    const SubjectKey& subject) const {
     std::vector<RuleNumber> numbers;
-    if (subject.is_host) {
+    if (has_reserved(subject.first, "host")) {
         numbers = node_rules_;
     } else {
-        rules_by_subject_.candidates(key.first, numbers);
+        rules_by_subject_.candidates(subject.first, numbers);
         std::ranges::sort(numbers);
         numbers.erase(std::unique(numbers.begin(), numbers.end()), numbers.end());
     }
     std::vector<const RuleRow*> rows;
     for (const RuleNumber rule : numbers) {
-        if (selects(*rules_[rule], key)) rows.push_back(rules_[rule].get());
+        if (selects(*rules_[rule], subject)) rows.push_back(rules_[rule].get());
     }
     std::ranges::sort(rows, {}, &RuleRow::place);
+    return rows;
+}
+
+void PolicyCompiler::build(SharedNumber number) {
+    Shared& shared = shared_[number];
+    const SubjectKey& key = *shared.key;
+    const PolicyBuilder::Subject subject = subject_of(key, peer_ports_);
     std::vector<const CachedRule*> rules;
-    for (const RuleRow* row : rows) rules.push_back(&row->cached);
+    for (const RuleRow* row : selecting(key)) rules.push_back(&row->cached);
     // A reader may still hold the one before.
     if (shared.policy.use_count() > 1) shared.policy = std::make_shared<EndpointPolicy>();
     std::vector<SelectorId> acquired;
@@ -325,6 +336,60 @@ std::vector<const L7Rules*> PolicyCompiler::l7_rules(const PolicyRedirect& redir
         if (selected) rules.push_back(one.rules.get());
     }
     return rules;
+}
+
+void PolicyCompiler::examine(const PolicyEndpoint& endpoint,
+                             const std::function<void(const PolicyOrigin&)>& f) {
+    SubjectKey key{endpoint.labels, endpoint.ports};
+    std::ranges::sort(key.first);
+    const PolicyBuilder::Subject subject = subject_of(key, peer_ports_);
+    PolicyOrigin origin;
+    origin.is_host = subject.is_host;
+    origin.is_init = subject.is_init;
+    origin.host = host_;
+    std::vector<const CachedRule*> rules;
+    for (const RuleRow* row : selecting(key)) {
+        const auto& policy = policies_.at(row->place.first).first;
+        origin.rules.push_back({policy, row->place.second, &row->cached});
+        rules.push_back(&row->cached);
+    }
+    std::vector<SelectorId> acquired;
+    PolicyBuilder builder(options_, cache_, host_, scratch_);
+    for (const Direction direction : kDirections) {
+        origin.uses[index_of(direction)] = builder.collect(rules, subject, direction, acquired);
+    }
+    const auto found = by_subject_.find(key);
+    origin.installed = found != by_subject_.end() && !shared_[found->second].dirty;
+    if (origin.installed) {
+        origin.policy = shared_[found->second].policy;
+    } else {
+        auto built = std::make_shared<EndpointPolicy>();
+        static_cast<void>(builder.build(rules, subject, *built, acquired));
+        origin.policy = std::move(built);
+    }
+    f(origin);
+    for (const SelectorId id : acquired) cache_.release(id);
+}
+
+std::vector<PolicyPtr> PolicyCompiler::policies() const {
+    std::vector<PolicyPtr> all;
+    for (const auto& [key, row] : policies_) all.push_back(row.first);
+    return all;
+}
+
+std::optional<PolicyEndpoint> PolicyCompiler::endpoint(std::uint32_t endpoint) const {
+    const auto found = endpoints_.find(endpoint);
+    if (found == endpoints_.end()) return std::nullopt;
+    const SubjectKey& key = *shared_[found->second].key;
+    return PolicyEndpoint{key.first, key.second};
+}
+
+bool PolicyCompiler::selects(const PolicyKey& policy, const std::vector<Label>& labels) const {
+    const auto found = policies_.find(policy);
+    if (found == policies_.end()) return false;
+    const SubjectKey subject{labels, {}};
+    return std::ranges::any_of(found->second.second,
+                               [&](RuleNumber rule) { return selects(*rules_[rule], subject); });
 }
 
 std::size_t PolicyCompiler::bytes() const {

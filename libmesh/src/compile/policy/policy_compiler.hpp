@@ -3,8 +3,10 @@
 // comes out depends on what there is now, not on the order in which it came.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,6 +40,21 @@ struct PolicyChange {
     std::vector<std::pair<PolicyMapKey, std::optional<PolicyMapValue>>> entries;
 };
 
+/// What an endpoint's policy is made of, and what came of it; borrowed from the compiler.
+struct PolicyOrigin {
+    struct Rule {
+        model::policy::PolicyPtr policy;
+        std::size_t index = 0;  ///< in the policy's rules
+        const CachedRule* cached = nullptr;
+    };
+    std::vector<Rule> rules;                              ///< that select it, in order
+    std::array<std::vector<PolicyBuilder::Use>, 2> uses;  ///< by direction
+    std::shared_ptr<const EndpointPolicy> policy;
+    bool installed = false;  ///< some endpoint has this very policy
+    bool is_host = false, is_init = false;
+    SelectorId host = kAnyPeer;  ///< selects the node's own host
+};
+
 /// @thread one thread
 class PolicyCompiler {
   public:
@@ -69,6 +86,25 @@ class PolicyCompiler {
     /// it lets everything pass.
     [[nodiscard]] std::vector<const model::policy::L7Rules*> l7_rules(
         const PolicyRedirect& redirect, std::uint32_t identity) const;
+    /// Calls f with what the policy of such an endpoint is made of, whether or not there is one.
+    /// After flush(). Nothing changes. @complexity that of building one policy
+    void examine(const PolicyEndpoint& endpoint, const std::function<void(const PolicyOrigin&)>& f);
+    [[nodiscard]] const PolicyOptions& options() const noexcept { return options_; }
+    [[nodiscard]] const NamedPorts& peer_ports() const noexcept { return peer_ports_; }
+    /// By key.
+    [[nodiscard]] std::vector<model::policy::PolicyPtr> policies() const;
+    /// As it was given, labels sorted.
+    [[nodiscard]] std::optional<PolicyEndpoint> endpoint(std::uint32_t endpoint) const;
+    /// Calls f(labels, ports, endpoints' ids) for each sort of endpoints: same labels and ports.
+    template <class F>
+    void each_subject(F&& f) const {
+        for (const auto& [key, number] : by_subject_) {
+            f(key.first, key.second, shared_[number].endpoints);
+        }
+    }
+    /// True if a rule of the policy selects an endpoint with these labels, sorted.
+    [[nodiscard]] bool selects(const model::policy::PolicyKey& policy,
+                               const std::vector<model::Label>& labels) const;
     /// Of the heap, about: policies of endpoints and selectors' identities.
     [[nodiscard]] std::size_t bytes() const;
 
@@ -99,6 +135,8 @@ class PolicyCompiler {
     void mark(SharedNumber number);
     void mark_selected(const std::vector<RuleNumber>& rules);
     void leave(std::uint32_t endpoint, SharedNumber number);
+    /// The rules that select the subject, in order.
+    [[nodiscard]] std::vector<const RuleRow*> selecting(const SubjectKey& subject) const;
     void build(SharedNumber number);
     void register_users(SharedNumber number, bool add);
     void tell(IdentitySlot slot, std::uint32_t id, const std::vector<SelectorId>& matched,

@@ -83,6 +83,9 @@ class SelectorCache {
     [[nodiscard]] std::size_t slots() const noexcept { return slots_.size(); }
     [[nodiscard]] std::size_t identities() const noexcept { return by_id_.size(); }
     [[nodiscard]] std::size_t selectors() const noexcept { return by_spec_.size(); }
+    using Services = std::map<std::pair<std::string, std::string>, PolicyService>;
+    /// By namespace and name.
+    [[nodiscard]] const Services& services() const noexcept { return services_; }
     /// Of the heap, about.
     [[nodiscard]] std::size_t bytes() const;
 
@@ -111,7 +114,7 @@ class SelectorCache {
     std::vector<IdentitySlot> free_slots_;
     LabelPostings postings_;
     std::vector<IdentitySlot> outside_;  ///< of blocks of addresses and of the world, ascending
-    std::map<std::pair<std::string, std::string>, PolicyService> services_;
+    Services services_;
 };
 
 }  // namespace mesh::compile

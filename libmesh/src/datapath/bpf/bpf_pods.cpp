@@ -11,11 +11,13 @@
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <set>
 #include <span>
 #include <utility>
 
 #include "bpf/layout.h"
+#include "datapath/bpf/bpf_policy.hpp"
 #include "datapath/bpf/fd.hpp"
 #include "datapath/bpf/flow_walk.hpp"
 #include "datapath/bpf/libbpf_call.hpp"
@@ -28,6 +30,13 @@ namespace mesh::datapath {
 namespace {
 
 constexpr std::uint32_t kBatch = 512;
+/// The top byte of an identity says who knows it; 0: all nodes.
+constexpr unsigned kScopeShift = 24;
+
+model::IpPrefix prefix_of(const mesh_ipcache_key& key) {
+    const model::IpAddress address = from_kernel(key.address);
+    return {address, static_cast<std::uint8_t>(key.prefix_length - (address.is_v4() ? 96U : 0U))};
+}
 
 bool no_room(int error) {
     return error == ENOSPC || error == E2BIG || error == ENOMEM;
@@ -78,6 +87,7 @@ struct BpfPods::State {
     [[nodiscard]] Result<void> read_settings();
     [[nodiscard]] Result<void> replace_programs();
     [[nodiscard]] Result<void> adopt();
+    [[nodiscard]] Result<void> write_settings(const mesh_pods_settings& wanted);
     [[nodiscard]] Result<void> write_entries(const std::vector<IpcacheEntry>& entries,
                                              PodsStats& stats);
     [[nodiscard]] bool replace_entry(const mesh_ipcache_key& key, const mesh_ipcache_entry& value);
@@ -94,6 +104,7 @@ struct BpfPods::State {
     std::function<void(const PodEvent&)> on_event;
     std::uint32_t max_ipcache = 0, max_nodes = 0, max_endpoints = 0;
     std::optional<FlowWalk> flow_walk;
+    std::optional<BpfPolicy> policy;
     mesh_pods_settings settings{};
     std::map<model::IpAddress, Endpoint> endpoints;
     std::map<model::IpAddress, std::uint32_t> nodes;
@@ -105,6 +116,7 @@ struct BpfPods::State {
         std::uint32_t cluster_id;
     };
     boost::unordered_flat_map<std::uint64_t, Unconfirmed> unconfirmed;
+    std::vector<IpcacheEntry> adopted_local;
     std::map<model::IpAddress, std::uint32_t> unconfirmed_nodes;
 };
 
@@ -127,6 +139,8 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
         {maps.events, 0, Contents::kPassing},
         {maps.encryption},
         {maps.encrypted, options.max_nodes},
+        {maps.policies, 0, Contents::kMaps},
+        {maps.policy_flows, options.max_policy_flows, Contents::kPrograms},
     };
     MESH_TRY(migration, Migration::prepare(pins, all, pods_layout(), logger));
     auto loaded = share_services(options);
@@ -135,8 +149,25 @@ Result<void> BpfPods::State::load(const BpfPodsOptions& options) {
     if (loaded) {
         flow_walk.emplace(fd(maps.flows), fd(maps.answers), bpf_map__max_entries(maps.answers),
                           options.flow_timeouts);
+        policy.emplace(fd(maps.policies), options.max_policy_rows,
+                       PolicyFields{settings.policy_flags, settings.proxy_mark},
+                       [this](const PolicyFields& fields) {
+                           mesh_pods_settings wanted = settings;
+                           wanted.policy_flags = fields.flags;
+                           wanted.proxy_mark = fields.proxy_mark;
+                           return write_settings(wanted);
+                       });
     }
     return loaded;
+}
+
+Result<void> BpfPods::State::write_settings(const mesh_pods_settings& wanted) {
+    const std::uint32_t zero = 0;
+    if (bpf_map_update_elem(fd(skeleton->maps.settings), &zero, &wanted, BPF_ANY) != 0) {
+        return system_error("cannot write settings", errno);
+    }
+    settings = wanted;
+    return {};
 }
 
 Result<void> BpfPods::State::load_and_fill() {
@@ -209,6 +240,9 @@ Result<void> BpfPods::State::adopt() {
             const auto number = fingerprint(key);
             written.insert(number);
             unconfirmed.emplace(number, Unconfirmed{key, entry.cluster_id});
+            if (entry.identity >> kScopeShift != 0) {
+                adopted_local.push_back(from_kernel(prefix_of(key), entry));
+            }
         })));
     MESH_CHECK((read_all<mesh_address, mesh_node>(
         fd(maps.nodes), "nodes", [&](const auto& key, const auto& node) {
@@ -218,11 +252,12 @@ Result<void> BpfPods::State::adopt() {
     MESH_CHECK((read_all<mesh_address, std::uint8_t>(
         fd(maps.encrypted), "encrypted",
         [&](const auto& key, std::uint8_t) { encrypted.insert(from_kernel(key)); })));
-    return read_all<mesh_address, mesh_endpoint>(
+    MESH_CHECK((read_all<mesh_address, mesh_endpoint>(
         fd(maps.endpoints), "endpoints", [&](const auto& key, const auto& endpoint) {
             const auto address = from_kernel(key);
             endpoints.emplace(address, from_kernel(address, endpoint));
-        });
+        })));
+    return policy->adopt();
 }
 
 Result<void> BpfPods::State::write_entries(const std::vector<IpcacheEntry>& entries,
@@ -371,14 +406,10 @@ Result<void> BpfPods::teardown(const BpfPodsOptions& options) {
 }
 
 Result<void> BpfPods::configure(const PodsSettings& settings) {
-    const std::uint32_t zero = 0;
-    const mesh_pods_settings wanted = to_kernel(settings);
-    if (bpf_map_update_elem(state_->fd(state_->skeleton->maps.settings), &zero, &wanted, BPF_ANY) !=
-        0) {
-        return system_error("cannot write settings", errno);
-    }
-    state_->settings = wanted;
-    return {};
+    mesh_pods_settings wanted = to_kernel(settings);
+    wanted.policy_flags = state_->settings.policy_flags;
+    wanted.proxy_mark = state_->settings.proxy_mark;
+    return state_->write_settings(wanted);
 }
 
 PodsSettings BpfPods::settings() const {
@@ -540,6 +571,20 @@ std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix& prefix) const {
     return from_kernel(prefix, entry);
 }
 
+std::optional<IpcacheEntry> BpfPods::lookup(const model::IpAddress& address) const {
+    const model::IpPrefix host(address, std::numeric_limits<std::uint8_t>::max());
+    const mesh_ipcache_key key = to_kernel(host);
+    mesh_ipcache_entry entry{};
+    if (bpf_map_lookup_elem(state_->fd(state_->skeleton->maps.ipcache), &key, &entry) != 0) {
+        return std::nullopt;
+    }
+    return from_kernel(host, entry);
+}
+
+std::vector<IpcacheEntry> BpfPods::adopted_local() const {
+    return state_->adopted_local;
+}
+
 PodsOccupancy BpfPods::occupancy() const {
     return {.ipcache = state_->written.size(),
             .max_ipcache = state_->max_ipcache,
@@ -576,6 +621,10 @@ std::map<DropReason, DropCount> BpfPods::drops() const {
         if (sum.packets != 0) all.emplace(reason, sum);
     }
     return all;
+}
+
+PolicyDatapath& BpfPods::policy() {
+    return *state_->policy;
 }
 
 int BpfPods::event_fd() const noexcept {

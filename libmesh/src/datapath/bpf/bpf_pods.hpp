@@ -31,13 +31,16 @@ struct BpfPodsOptions {
     /// The pin directory of this node's BpfDatapath, whose services are served at tc, too; it must
     /// be open. Empty: none are.
     std::string services_pin_directory;
+    std::uint32_t max_policy_rows = 16384;  ///< of each endpoint
+    std::uint32_t max_policy_flows =
+        131072;                        ///< that policies let pass; the unused longest go first
     std::uint32_t max_flows = 131072;  ///< of services at tc; the flows unused longest go first
     FlowTimeouts flow_timeouts;
 };
 
 /// What a program saw of a packet.
 struct PodEvent {
-    enum class Kind : std::uint8_t { kDrop = 1, kTrace = 2 };
+    enum class Kind : std::uint8_t { kDrop = 1, kTrace = 2, kPolicy = 3 };
     enum class Point : std::uint8_t {
         kFromPod = 1,
         kFromOverlay = 2,
@@ -47,11 +50,21 @@ struct PodEvent {
         kToPod = 6,
     };
     enum class To : std::uint8_t { kPod = 1, kOverlay = 2, kStack = 3, kDevice = 4 };
+    enum class Verdict : std::uint8_t {
+        kAllowed = 1,
+        kDenied = 2,      ///< for the reason given; counted as a drop
+        kRedirected = 3,  ///< to a proxy
+        kAudited = 4,     ///< it would have been denied, and passed
+    };
 
     Kind kind = Kind::kTrace;
     Point point = Point::kFromPod;
-    DropReason reason{};        ///< of a drop
+    DropReason reason{};        ///< of a drop, and of a policy that denied
     To to{};                    ///< of a trace: where the packet went
+    Verdict verdict{};          ///< of a policy
+    EndpointId endpoint = 0;    ///< whose policy
+    bool egress = false;        ///< the endpoint sent the packet
+    std::uint32_t cookie = 0;   ///< of the row that decided; 0 = none did
     std::uint64_t time_ns = 0;  ///< CLOCK_MONOTONIC
     model::IpAddress source, destination;
     std::uint16_t source_port = 0, destination_port = 0;  ///< host order; of ICMP: type and code
@@ -62,6 +75,7 @@ struct PodEvent {
 };
 [[nodiscard]] std::string_view to_string(PodEvent::Point point) noexcept;
 [[nodiscard]] std::string_view to_string(PodEvent::To to) noexcept;
+[[nodiscard]] std::string_view to_string(PodEvent::Verdict verdict) noexcept;
 
 class BpfPods final : public PodDatapath {
   public:
@@ -97,10 +111,14 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<PodsStats> finish_adopt() override;
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
+    [[nodiscard]] std::optional<IpcacheEntry> lookup(
+        const model::IpAddress& address) const override;
+    [[nodiscard]] std::vector<IpcacheEntry> adopted_local() const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
     [[nodiscard]] Result<void> collect_flows(std::size_t most, TimePoint now) override;
     [[nodiscard]] FlowStats flows() const override;
     [[nodiscard]] std::map<DropReason, DropCount> drops() const override;
+    [[nodiscard]] PolicyDatapath& policy() override;
 
     /// Becomes readable when there are events. Owned by this object.
     [[nodiscard]] int event_fd() const noexcept;

@@ -185,10 +185,10 @@ Result<bool> Migration::plan_map(const WantedMap& wanted, OpenMap& pinned,
         shared_.push_back(std::move(pinned));
         return false;
     }
-    if (wanted.contents == Contents::kSockets) {
+    if (wanted.contents == Contents::kSockets || wanted.contents == Contents::kMaps) {
         return Error(Errc::kConflict,
-                     fmt::format("map {}: storage of sockets cannot be converted, expected it as "
-                                 "layout {} has it",
+                     fmt::format("map {}: storage of sockets and maps of maps cannot be converted, "
+                                 "expected it as layout {} has it",
                                  pinned.name, version_));
     }
     if (wanted.contents != Contents::kPassing) {

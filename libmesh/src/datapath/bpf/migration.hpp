@@ -27,6 +27,7 @@ enum class Contents : std::uint8_t {
     kPrograms,  ///< programs write it too: what they add while it is copied is copied afterwards
     kSockets,   ///< bound to sockets: it cannot be copied, so its value must never change
     kPassing,   ///< nothing worth keeping: a ring buffer
+    kMaps,      ///< maps, which are not copied by their bytes: its shape must never change
 };
 
 struct WantedMap {

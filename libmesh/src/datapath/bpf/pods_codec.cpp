@@ -51,6 +51,7 @@ mesh_endpoint to_kernel(const Endpoint& endpoint) {
     result.identity = endpoint.identity;
     std::ranges::copy(endpoint.pod_mac, result.pod_mac);
     std::ranges::copy(endpoint.node_mac, result.node_mac);
+    result.id = endpoint.id;
     return result;
 }
 
@@ -102,6 +103,7 @@ Endpoint from_kernel(const model::IpAddress& address, const mesh_endpoint& endpo
     result.identity = endpoint.identity;
     std::ranges::copy(endpoint.pod_mac, result.pod_mac.begin());
     std::ranges::copy(endpoint.node_mac, result.node_mac.begin());
+    result.id = endpoint.id;
     return result;
 }
 
@@ -127,6 +129,12 @@ PodEvent from_kernel(const mesh_event& event) {
     result.point = static_cast<PodEvent::Point>(event.point);
     if (result.kind == PodEvent::Kind::kDrop) {
         result.reason = static_cast<DropReason>(event.verdict);
+    } else if (result.kind == PodEvent::Kind::kPolicy) {
+        result.verdict = static_cast<PodEvent::Verdict>(event.verdict);
+        result.reason = static_cast<DropReason>(event.reason);
+        result.endpoint = event.endpoint;
+        result.egress = event.egress != 0;
+        result.cookie = event.cookie;
     } else {
         result.to = static_cast<PodEvent::To>(event.verdict);
     }
@@ -171,6 +179,20 @@ std::string_view to_string(PodEvent::To to) noexcept {
             return "stack";
         case PodEvent::To::kDevice:
             return "device";
+    }
+    return "unknown";
+}
+
+std::string_view to_string(PodEvent::Verdict verdict) noexcept {
+    switch (verdict) {
+        case PodEvent::Verdict::kAllowed:
+            return "allowed";
+        case PodEvent::Verdict::kDenied:
+            return "denied";
+        case PodEvent::Verdict::kRedirected:
+            return "redirected";
+        case PodEvent::Verdict::kAudited:
+            return "audited";
     }
     return "unknown";
 }

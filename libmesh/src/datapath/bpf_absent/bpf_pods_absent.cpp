@@ -1,6 +1,8 @@
 // BpfPods of a library that was built with MESH_WITH_BPF=OFF: it cannot be opened, and says so.
 #include "datapath/bpf/bpf_pods.hpp"
 
+#include <cstdlib>
+
 namespace mesh::datapath {
 
 struct BpfPods::State {};
@@ -56,6 +58,12 @@ Result<PodsStats> BpfPods::finish_adopt() {
 std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix&) const {
     return {};
 }
+std::optional<IpcacheEntry> BpfPods::lookup(const model::IpAddress&) const {
+    return {};
+}
+std::vector<IpcacheEntry> BpfPods::adopted_local() const {
+    return {};
+}
 PodsOccupancy BpfPods::occupancy() const {
     return {};
 }
@@ -68,6 +76,9 @@ FlowStats BpfPods::flows() const {
 std::map<DropReason, DropCount> BpfPods::drops() const {
     return {};
 }
+PolicyDatapath& BpfPods::policy() {
+    std::abort();  // there is no object of this class
+}
 int BpfPods::event_fd() const noexcept {
     return -1;
 }
@@ -75,6 +86,9 @@ std::size_t BpfPods::read_events(std::size_t, const std::function<void(const Pod
     return 0;
 }
 std::string_view to_string(PodEvent::Point) noexcept {
+    return "unknown";
+}
+std::string_view to_string(PodEvent::Verdict) noexcept {
     return "unknown";
 }
 std::string_view to_string(PodEvent::To) noexcept {

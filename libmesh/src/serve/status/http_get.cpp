@@ -9,7 +9,6 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/beast/core/basic_stream.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
@@ -42,7 +41,8 @@ Error error_of(const boost::system::error_code& ec, const std::filesystem::path&
 }  // namespace
 
 Result<HttpReply> http_get(const std::filesystem::path& unix_socket, std::string_view target,
-                           std::chrono::milliseconds timeout, std::size_t max_body_bytes) {
+                           std::chrono::milliseconds timeout, std::size_t max_body_bytes,
+                           std::string_view body) {
     const bool bad_byte = std::ranges::any_of(target, [](char c) { return c <= ' ' || c == 0x7f; });
     if (!target.starts_with('/') || bad_byte) {
         return invalid_argument(
@@ -67,9 +67,13 @@ Result<HttpReply> http_get(const std::filesystem::path& unix_socket, std::string
     run();
     if (ec) return error_of(ec, unix_socket, "connect");
 
-    http::request<http::empty_body> request(http::verb::get, {target.data(), target.size()}, 11);
+    http::request<http::string_body> request(http::verb::get, {target.data(), target.size()}, 11);
     request.set(http::field::host, "localhost");
     request.set(http::field::connection, "close");
+    if (!body.empty()) {
+        request.body() = body;
+        request.prepare_payload();
+    }
     http::async_write(stream, request, keep);
     run();
     if (ec) return error_of(ec, unix_socket, "send");

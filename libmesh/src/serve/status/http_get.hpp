@@ -20,6 +20,7 @@ struct HttpReply {
 /// @param target path and query as sent, e.g. "/v1/status?verbose=1"; begins with "/"
 /// @param timeout for all of it: connect, send, receive
 /// @param max_body_bytes a larger answer is an error
+/// @param body sent with the request, where a query would be too long
 /// @return the reply, whatever its status
 /// @errors kNotFound: no such socket file; kUnavailable: nobody listens or the connection broke;
 ///   kTimeout; kCapacity: answer too large; kCorrupt: not HTTP; kPermission: no right to the
@@ -27,6 +28,7 @@ struct HttpReply {
 /// @thread any thread; blocks it
 [[nodiscard]] Result<HttpReply> http_get(const std::filesystem::path& unix_socket,
                                          std::string_view target, std::chrono::milliseconds timeout,
-                                         std::size_t max_body_bytes = 64 * 1024 * 1024);
+                                         std::size_t max_body_bytes = 64 * 1024 * 1024,
+                                         std::string_view body = {});
 
 }  // namespace mesh::serve

@@ -305,7 +305,8 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
             // Beast counts from the end of the request line in some of its limits; the margin is
             // nothing next to what it protects.
             parser.header_limit(static_cast<std::uint32_t>(self->options_.max_header_bytes));
-            parser.body_limit(self->options_.max_body_bytes);
+            parser.body_limit(tcp ? self->options_.max_body_bytes
+                                  : self->options_.max_unix_body_bytes);
             stream.expires_after(self->options_.request_timeout);
             co_await http::async_read_header(stream, buffer, parser, token());
             const bool is_read = parser.get().method() == http::verb::get ||
@@ -368,8 +369,9 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
             return error_response(403, "the Host header must name this machine's loopback");
         }
         const auto target = message.target();
-        const auto request = parse_target({target.data(), target.size()});
+        auto request = parse_target({target.data(), target.size()});
         if (!request) return error_response(400, "the request's target is not a path");
+        request->body = message.body();
         const StatusHandler* handler = find(request->path);
         if (handler == nullptr) return not_found_response();
         try {

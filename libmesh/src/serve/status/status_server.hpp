@@ -26,8 +26,9 @@ class Registry;
 namespace mesh::serve {
 
 struct StatusRequest {
-    std::string path;   ///< decoded, without the query, e.g. "/v1/services"
-    std::string query;  ///< as sent, without "?"; may be empty
+    std::string path;    ///< decoded, without the query, e.g. "/v1/services"
+    std::string query;   ///< as sent, without "?"; may be empty
+    std::string body{};  ///< of what is too long for a query; nearly always empty
     /// The decoded value of `name` in the query ("a=1&b" has a = "1", b = ""), or nullopt.
     [[nodiscard]] std::optional<std::string> parameter(std::string_view name) const;
 };
@@ -50,9 +51,11 @@ struct StatusServerOptions {
     /// Listen on 127.0.0.1 as well; 0 = a port of the kernel's choice, see
     /// StatusServer::tcp_port().
     std::optional<std::uint16_t> tcp_port;
-    std::size_t max_connections = 64;                   ///< further ones are closed at once
-    std::size_t max_header_bytes = 8 * 1024;            ///< more is answered with 431
-    std::size_t max_body_bytes = 64 * 1024;             ///< of a request; more is answered with 413
+    std::size_t max_connections = 64;         ///< further ones are closed at once
+    std::size_t max_header_bytes = 8 * 1024;  ///< more is answered with 431
+    std::size_t max_body_bytes = 64 * 1024;   ///< of a request; more is answered with 413
+    /// The same over the Unix socket, whose users may do more than to fill our memory.
+    std::size_t max_unix_body_bytes = 16 * 1024 * 1024;
     std::chrono::milliseconds request_timeout{10'000};  ///< first byte to last byte of a request
     std::chrono::milliseconds idle_timeout{60'000};     ///< between requests of one connection
     std::chrono::milliseconds write_timeout{30'000};    ///< for sending one response

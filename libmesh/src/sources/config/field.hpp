@@ -29,6 +29,8 @@ class Field {
     [[nodiscard]] DocumentValue::Kind kind() const noexcept {
         return value_ != nullptr ? value_->kind : DocumentValue::Kind::kNull;
     }
+    /// As parsed; nullptr if nothing stands here.
+    [[nodiscard]] const DocumentValue* value() const noexcept { return value_; }
     /// In the file, from 1; of an absent place its parent's.
     [[nodiscard]] std::uint32_t line() const noexcept { return line_; }
     /// Number of elements or members.

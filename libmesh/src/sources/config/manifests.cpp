@@ -10,6 +10,7 @@
 #include "sources/config/document.hpp"
 #include "sources/config/field.hpp"
 #include "sources/config/names.hpp"
+#include "sources/config/policy_documents.hpp"
 
 namespace mesh::sources::config {
 
@@ -138,6 +139,25 @@ k8s::Object read_node(const Field& root) {
     return node;
 }
 
+/// Of two ports of a name, which Kubernetes lets containers have, the first one counts.
+model::SharedList<model::NamedPort> read_named_ports(const Field& containers) {
+    std::vector<model::NamedPort> ports;
+    containers.each([&](const Field& container) {
+        container["ports"].each([&](const Field& item) {
+            model::NamedPort port;
+            port.name = read_port_name(item["name"]);
+            port.protocol = read_protocol(item["protocol"]);
+            port.port =
+                static_cast<std::uint16_t>(item["containerPort"].integer(1, 65535, std::nullopt));
+            if (!port.name.empty()) ports.push_back(std::move(port));
+        });
+    });
+    std::ranges::stable_sort(ports, {}, [](const auto& p) { return p.name.view(); });
+    const auto twice = std::ranges::unique(ports, {}, [](const auto& p) { return p.name.view(); });
+    ports.erase(twice.begin(), twice.end());
+    return model::SharedList<model::NamedPort>(ports);
+}
+
 k8s::Object read_pod(const Field& root) {
     k8s::Pod pod;
     pod.meta = read_metadata(root, true, true);
@@ -148,6 +168,7 @@ k8s::Object read_pod(const Field& root) {
         spec["serviceAccountName"].expected("a service account's name");
     }
     pod.host_network = spec["hostNetwork"].boolean(false);
+    pod.ports = read_named_ports(spec["containers"]);
     const Field status = root["status"];
     pod.phase = status["phase"].string();
     pod.host_ip = read_ip(status["hostIP"]);
@@ -308,7 +329,8 @@ class ManifestReader {
                 return;
             }
         }
-        out_.skipped.insert(fmt::format("{} {}", api_version, kind));
+        // Policies have a reader of their own.
+        if (!is_network_policy(kind)) out_.skipped.insert(fmt::format("{} {}", api_version, kind));
     }
 
     void add(const Field& root, const KindEntry& entry, std::optional<std::string>& mistake) {

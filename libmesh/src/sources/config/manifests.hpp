@@ -17,6 +17,7 @@
 #include "model/kubernetes.hpp"
 #include "runtime/clock.hpp"
 #include "sources/config/directory_watcher.hpp"
+#include "sources/config/policy_set.hpp"
 
 namespace mesh::sources::config {
 
@@ -38,8 +39,9 @@ struct ParsedManifests {
 
 /// What changed in a set of manifests, and what there is to say about it.
 struct ManifestUpdate {
-    std::vector<model::k8s::ObjectChange> changes;  ///< each object at most once
-    std::vector<std::string> errors;                ///< that were not there before
+    std::vector<model::k8s::ObjectChange> changes;    ///< each object at most once
+    std::vector<model::PolicyRecordChange> policies;  ///< likewise; of ManifestDirectory
+    std::vector<std::string> errors;                  ///< that were not there before
     std::vector<std::string> warnings;
 };
 
@@ -80,7 +82,8 @@ class ManifestSet {
     std::set<std::string> skipped_told_;
 };
 
-/// A directory of manifests: *.yaml, *.yml and *.json. @thread one thread; blocks for the reads
+/// A directory of manifests: *.yaml, *.yml and *.json, objects and network policies. @thread one
+/// thread; blocks for the reads
 class ManifestDirectory {
   public:
     ManifestDirectory(std::filesystem::path directory, const Clock& clock);
@@ -88,12 +91,16 @@ class ManifestDirectory {
     /// @errors as DirectoryReader::read(); the objects stay as they are
     [[nodiscard]] Result<ManifestUpdate> refresh();
     [[nodiscard]] const ManifestSet& set() const noexcept { return set_; }
+    [[nodiscard]] const PolicySet& policies() const noexcept { return policies_; }
+    /// All that is wrong now, each mistake once.
+    [[nodiscard]] std::vector<std::string> errors() const;
     /// True once the directory has been read.
     [[nodiscard]] bool loaded() const noexcept { return loaded_; }
 
   private:
     DirectoryReader reader_;
     ManifestSet set_;
+    PolicySet policies_;
     bool loaded_ = false;
 };
 

@@ -9,6 +9,7 @@
 
 #include "sources/config/document.hpp"
 #include "sources/config/field.hpp"
+#include "sources/config/json_text.hpp"
 #include "sources/config/names.hpp"
 #include "sources/config/policy_reader.hpp"
 
@@ -174,14 +175,19 @@ PolicyKey read_key(const Field& root, PolicyKind kind) {
 Policy read_policy(const Field& root, PolicyKind kind, const PolicyFeatures& features) {
     Policy policy{read_key(root, kind), {}};
     const Field spec = root["spec"];
+    const auto add_rule = [&](Rule rule, std::string path) {
+        rule.path = std::move(path);
+        policy.rules.push_back(std::move(rule));
+    };
     if (kind == PolicyKind::kNetworkPolicy) {
         root.only({"apiVersion", "kind", "metadata", "spec", "status"});
-        if (spec.present()) policy.rules.push_back(read_network_policy(spec, policy.key));
+        if (spec.present()) add_rule(read_network_policy(spec, policy.key), "spec");
     } else {
         root.only({"apiVersion", "kind", "metadata", "spec", "specs", "status"});
-        if (spec.present()) policy.rules.push_back(read_rule(spec, policy.key, features));
+        if (spec.present()) add_rule(read_rule(spec, policy.key, features), "spec");
+        std::size_t number = 0;
         each_of(root["specs"], kMaxPolicyRules, [&](const Field& item) {
-            policy.rules.push_back(read_rule(item, policy.key, features));
+            add_rule(read_rule(item, policy.key, features), fmt::format("specs[{}]", number++));
         });
     }
     if (policy.rules.empty()) root.expected("a spec");
@@ -190,11 +196,13 @@ Policy read_policy(const Field& root, PolicyKind kind, const PolicyFeatures& fea
 
 class PolicyReader {
   public:
-    PolicyReader(std::string_view file, const PolicyFeatures& features, ParsedPolicies& out)
-        : file_(file), features_(features), out_(out) {}
+    PolicyReader(std::string_view file, const PolicyFeatures& features, bool records,
+                 ParsedPolicies& out)
+        : file_(file), features_(features), records_(records), out_(out) {}
 
     void read(const Document& document) {
         std::optional<std::string> mistake;
+        named_.reset();
         read(Field(document.root, mistake), document.number, mistake);
         report(document.number, mistake);
     }
@@ -207,8 +215,7 @@ class PolicyReader {
         if (version == "v1" && kind == "List") {
             // Each item is a document of its own, so that one mistake does not hide the others.
             root["items"].each([&](const Field& item) {
-                report(number, mistake);
-                mistake.reset();
+                next(number, mistake);
                 read(item, number, mistake);
             });
             return;
@@ -219,18 +226,17 @@ class PolicyReader {
         for (const PolicyKind known : kKinds) {
             const bool native = known == PolicyKind::kNetworkPolicy;
             if (version != (native ? kKubernetesVersion : kCiliumVersion)) continue;
-            if (kind == to_string(known)) return add(root, known, mistake);
+            if (kind == to_string(known)) return add(root, known, number, mistake);
             // The items of an API server's typed list say neither kind nor version.
             if (kind == fmt::format("{}List", to_string(known))) {
                 root["items"].each([&](const Field& item) {
-                    report(number, mistake);
-                    mistake.reset();
-                    add(item, known, mistake);
+                    next(number, mistake);
+                    add(item, known, number, mistake);
                 });
                 return;
             }
         }
-        if (version.starts_with("cilium.io/") || kind.find("NetworkPolicy") != std::string::npos) {
+        if (is_network_policy(kind) || (!records_ && version.starts_with("cilium.io/"))) {
             root["kind"].expected(
                 "CiliumNetworkPolicy or CiliumClusterwideNetworkPolicy of cilium.io/v2, or "
                 "NetworkPolicy of networking.k8s.io/v1");
@@ -239,46 +245,121 @@ class PolicyReader {
         out_.skipped.insert(fmt::format("{} {}", version, kind));
     }
 
-    void add(const Field& root, PolicyKind kind, std::optional<std::string>& mistake) {
+    void next(std::uint32_t number, std::optional<std::string>& mistake) {
+        report(number, mistake);
+        mistake.reset();
+        named_.reset();
+    }
+
+    void add(const Field& root, PolicyKind kind, std::uint32_t number,
+             std::optional<std::string>& mistake) {
+        if (records_) {
+            std::optional<std::string> unnamed;
+            const PolicyKey key = read_key(Field(*root.value(), unnamed), kind);
+            if (!unnamed) named_ = key;
+        }
         Policy policy = read_policy(root, kind, features_);
+        policy.source = fmt::format("{}: document {}", file_, number);
         if (mistake) return;
-        if (!seen_.insert(policy.key).second) {
+        if (seen_.contains(policy.key)) {
             root["metadata"]["name"].expected(
                 fmt::format("{} once in a file", policy.key.to_string()));
             return;
         }
+        if (records_ && !add_record(root, policy, number)) return;
+        seen_.insert(policy.key);
         out_.policies.push_back(std::make_shared<const Policy>(std::move(policy)));
     }
 
+    /// What agents read must be what was read here.
+    bool add_record(const Field& root, const Policy& policy, std::uint32_t number) {
+        const bool native = policy.key.kind == PolicyKind::kNetworkPolicy;
+        auto record = std::make_shared<model::PolicyRecord>();
+        record->key = policy.key;
+        record->file = file_;
+        record->document = number;
+        record->lines = model::lines_of(policy);
+        record->text = kubernetes_json(*root.value(), native ? kKubernetesVersion : kCiliumVersion,
+                                       to_string(policy.key.kind));
+        const auto read = config::read_policy(*record, features_);
+        if (!read || **read != policy) {
+            root.expected("values that stay the same in JSON");
+            return false;
+        }
+        out_.records.push_back(std::move(record));
+        return true;
+    }
+
     void report(std::uint32_t number, const std::optional<std::string>& mistake) {
-        if (mistake)
-            out_.errors.push_back(fmt::format("{}: document {}: {}", file_, number, *mistake));
+        if (!mistake) return;
+        out_.errors.push_back(fmt::format("{}: document {}: {}", file_, number, *mistake));
+        if (records_) out_.unread.push_back(named_);
     }
 
     std::string_view file_;
     const PolicyFeatures& features_;
+    bool records_;
     ParsedPolicies& out_;
     std::set<PolicyKey> seen_;
+    std::optional<PolicyKey> named_;  ///< of the document at hand, if it is a policy with a name
 };
 
-}  // namespace
-
-ParsedPolicies parse_policies(std::string_view text, std::string_view file,
-                              const PolicyFeatures& features) {
+ParsedPolicies parse(std::string_view text, std::string_view file, const PolicyFeatures& features,
+                     bool records) {
     ParsedPolicies out;
+    const auto fail = [&](std::string what) {
+        out.errors.push_back(std::move(what));
+        if (records) out.unread.emplace_back();
+    };
     if (text.size() > kMaxPolicyText) {
-        out.errors.push_back(fmt::format("{}: expected at most {} bytes, got {}", file,
-                                         kMaxPolicyText, text.size()));
+        fail(fmt::format("{}: expected at most {} bytes, got {}", file, kMaxPolicyText,
+                         text.size()));
         return out;
     }
     const auto documents = parse_documents(text, file);
     if (!documents) {
-        out.errors.push_back(documents.error().detail());
+        fail(documents.error().detail());
         return out;
     }
-    PolicyReader reader(file, features, out);
+    PolicyReader reader(file, features, records, out);
     for (const Document& document : *documents) reader.read(document);
     return out;
+}
+
+}  // namespace
+
+bool is_network_policy(std::string_view kind) noexcept {
+    return kind.find("NetworkPolicy") != std::string_view::npos;
+}
+
+ParsedPolicies parse_policies(std::string_view text, std::string_view file,
+                              const PolicyFeatures& features) {
+    return parse(text, file, features, false);
+}
+
+ParsedPolicies parse_policy_records(std::string_view text, std::string_view file,
+                                    const PolicyFeatures& features) {
+    return parse(text, file, features, true);
+}
+
+Result<PolicyPtr> read_policy(const model::PolicyRecord& record, const PolicyFeatures& features) {
+    auto parsed = parse(record.text, record.key.to_string(), features, false);
+    if (!parsed.errors.empty()) return invalid_argument(parsed.errors.front());
+    if (parsed.policies.size() != 1 || parsed.policies.front()->key != record.key) {
+        return invalid_argument(
+            fmt::format("{}: expected one policy, of that kind and name", record.key.to_string()));
+    }
+    Policy policy = *parsed.policies.front();
+    if (record.document != 0) {
+        policy.source = fmt::format("{}: document {}", record.file, record.document);
+    }
+    if (!record.lines.empty() && !model::set_lines(policy, record.lines)) {
+        return invalid_argument(
+            fmt::format("{}: field lines: expected as many as it has rules and "
+                        "elements",
+                        record.key.to_string()));
+    }
+    return std::make_shared<const Policy>(std::move(policy));
 }
 
 }  // namespace mesh::sources::config

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "model/codec.hpp"
+#include "sources/config/policy_documents.hpp"
 
 namespace mesh::state {
 
@@ -182,12 +183,69 @@ struct LocalServiceKind {
     static ClusterChange erase(const Key& key) { return LocalServiceDelete{split(key)}; }
 };
 
+/// By key, which says of a policy all that its name does.
+struct LocalPolicyKind {
+    using Object = model::PolicyRecord;
+    using Key = std::string;
+    static constexpr Slot kSlot = Slot::kLocalPolicies;
+    static constexpr model::KeyKind kKeyKind = model::KeyKind::kLocalPolicy;
+    static auto& ledger(Intake& in) { return in.policies_; }
+    static auto& aliases(Intake& in) { return in.names_[index(kSlot)]; }
+    static Result<Object> parse(std::string_view key, std::string_view value) {
+        return model::parse_policy_record(key, value);
+    }
+    static Result<void> validate(const model::Connection&, const model::ParsedKey&, Object& o) {
+        const auto policy =
+            sources::config::read_policy(o, sources::config::PolicyFeatures::enforced());
+        if (!policy) return policy.error();
+        return {};
+    }
+    static std::optional<Key> key_of(const model::ParsedKey& key) {
+        return model::policy_key_of(key) ? std::optional(Key(key.full)) : std::nullopt;
+    }
+    static Key key_of(const Object& o) { return model::local_policy_key(o.key); }
+    static std::uint32_t weight(const Object&) { return 0; }
+    static bool offered(const Object&, bool) { return true; }
+    static ClusterChange upsert(Object&& o) { return PolicyUpsert{std::move(o)}; }
+    static ClusterChange erase(const Key& key) {
+        return PolicyDelete{*model::policy_key_of(model::parse_key(key))};
+    }
+};
+
+struct LocalIpKind {
+    using Object = model::LocalIp;
+    using Key = std::string;
+    static constexpr Slot kSlot = Slot::kLocalIps;
+    static constexpr model::KeyKind kKeyKind = model::KeyKind::kLocalIp;
+    static auto& ledger(Intake& in) { return in.local_ips_; }
+    static auto& aliases(Intake& in) { return in.names_[index(kSlot)]; }
+    static Result<Object> parse(std::string_view key, std::string_view value) {
+        auto pair = model::parse_ip(key, value);
+        if (!pair) return pair.error();
+        return model::LocalIp{*std::move(pair)};
+    }
+    static Result<void> validate(const model::Connection&, const model::ParsedKey& key, Object& o) {
+        if (!o.pair.prefix_length && o.pair.ip.to_string() == key.tail) return {};
+        return invalid_argument(fmt::format("{}: field IP: expected that of the key", key.full));
+    }
+    static std::optional<Key> key_of(const model::ParsedKey& key) { return Key(key.tail); }
+    static Key key_of(const Object& o) { return o.pair.ip.to_string(); }
+    static std::uint32_t weight(const Object&) { return 0; }
+    static bool offered(const Object&, bool) { return true; }
+    static ClusterChange upsert(Object&& o) { return LocalIpUpsert{std::move(o)}; }
+    static ClusterChange erase(const Key& key) {
+        return LocalIpDelete{*model::IpAddress::parse(key)};
+    }
+};
+
 Intake::Intake(std::uint64_t seed, Refusals& refusals)
     : refusals_(refusals),
       nodes_(seed),
       services_(seed),
       exports_(seed),
       local_services_(seed),
+      policies_(seed),
+      local_ips_(seed),
       ips_(seed),
       identities_(seed) {}
 
@@ -204,6 +262,10 @@ decltype(auto) Intake::visit(Slot slot, Visitor&& visitor) {
             return visitor(std::type_identity<ExportKind>{});
         case Slot::kLocalServices:
             return visitor(std::type_identity<LocalServiceKind>{});
+        case Slot::kLocalPolicies:
+            return visitor(std::type_identity<LocalPolicyKind>{});
+        case Slot::kLocalIps:
+            return visitor(std::type_identity<LocalIpKind>{});
         case Slot::kNodes:
         case Slot::kHeartbeat:
         case Slot::kCanaries:
@@ -418,6 +480,10 @@ std::size_t Intake::count(Slot slot) const {
             return exports_.size();
         case Slot::kLocalServices:
             return local_services_.size();
+        case Slot::kLocalPolicies:
+            return policies_.size();
+        case Slot::kLocalIps:
+            return local_ips_.size();
         case Slot::kHeartbeat:
         case Slot::kCanaries:
             break;

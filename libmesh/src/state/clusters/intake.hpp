@@ -111,7 +111,9 @@ class Intake {
     friend struct IdentityKind;
     friend struct ExportKind;
     friend struct LocalServiceKind;
-    Ledger<std::string> nodes_, services_, exports_, local_services_;
+    friend struct LocalPolicyKind;
+    friend struct LocalIpKind;
+    Ledger<std::string> nodes_, services_, exports_, local_services_, policies_, local_ips_;
     Ledger<IpName> ips_;
     IpRows ip_rows_;
     Ledger<std::uint32_t> identities_;

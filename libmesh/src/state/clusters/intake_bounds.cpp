@@ -26,8 +26,8 @@ std::uint64_t Intake::bytes(bool seen) const {
     const auto of = [seen](const auto& ledger) {
         return seen ? ledger.seen().bytes : ledger.all().bytes;
     };
-    return of(nodes_) + of(services_) + of(exports_) + of(local_services_) + of(ips_) +
-           of(identities_);
+    return of(nodes_) + of(services_) + of(exports_) + of(local_services_) + of(policies_) +
+           of(local_ips_) + of(ips_) + of(identities_);
 }
 
 std::string Intake::over_limit(Slot slot, const Step& step) const {
@@ -79,6 +79,8 @@ std::string Intake::over_limit(Slot slot, const Step& step) const {
             check_count("service exports", limits.service_exports);
             break;
         case Slot::kLocalServices:
+        case Slot::kLocalPolicies:
+        case Slot::kLocalIps:
         case Slot::kHeartbeat:
         case Slot::kCanaries:
             break;

@@ -18,12 +18,14 @@ enum class Slot : std::uint8_t {
     kIdentities,
     kServiceExports,
     kLocalServices,  ///< own cluster only: mesh/local/
+    kLocalPolicies,  ///< likewise
+    kLocalIps,       ///< likewise
     kHeartbeat,
     kCanaries,
 };
-inline constexpr std::size_t kSlots = 8;
+inline constexpr std::size_t kSlots = 10;
 /// The slots that hold objects, in the order in which they are drained.
-inline constexpr std::size_t kObjectSlots = 6;
+inline constexpr std::size_t kObjectSlots = 8;
 
 [[nodiscard]] constexpr std::size_t index(Slot slot) noexcept {
     return static_cast<std::size_t>(slot);
@@ -34,8 +36,8 @@ inline constexpr std::size_t kObjectSlots = 6;
 
 [[nodiscard]] constexpr std::string_view to_string(Slot slot) noexcept {
     constexpr std::array<std::string_view, kSlots> kNames{
-        "nodes",          "services",       "ips",       "identities",
-        "serviceexports", "local-services", "heartbeat", "canaries"};
+        "nodes",          "services", "ips",       "identities", "serviceexports",
+        "local-services", "policies", "local-ips", "heartbeat",  "canaries"};
     return kNames[index(slot)];
 }
 
@@ -47,7 +49,7 @@ class SlotSet {
         for (const Slot slot : slots) insert(slot);
     }
     constexpr void insert(Slot slot) noexcept { bits_ |= bit(slot); }
-    constexpr void erase(Slot slot) noexcept { bits_ &= static_cast<std::uint8_t>(~bit(slot)); }
+    constexpr void erase(Slot slot) noexcept { bits_ &= static_cast<std::uint16_t>(~bit(slot)); }
     [[nodiscard]] constexpr bool contains(Slot slot) const noexcept {
         return (bits_ & bit(slot)) != 0;
     }
@@ -59,10 +61,10 @@ class SlotSet {
     friend constexpr bool operator==(SlotSet, SlotSet) = default;
 
   private:
-    static constexpr std::uint8_t bit(Slot slot) noexcept {
-        return static_cast<std::uint8_t>(1U << index(slot));
+    static constexpr std::uint16_t bit(Slot slot) noexcept {
+        return static_cast<std::uint16_t>(1U << index(slot));
     }
-    std::uint8_t bits_ = 0;
+    std::uint16_t bits_ = 0;
 };
 
 /// What an agent needs of a remote.
@@ -71,8 +73,9 @@ inline constexpr SlotSet kAgentSlots{Slot::kNodes, Slot::kServices, Slot::kIps, 
 inline constexpr SlotSet kRemoteSlots{Slot::kNodes, Slot::kServices, Slot::kIps, Slot::kIdentities,
                                       Slot::kServiceExports};
 /// What an agent reads of its own cluster.
-inline constexpr SlotSet kOwnSlots{Slot::kNodes, Slot::kServices, Slot::kIps, Slot::kIdentities,
-                                   Slot::kLocalServices};
+inline constexpr SlotSet kOwnSlots{Slot::kNodes,      Slot::kServices,      Slot::kIps,
+                                   Slot::kIdentities, Slot::kLocalServices, Slot::kLocalPolicies,
+                                   Slot::kLocalIps};
 
 /// The prefix to watch for a slot of one cluster.
 [[nodiscard]] std::string slot_prefix(Slot slot, std::string_view cluster, model::Layout layout);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "model/ip.hpp"
+#include "model/policy_record.hpp"
 #include "model/types.hpp"
 
 namespace mesh::state {
@@ -60,10 +61,25 @@ struct LocalServiceUpsert {
 struct LocalServiceDelete {
     ObjectName name;
 };
+/// Likewise.
+struct PolicyUpsert {
+    model::PolicyRecord record;
+};
+struct PolicyDelete {
+    model::policy::PolicyKey key;
+};
+/// Likewise.
+struct LocalIpUpsert {
+    model::LocalIp ip;
+};
+struct LocalIpDelete {
+    model::IpAddress address;
+};
 
-using ClusterChange = std::variant<NodeUpsert, NodeDelete, ServiceUpsert, ServiceDelete, IpUpsert,
-                                   IpDelete, IdentityUpsert, IdentityDelete, ExportUpsert,
-                                   ExportDelete, LocalServiceUpsert, LocalServiceDelete>;
+using ClusterChange =
+    std::variant<NodeUpsert, NodeDelete, ServiceUpsert, ServiceDelete, IpUpsert, IpDelete,
+                 IdentityUpsert, IdentityDelete, ExportUpsert, ExportDelete, LocalServiceUpsert,
+                 LocalServiceDelete, PolicyUpsert, PolicyDelete, LocalIpUpsert, LocalIpDelete>;
 
 /// Who a batch belongs to. The name is the key everywhere; the id is what that cluster's own config
 /// says. A cluster whose id changed is drained first and then filled anew (protocol.md §8).

@@ -28,6 +28,10 @@ template <>
 constexpr Kind kKindOf<model::ServiceExport> = Kind::kExport;
 template <>
 constexpr Kind kKindOf<model::LocalService> = Kind::kLocalService;
+template <>
+constexpr Kind kKindOf<model::PolicyRecord> = Kind::kPolicy;
+template <>
+constexpr Kind kKindOf<model::LocalIp> = Kind::kLocalIp;
 
 /// How many entries there are of each prefix length, longest first when walked.
 class PrefixLengths {
@@ -48,6 +52,7 @@ class PrefixLengths {
 struct Cluster {
     Cluster(ClusterKey its_key, const SipKey& hash_key)
         : key(std::move(its_key)), tables{RowTable(hash_key), RowTable(hash_key),
+                                          RowTable(hash_key), RowTable(hash_key),
                                           RowTable(hash_key), RowTable(hash_key),
                                           RowTable(hash_key), RowTable(hash_key)} {}
 
@@ -210,6 +215,22 @@ std::optional<bool> ClusterTables::State::apply(Cluster& cluster, const ClusterC
                 return erase<model::LocalService>(cluster, key_of(c.name.namespace_, c.name.name),
                                                   sink);
             },
+            [&](const PolicyUpsert& c) -> Effective {
+                if (!own) return std::nullopt;
+                return upsert(cluster, c.record, sink);
+            },
+            [&](const PolicyDelete& c) -> Effective {
+                if (!own) return std::nullopt;
+                return erase<model::PolicyRecord>(cluster, key_of(c.key), sink);
+            },
+            [&](const LocalIpUpsert& c) -> Effective {
+                if (!own) return std::nullopt;
+                return upsert(cluster, c.ip, sink);
+            },
+            [&](const LocalIpDelete& c) -> Effective {
+                if (!own) return std::nullopt;
+                return erase<model::LocalIp>(cluster, key_of(IpPrefix(c.address, 128)), sink);
+            },
         },
         change);
 }
@@ -248,6 +269,8 @@ std::size_t ClusterTables::drain(std::string_view cluster, const EffectSink& sin
     deleted += state_->drain_kind<model::Identity>(*held, sink, kinds);
     deleted += state_->drain_kind<model::ServiceExport>(*held, sink, kinds);
     deleted += state_->drain_kind<model::LocalService>(*held, sink, kinds);
+    deleted += state_->drain_kind<model::PolicyRecord>(*held, sink, kinds);
+    deleted += state_->drain_kind<model::LocalIp>(*held, sink, kinds);
     if (kinds == KindSet::all()) {
         std::erase_if(state_->clusters, [&](const auto& c) { return c.get() == held; });
     }
@@ -303,6 +326,15 @@ std::optional<model::LocalService> ClusterTables::find_local_service(const Objec
                                             key_of(name.namespace_, name.name));
 }
 
+std::optional<model::PolicyRecord> ClusterTables::find_policy(
+    const model::policy::PolicyKey& key) const {
+    return state_->get<model::PolicyRecord>(state_->own_cluster, key_of(key));
+}
+
+std::optional<model::LocalIp> ClusterTables::find_local_ip(const IpAddress& address) const {
+    return state_->get<model::LocalIp>(state_->own_cluster, key_of(IpPrefix(address, 128)));
+}
+
 bool ClusterTables::has_local_service(const ObjectName& name) const {
     const Cluster* own = state_->find(state_->own_cluster);
     return own != nullptr &&
@@ -348,6 +380,13 @@ void ClusterTables::for_each_ip(
     std::string_view cluster, const std::function<void(const model::IpIdentityPair&)>& call) const {
     state_->for_each<model::IpIdentityPair>(cluster, call);
 }
+void ClusterTables::for_each_ip_row(std::string_view cluster,
+                                    const std::function<void(const IpRow&)>& call) const {
+    const auto* held = state_->find(cluster);
+    if (held == nullptr) return;
+    held->table(Kind::kIp).for_each(
+        [&](const RowTable::Row& row) { call(decode_ip_row(row.payload, state_->pool)); });
+}
 void ClusterTables::for_each_identity(
     std::string_view cluster, const std::function<void(const model::Identity&)>& call) const {
     state_->for_each<model::Identity>(cluster, call);
@@ -359,6 +398,10 @@ void ClusterTables::for_each_export(
 void ClusterTables::for_each_local_service(
     const std::function<void(const model::LocalService&)>& call) const {
     state_->for_each<model::LocalService>(state_->own_cluster, call);
+}
+void ClusterTables::for_each_policy(
+    const std::function<void(const model::PolicyRecord&)>& call) const {
+    state_->for_each<model::PolicyRecord>(state_->own_cluster, call);
 }
 
 }  // namespace mesh::state

@@ -406,6 +406,22 @@ void fields(Io& io, Of<Io, model::LocalService>& v) {
     optional_string_map(io, v.annotations);
 }
 
+template <class Io>
+void fields(Io& io, Of<Io, model::PolicyRecord>& v) {
+    io.number(v.key.kind);
+    io.text(v.key.namespace_);
+    io.raw(v.key.name);
+    io.text(v.file);
+    io.number(v.document);
+    io.list(v.lines, [&](auto& line) { io.number(line); });
+    io.raw(v.text);
+}
+
+template <class Io>
+void fields(Io& io, Of<Io, model::LocalIp>& v) {
+    fields(io, v.pair);
+}
+
 template <class T>
 T read(std::string_view payload, const StringPool& pool, StringPool* release_to) {
     T object;
@@ -448,6 +464,11 @@ std::string key_of(model::IdentityId id) {
     return key;
 }
 
+std::string key_of(const model::policy::PolicyKey& key) {
+    std::string text(1, static_cast<char>('0' + static_cast<int>(key.kind)));
+    return text.append(key_of(key.namespace_, key.name));
+}
+
 std::string key_of(const model::Node& node) {
     return key_of(node.name);
 }
@@ -465,6 +486,13 @@ std::string key_of(const model::ServiceExport& service_export) {
 }
 std::string key_of(const model::LocalService& service) {
     return key_of(service.namespace_, service.name);
+}
+std::string key_of(const model::PolicyRecord& record) {
+    return key_of(record.key);
+}
+
+std::string key_of(const model::LocalIp& ip) {
+    return key_of(IpPrefix(ip.pair.ip, 128));
 }
 
 IpPrefix prefix_of(const model::IpIdentityPair& pair) {
@@ -485,6 +513,21 @@ T take(std::string_view payload, StringPool& pool) {
     return read<T>(payload, pool, &pool);
 }
 
+IpRow decode_ip_row(std::string_view payload, const StringPool& pool) {
+    // The first of fields() of an IpIdentityPair.
+    Reader reader(payload, pool, nullptr);
+    IpAddress ip;
+    reader.address(ip);
+    std::optional<std::uint8_t> length;
+    reader.optional(length, [&](auto& value) { reader.number(value); });
+    IpRow row;
+    row.prefix = {ip, length.value_or(128)};
+    reader.optional(row.host, [&](auto& host) { reader.shared_address(host); });
+    reader.number(row.id);
+    reader.number(row.key);
+    return row;
+}
+
 #define MESH_INSTANTIATE(T)                                       \
     template void encode<T>(const T&, StringPool&, std::string&); \
     template T decode<T>(std::string_view, const StringPool&);    \
@@ -495,6 +538,8 @@ MESH_INSTANTIATE(model::IpIdentityPair)
 MESH_INSTANTIATE(model::Identity)
 MESH_INSTANTIATE(model::ServiceExport)
 MESH_INSTANTIATE(model::LocalService)
+MESH_INSTANTIATE(model::PolicyRecord)
+MESH_INSTANTIATE(model::LocalIp)
 #undef MESH_INSTANTIATE
 
 }  // namespace mesh::state

@@ -192,6 +192,7 @@ void Fabric::add_pod(FabricNode& node, int k) {
     pod.ip6 = node.pod6(10 + k);
     pod.identity =
         (static_cast<std::uint32_t>(node.number()) << 16) + 100 + static_cast<std::uint32_t>(k);
+    pod.id = static_cast<datapath::EndpointId>(k + 1);
     const std::string device = "lxc" + std::to_string(k);
     const auto inner = mac(node.number(), k, 0), outer = mac(node.number(), k, 1);
     node.netns.ip("link add " + device + " address " + datapath::to_string(outer) +
@@ -214,7 +215,7 @@ void Fabric::add_pod(FabricNode& node, int k) {
         node.netns.ip("neigh add " + ip + " lladdr " + datapath::to_string(inner) + " dev " +
                       device + " nud permanent");
         pod.endpoints.push_back(
-            {address(ip), ifindex_in(node.netns, device), pod.identity, inner, outer});
+            {address(ip), ifindex_in(node.netns, device), pod.identity, inner, outer, pod.id});
     }
     node.netns.run([&] {
         for (const auto& endpoint : pod.endpoints) take(node.pods().upsert_endpoint(endpoint));

@@ -18,6 +18,7 @@ struct FabricPod {
     Netns netns;
     std::string ip4, ip6;
     std::uint32_t identity = 0;
+    datapath::EndpointId id = 0;  ///< pod k of a node is k + 1
     std::vector<datapath::Endpoint> endpoints;
 };
 

@@ -374,6 +374,25 @@ TEST_P(MasqueradeTest, NonMasqueradeCidrsSeeThePod) {
     EXPECT_EQ(seen(), fabric.node(1).ip4());
 }
 
+/// What a policy of this node calls an address does not bring it into the mesh.
+TEST_P(MasqueradeTest, ABlockThatOnlyPoliciesNameIsOutsideOfTheMesh) {
+    datapath::PodsChanges named;
+    for (const auto* block : {"10.250.0.96/28", "fd25::100/128"}) {
+        named.upserts.push_back(
+            {.prefix = *model::IpPrefix::parse(block), .identity = 0x01000005, .tunnel = {}});
+    }
+    ASSERT_TRUE(fabric.node(1).pods().apply(named));
+    for (const int family : {AF_INET, AF_INET6}) {
+        const Listener listener(fabric.world, family, SOCK_STREAM, 7006);
+        fabric.pod(1, 0).netns.run([&] {
+            const Socket socket(family, SOCK_STREAM);
+            ASSERT_EQ(socket.connect(world(family), 7006), 0);
+            EXPECT_EQ(listener.sender(),
+                      family == AF_INET ? fabric.node(1).ip4() : fabric.node(1).ip6());
+        });
+    }
+}
+
 class OverlayTest : public ::testing::Test {
   protected:
     Fabric fabric{true};

@@ -85,7 +85,7 @@ struct Reference {
     std::map<IpAddress, ClusterId> peers;
     std::vector<std::string> conflicts;
 
-    explicit Reference(const ClusterTables& tables) {
+    Reference(const ClusterTables& tables, const std::map<IpPrefix, IdentityId>& locals) {
         const auto clusters = tables.clusters();
         for (std::size_t rank = 0; rank < clusters.size(); ++rank) {
             tables.for_each_node(clusters[rank].name, [&](const Node& n) { addresses(n, rank); });
@@ -104,6 +104,7 @@ struct Reference {
             claim(tables, clusters[rank], rank, all_routes);
         }
         settle();
+        add_locals(locals);
     }
 
     static std::vector<IpAddress> of_type(const Node& n, std::string_view type) {
@@ -269,6 +270,23 @@ struct Reference {
         }
         std::ranges::sort(conflicts);
     }
+
+    void add_locals(const std::map<IpPrefix, IdentityId>& locals) {
+        const std::map<IpPrefix, IpcacheRow> mesh = rows;
+        for (const auto& [p, identity] : locals) {
+            if (mesh.contains(p)) continue;
+            IpcacheRow row;
+            int narrowest = -1;
+            for (const auto& [around, its] : mesh) {
+                if (!around.contains(p) || around.length() <= narrowest) continue;
+                narrowest = around.length();
+                row = its;
+            }
+            row.prefix = p;
+            row.identity = identity;
+            rows.emplace(p, row);
+        }
+    }
 };
 
 // ---- random changes ----
@@ -362,6 +380,19 @@ class Incremental {
 
   private:
     void change() {
+        if (changes_.chance(6)) {
+            const IpPrefix where =
+                prefix(changes_.chance(2) ? changes_.wide() : changes_.address());
+            if (changes_.chance(3)) {
+                locals_.erase(where);
+                ipcache_.note_local(where, std::nullopt);
+            } else {
+                const IdentityId id{0x01000001U + static_cast<std::uint32_t>(changes_.below(3))};
+                locals_.insert_or_assign(where, id);
+                ipcache_.note_local(where, id);
+            }
+            return;
+        }
         ClusterKey cluster = clusters_[changes_.below(3)];
         const auto kind = changes_.below(200);
         if (kind == 0) {
@@ -408,7 +439,7 @@ class Incremental {
         }
     }
     void compare() {
-        const Reference expected(tables_);
+        const Reference expected(tables_, locals_);
         std::string got, wanted;
         for (const auto& [p, row] : rows_) got += text(row) + "\n";
         for (const auto& [p, row] : expected.rows) wanted += text(row) + "\n";
@@ -428,6 +459,7 @@ class Incremental {
     ClusterTables tables_;
     RouteTable routes_{{.own_cluster = "ape", .own_node = "n1"}};
     IpcacheCompiler ipcache_{tables_, routes_, kOptions};
+    std::map<IpPrefix, IdentityId> locals_;
     std::map<IpPrefix, IpcacheRow> rows_;
     std::map<IpAddress, ClusterId> peers_;
 };

@@ -18,6 +18,7 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using namespace mesh::state;
 using mesh::model::ClusterId;
+using mesh::model::IdentityId;
 using mesh::model::IpAddress;
 using mesh::model::IpIdentityPair;
 using mesh::model::Node;
@@ -441,6 +442,51 @@ TEST_F(Ipcache, StartsWithWhatTheTablesHold) {
         ElementsAre("+ 10.10.1.7/32 id 9 of 9", "+ 10.20.1.0/24 id 2 of 2 via 192.0.2.11 cidr",
                     "+ 192.0.2.1/32 id 1 of 9 node", "+ 192.0.2.11/32 id 6 of 2 node",
                     "+ peer 192.0.2.1 of 9", "+ peer 192.0.2.11 of 2"));
+}
+
+// ---- identities that only this node knows ----
+
+TEST_F(Ipcache, ALocalIdentityHasARowUntilTheMeshHas) {
+    const std::size_t empty = ipcache_.bytes();
+    const auto local = [&](std::string_view where, std::uint32_t id) {
+        ipcache_.note_local(prefix(where), IdentityId{id});
+        return flush();
+    };
+    EXPECT_THAT(local("203.0.113.0/24", 0x01000001),
+                ElementsAre("+ 203.0.113.0/24 id 16777217 of 0"));
+    EXPECT_THAT(local("203.0.113.0/24", 0x01000001), IsEmpty());
+    EXPECT_THAT(local("203.0.113.7/32", 0x01000002),
+                ElementsAre("+ 203.0.113.7/32 id 16777218 of 0"));
+    EXPECT_THAT(put(kBee, pair("203.0.113.7", "192.0.2.11", 131073)),
+                ElementsAre("+ 203.0.113.7/32 id 131073 of 2 via 192.0.2.11"));
+    EXPECT_THAT(put(kBee, node(kBee, "n9", "203.0.113.7", {})),
+                ElementsAre("+ 203.0.113.7/32 id 6 of 2 node", "+ peer 203.0.113.7 of 2"));
+    EXPECT_THAT(local("203.0.113.7/32", 0x01000003), IsEmpty());
+    EXPECT_THAT(conflicts(), IsEmpty());
+    erase_ip(kBee, "203.0.113.7");
+    EXPECT_THAT(erase_node(kBee, "n9"),
+                ElementsAre("+ 203.0.113.7/32 id 16777219 of 0", "- peer 203.0.113.7"));
+    for (const auto* where : {"203.0.113.0/24", "203.0.113.7/32"}) {
+        ipcache_.note_local(prefix(where), std::nullopt);
+    }
+    EXPECT_THAT(flush(), ElementsAre("- 203.0.113.0/24", "- 203.0.113.7/32"));
+    tables_.drain("bee", sink());
+    flush();
+    EXPECT_EQ(ipcache_.bytes(), empty);
+}
+
+TEST_F(Ipcache, ALocalIdentityInsideAPodCidrLeadsWhereThatLeads) {
+    ipcache_.note_local(prefix("10.20.1.0/28"), IdentityId{0x01000001});
+    ipcache_.note_local(prefix("10.20.0.0/16"), IdentityId{0x01000002});
+    EXPECT_THAT(flush(),
+                ElementsAre("+ 10.20.0.0/16 id 16777218 of 0", "+ 10.20.1.0/28 id 16777217 of 0"));
+    EXPECT_THAT(put(kBee, node(kBee, "n1", "192.0.2.11", {"10.20.1.0/24"})),
+                ElementsAre("+ 10.20.1.0/24 id 2 of 2 via 192.0.2.11 cidr",
+                            "+ 10.20.1.0/28 id 16777217 of 2 via 192.0.2.11 cidr",
+                            "+ 192.0.2.11/32 id 6 of 2 node", "+ peer 192.0.2.11 of 2"));
+    EXPECT_THAT(erase_node(kBee, "n1"),
+                ElementsAre("+ 10.20.1.0/28 id 16777217 of 0", "- 10.20.1.0/24", "- 192.0.2.11/32",
+                            "- peer 192.0.2.11"));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 
+#include "bpf/layout.h"
 #include "datapath/bpf/map_copy.hpp"
 
 namespace mesh::datapath {
@@ -85,6 +86,38 @@ TEST(LayoutStepsTest, EveryRowOfAMapPerCpuIsConverted) {
     const auto converted = value_in<std::array<Second, 3>>(entry->value);
     EXPECT_THAT((std::vector<int>{converted[0].port, converted[1].port, converted[2].port}),
                 ::testing::ElementsAre(80, 443, 53));
+}
+
+/// Endpoints and settings before there were policies.
+TEST(LayoutStepsTest, WhatIsOlderThanPoliciesHasNone) {
+    const auto step_of = [](std::string_view map) {
+        MapChanges changes;
+        for (const LayoutStep& step : pods_layout().steps) {
+            for (const MapChange& change : step.changes) {
+                if (step.from == 2 && change.map == map) changes.push_back(&change);
+            }
+        }
+        return changes;
+    };
+    std::array<std::uint8_t, 20> endpoint{};
+    endpoint[0] = 7;
+    endpoint[19] = 0x42;
+    const auto pod = convert_entry(bytes_of(mesh_address{{0, 0, 0xffff, 1}}), bytes_of(endpoint),
+                                   step_of("endpoints"), 1);
+    ASSERT_TRUE(pod);
+    EXPECT_EQ(value_in<mesh_address>(pod->key).word[3], 1U);
+    const auto made = value_in<mesh_endpoint>(pod->value);
+    EXPECT_EQ(made.ifindex, 7U);
+    EXPECT_EQ(made.node_mac[5], 0x42);
+    EXPECT_EQ(made.id, 0U);
+    std::array<std::uint32_t, 22> settings{};
+    settings[0] = 2;
+    settings[20] = 15;
+    const auto set =
+        convert_entry(bytes_of(std::uint32_t{0}), bytes_of(settings), step_of("settings"), 1);
+    ASSERT_TRUE(set);
+    EXPECT_EQ(value_in<mesh_pods_settings>(set->value).identity_shift, 15U);
+    EXPECT_EQ(value_in<mesh_pods_settings>(set->value).policy_flags, 0U);
 }
 
 /// What anybody who changes a layout may get wrong without a compiler's word.

@@ -115,6 +115,16 @@ inline Strings lines_of(const ClusterBatch& batch) {
             std::string operator()(const LocalServiceDelete& c) const {
                 return "-local " + obj(c.name.namespace_, c.name.name);
             }
+            std::string operator()(const PolicyUpsert& c) const {
+                return "+" + c.record.key.to_string();
+            }
+            std::string operator()(const PolicyDelete& c) const { return "-" + c.key.to_string(); }
+            std::string operator()(const LocalIpUpsert& c) const {
+                return "+local " + c.ip.pair.ip.to_string();
+            }
+            std::string operator()(const LocalIpDelete& c) const {
+                return "-local " + c.address.to_string();
+            }
             decltype(object) obj;
         };
         out.push_back(std::visit(Visitor{object}, change));

@@ -327,6 +327,8 @@ TEST_F(SessionTest, AnIdleOwnClusterIsNotBehind) {
     connect();
     list_all();
     list(Slot::kLocalServices);
+    list(Slot::kLocalPolicies);
+    list(Slot::kLocalIps);
     for (int i = 0; i < 20; ++i) {
         ++revision_;  // a heartbeat, which nobody here watches
         pass(seconds(5));
@@ -689,7 +691,8 @@ TEST_F(SessionTest, TheOwnClusterNeedsNoConfigCanaryOrHeartbeat) {
     EXPECT_EQ(
         did(),
         (Strings{"connect", "watch cilium/state/nodes/v1/c1/", "watch cilium/state/ip/v1/default/",
-                 "watch cilium/state/identities/v1/id/", "watch mesh/local/services/v1/"}));
+                 "watch cilium/state/identities/v1/id/", "watch mesh/local/services/v1/",
+                 "watch mesh/local/policies/v1/", "watch mesh/local/ips/v1/"}));
     list_all(one_of_each());
     EXPECT_EQ(session_->state(), SessionState::kSyncing);
     model::LocalService local;
@@ -698,14 +701,53 @@ TEST_F(SessionTest, TheOwnClusterNeedsNoConfigCanaryOrHeartbeat) {
     local.type = "ClusterIP";
     list(Slot::kLocalServices, {{"mesh/local/services/v1/ns/s1", model::encode(local)},
                                 {"mesh/local/services/v1/ns/other", model::encode(local)}});
+    EXPECT_EQ(session_->state(), SessionState::kSyncing);
+    list(Slot::kLocalPolicies);
+    model::IpIdentityPair pair;
+    pair.ip = model::IpAddress::v4(10, 1, 0, 9);
+    list(Slot::kLocalIps, {{"mesh/local/ips/v1/10.1.0.9", model::encode(pair)},
+                           {"mesh/local/ips/v1/10.1.0.8", model::encode(pair)}});
     EXPECT_EQ(session_->state(), SessionState::kReady);
     const auto lines = told();
-    EXPECT_EQ(lines.back(), "+local ns/s1");
-    EXPECT_EQ(lines.size(), 5U) << "the one whose key and value differ is refused";
+    EXPECT_EQ(lines.back(), "+local 10.1.0.9");
+    EXPECT_EQ(lines.size(), 6U) << "those whose key and value differ are refused";
     pass(minutes(30));
     EXPECT_EQ(session_->state(), SessionState::kReady);
     erase(Slot::kLocalServices, "mesh/local/services/v1/ns/s1");
     EXPECT_EQ(told(), Strings{"-local ns/s1"});
+}
+
+TEST_F(SessionTest, APolicyThatIsWrongKeepsTheLastGoodOne) {
+    make({.own = true, .local_id = model::ClusterId{7}, .slots = kOwnSlots});
+    configure();
+    connect();
+    list_all();
+    list(Slot::kLocalServices);
+    list(Slot::kLocalIps);
+    const std::string prefix(model::kLocalPoliciesPrefix);
+    const auto value = [](std::string_view name, std::string_view spec) {
+        return R"({"file":"a.yaml","document":1,"lines":[],"policy":{"apiVersion":"cilium.io/v2",)"
+               R"("kind":"CiliumNetworkPolicy","metadata":{"namespace":"ns","name":")" +
+               std::string(name) + R"("},"spec":)" + std::string(spec) + "}}";
+    };
+    const std::string good = R"({"endpointSelector":{},"ingress":[]})";
+    list(Slot::kLocalPolicies, {{prefix + "CiliumNetworkPolicy/ns/a", value("a", good)},
+                                {prefix + "CiliumNetworkPolicy/ns/b", value("a", good)},
+                                {prefix + "CiliumNetworkPolicy/-/c", value("c", good)},
+                                {prefix + "CiliumClusterwideNetworkPolicy/ns/d", value("d", good)},
+                                {prefix + "Other/ns/e", value("e", good)}});
+    EXPECT_EQ(session_->state(), SessionState::kReady);
+    EXPECT_EQ(told().back(), "+CiliumNetworkPolicy ns/a");
+    for (const std::string& bad : {value("a", R"({"endpointSelector":{},"ingres":[]})"),
+                                   value("b", good), std::string("{")}) {
+        put(Slot::kLocalPolicies, {{prefix + "CiliumNetworkPolicy/ns/a", bad}});
+        EXPECT_EQ(told(), Strings{});
+    }
+    put(Slot::kLocalPolicies, {{prefix + "CiliumNetworkPolicy/ns/a",
+                                value("a", R"({"endpointSelector":{},"egress":[]})")}});
+    EXPECT_EQ(told(), Strings{"+CiliumNetworkPolicy ns/a"});
+    erase(Slot::kLocalPolicies, prefix + "CiliumNetworkPolicy/ns/a");
+    EXPECT_EQ(told(), Strings{"-CiliumNetworkPolicy ns/a"});
 }
 
 }  // namespace

@@ -1,0 +1,101 @@
+#include "compile/policy/l7_match.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <re2/re2.h>
+
+#include <algorithm>
+
+namespace mesh::compile {
+
+using namespace model::policy;
+
+namespace {
+
+char lower(char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+}
+
+std::string lower(std::string_view text) {
+    std::string out(text);
+    std::ranges::transform(out, out.begin(), [](char c) { return lower(c); });
+    return out;
+}
+
+bool full_match(const std::string& text, const std::string& pattern) {
+    const RE2 expression(pattern, RE2::Quiet);
+    return expression.ok() && RE2::FullMatch(text, expression);
+}
+
+/// Some header of that name has the value, or (empty) any.
+bool has_header(const HttpRequest& request, std::string_view name, std::string_view value) {
+    return std::ranges::any_of(request.headers, [&](const auto& header) {
+        return lower(header.first) == lower(name) && (value.empty() || header.second == value);
+    });
+}
+
+/// "Name" or "Name: value".
+bool header_holds(const HttpRequest& request, std::string_view text) {
+    const std::size_t colon = text.find(':');
+    if (colon == std::string_view::npos) return has_header(request, text, {});
+    std::string_view value = text.substr(colon + 1);
+    while (value.starts_with(' ')) value.remove_prefix(1);
+    return has_header(request, text.substr(0, colon), value);
+}
+
+/// A pattern of names as an expression: '*' stays inside of a label. @source policy.md §2
+std::string name_expression(std::string_view pattern) {
+    std::string out;
+    if (pattern.starts_with("**.")) {
+        out = "([-a-z0-9_]+[.])+";
+        pattern.remove_prefix(3);
+    }
+    for (const char c : pattern) {
+        if (c == '*') {
+            out += "[-a-z0-9_]*";
+        } else if (c == '.') {
+            out += "[.]";
+        } else {
+            out += c;
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+bool lets_pass(const HttpRule& rule, const HttpRequest& request) {
+    if (!rule.method.empty() && !full_match(request.method, rule.method)) return false;
+    if (!rule.path.empty() && !full_match(request.path, rule.path)) return false;
+    if (!rule.host.empty() && !full_match(request.host, rule.host)) return false;
+    return std::ranges::all_of(
+               rule.headers,
+               [&](const std::string& header) { return header_holds(request, header); }) &&
+           std::ranges::all_of(rule.header_matches, [&](const HeaderMatch& match) {
+               // Other actions change or log the header and let the request go on.
+               return match.mismatch != HeaderMismatch::kDrop ||
+                      has_header(request, match.name, match.value);
+           });
+}
+
+bool lets_pass(const FqdnSelector& rule, std::string_view name) {
+    std::string text = lower(name);
+    if (text.ends_with('.')) text.pop_back();
+    if (!rule.match_name.empty()) return text == rule.match_name;
+    return rule.match_pattern == "*" || full_match(text, name_expression(rule.match_pattern));
+}
+
+std::string to_string(const HttpRule& rule) {
+    std::vector<std::string> parts;
+    if (!rule.method.empty()) parts.push_back("method " + rule.method);
+    if (!rule.path.empty()) parts.push_back("path " + rule.path);
+    if (!rule.host.empty()) parts.push_back("host " + rule.host);
+    for (const std::string& header : rule.headers) parts.push_back("header " + header);
+    for (const HeaderMatch& match : rule.header_matches) {
+        if (match.mismatch != HeaderMismatch::kDrop) continue;
+        parts.push_back(fmt::format("header {}: {}", match.name, match.value));
+    }
+    return parts.empty() ? "everything" : fmt::format("{}", fmt::join(parts, ", "));
+}
+
+}  // namespace mesh::compile
