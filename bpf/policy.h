@@ -369,6 +369,9 @@ __noinline int policy_judge(struct __sk_buff* skb, struct packet* p, __u32 endpo
         return deny(skb, p, s, endpoint, point, MESH_DROP_POLICY_UNKNOWN);
     if (p->source_identity == 0) p->source_identity = identity_of(&p->source, set);
     s->identity = egress ? p->destination_identity : p->source_identity;
+    /* To policies the world is one of each family. */
+    if (s->identity == IDENTITY_WORLD)
+        s->identity = p->v4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
     const bool found = find_row(s, endpoint);
     if (!found || (s->row.flags & MESH_POLICY_DENY)) {
         if (s->header.enforcement != MESH_ENFORCE_AUDIT)
