@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 #include <mesh/mesh.hpp>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -232,6 +233,29 @@ void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
         "Rows of one pod's policy; a pod whose policy has more is locked");
 }
 
+/// What is asked about policies: 400 and 404 say why there is no answer.
+void add_policy_questions(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
+    using mesh::serve::StatusRequest;
+    using mesh::serve::StatusResponse;
+    const auto answer = [](const mesh::Result<std::string>& document) {
+        if (document) return StatusResponse{.body = *document};
+        const mesh::Error& error = document.error();
+        return StatusResponse{
+            .status = error.code() == mesh::Errc::kInvalidArgument ? 400U : 404U,
+            .body = boost::json::serialize(boost::json::object{{"error", error.detail()}})};
+    };
+    server.route("/v1/policy/trace", [=, &agent](const StatusRequest& request) {
+        const auto of = [&](const char* name) { return request.parameter(name).value_or(""); };
+        mesh::PolicyTraceQuery query{of("src"), of("dst"), of("dport"), of("http"), {}, of("dns")};
+        std::istringstream headers(of("headers"));
+        for (std::string line; std::getline(headers, line);) query.headers.push_back(line);
+        return answer(agent.policy_trace_json(query));
+    });
+    server.route("/v1/policy/diff", [=, &agent](const StatusRequest& request) {
+        return answer(agent.policy_diff_json(request.body));
+    });
+}
+
 void add_policy_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
     using mesh::serve::StatusRequest;
     using mesh::serve::StatusResponse;
@@ -289,6 +313,7 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
         return StatusResponse{.body = boost::json::serialize(mesh::engine::to_json(*view))};
     });
     add_policy_routes(server, agent);
+    add_policy_questions(server, agent);
     server.route("/v1/encryption", [&agent](const StatusRequest&) {
         return StatusResponse{.body = agent.encryption_json()};
     });

@@ -177,6 +177,17 @@ struct MeshOptions {
     LogCallback log;
 };
 
+/// A packet to be explained; as `meshctl policy trace` takes it.
+struct PolicyTraceQuery {
+    /// "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity ("world") or an
+    /// identity's number.
+    std::string source, destination;
+    std::string dport;                 ///< "80/TCP"
+    std::string http;                  ///< "GET /a" or "GET http://host/a"; empty: no request
+    std::vector<std::string> headers;  ///< of the request, "Name: value"
+    std::string dns;                   ///< a name that is asked for; empty: none
+};
+
 /// The mesh as one node sees it.
 /// @thread every member function may be called from any thread
 class MESH_API Mesh {
@@ -259,6 +270,18 @@ class MESH_API Mesh {
     [[nodiscard]] std::string services_json() const;
     [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
                                                           std::string_view name) const;
+    /// Whether a packet passes and by which rules of both its ends, where each is written, who the
+    /// ends are, and by which cluster this is known. The document of GET /v1/policy/trace.
+    /// @errors kInvalidArgument names what cannot be understood; kNotFound: no such pod or
+    ///         identity, or this node enforces no policies
+    [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) const;
+    /// Which packets of this node's pods other policies would let pass or not, in groups of peers
+    /// and ports. The document of GET /v1/policy/diff.
+    /// @param documents policies as YAML or JSON text, in place of those of the same name
+    /// @param prune policies that are not among them would go
+    /// @errors kInvalidArgument: mistakes in the text, a line each; kNotFound as above
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents,
+                                                       bool prune) const;
     /// Metrics in Prometheus' text format.
     [[nodiscard]] std::string metrics_text() const;
 

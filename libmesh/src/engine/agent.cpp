@@ -21,6 +21,7 @@
 #include "engine/options_check.hpp"
 #include "engine/policy_document.hpp"
 #include "engine/policy_proxies.hpp"
+#include "engine/policy_trace.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
@@ -76,6 +77,10 @@ PolicyEngineOptions policy_options(const MeshOptions& options) {
     out.local.dual_stack = true;
     out.identity_shift = options.max_connected_clusters == 511 ? 15 : 16;
     return out;
+}
+
+Error no_policy() {
+    return not_found("this node enforces no policies: it has no pod network");
 }
 
 /// Its pods were there before it had policies: none has a number.
@@ -301,6 +306,23 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         const auto document = one_policy_document(*policy_, node_.tables(), path);
         if (!document) return std::nullopt;
         return boost::json::serialize(*document);
+    }
+    [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) {
+        if (!policy_) return no_policy();
+        const auto clusters = clusters_->status();
+        MESH_TRY(const auto document,
+                 trace_document({*policy_, node_.tables(), clusters, options_.node_name}, query));
+        return boost::json::serialize(document);
+    }
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view request) {
+        if (!policy_) return no_policy();
+        MESH_TRY(const auto document, diff_document(*policy_, request));
+        return boost::json::serialize(document);
+    }
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents, bool prune) {
+        if (!policy_) return no_policy();
+        MESH_TRY(const auto policies, read_policy_text(documents));
+        return boost::json::serialize(diff_document(*policy_, policies, prune));
     }
     [[nodiscard]] std::optional<std::string> identities_json() const {
         if (!policy_) return std::nullopt;
@@ -761,6 +783,15 @@ std::optional<std::string> Agent::policy_json() const {
 }
 std::optional<std::string> Agent::policy_json(std::string_view path) const {
     return impl_->policy_json(path);
+}
+Result<std::string> Agent::policy_trace_json(const PolicyTraceQuery& query) {
+    return impl_->policy_trace_json(query);
+}
+Result<std::string> Agent::policy_diff_json(std::string_view request) {
+    return impl_->policy_diff_json(request);
+}
+Result<std::string> Agent::policy_diff_json(std::string_view documents, bool prune) {
+    return impl_->policy_diff_json(documents, prune);
 }
 std::optional<std::string> Agent::identities_json() const {
     return impl_->identities_json();

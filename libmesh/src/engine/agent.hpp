@@ -59,6 +59,11 @@ class Agent {
     /// The documents of policy_document.hpp; nullopt: there is no such thing, or no policy here.
     [[nodiscard]] std::optional<std::string> policy_json() const;
     [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const;
+    /// The documents of policy_trace.hpp, by GET /v1/policy/diff's body or by policies' text.
+    /// @errors as those, and kNotFound: no policy here
+    [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query);
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view request);
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents, bool prune);
     [[nodiscard]] std::optional<std::string> identities_json() const;
     /// {"lines": [...]}: the latest HTTP requests and DNS questions that went through a policy.
     [[nodiscard]] std::optional<std::string> access_log_json() const;

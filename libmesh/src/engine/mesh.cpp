@@ -291,6 +291,18 @@ std::optional<std::string> Mesh::service_json(std::string_view namespace_,
     return boost::json::serialize(engine::to_json(*view));
 }
 
+Result<std::string> Mesh::policy_trace_json(const PolicyTraceQuery& query) const {
+    std::optional<Result<std::string>> document;
+    impl_->thread.run([&] { document.emplace(impl_->agent->policy_trace_json(query)); });
+    return *std::move(document);
+}
+
+Result<std::string> Mesh::policy_diff_json(std::string_view documents, bool prune) const {
+    std::optional<Result<std::string>> document;
+    impl_->thread.run([&] { document.emplace(impl_->agent->policy_diff_json(documents, prune)); });
+    return *std::move(document);
+}
+
 std::string Mesh::metrics_text() const {
     std::string text;
     impl_->thread.run([&] { text = impl_->agent->metrics_text(); });

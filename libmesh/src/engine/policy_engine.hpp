@@ -157,6 +157,8 @@ class PolicyEngine {
     }
     [[nodiscard]] PolicyCounts counts() const;
     [[nodiscard]] const compile::PolicyCompiler& compiler() const noexcept { return compiler_; }
+    /// For explanations, which leave it as it is.
+    [[nodiscard]] compile::PolicyCompiler& compiler() noexcept { return compiler_; }
     [[nodiscard]] const PolicyEngineOptions& options() const noexcept { return options_; }
     [[nodiscard]] const datapath::PolicyDatapath& datapath() const noexcept { return datapath_; }
     [[nodiscard]] bool synced() const noexcept { return synced_; }
