@@ -381,6 +381,13 @@ struct mesh_policy_entry {
 #define MESH_POLICY_REDIRECTS 4U /* a row leads to a proxy, or may */
 #define MESH_POLICY_EVENTS 8U    /* an event for each new flow that passes */
 
+/* Beside mesh_pods_settings.proxy_mark in the marks of the proxies' sockets; names: ProxySocket of
+ * datapath/policy.hpp */
+#define MESH_PROXY_SOCKETS 3U /* bits */
+#define MESH_PROXY_LISTENER 1U
+#define MESH_PROXY_TO_SERVER_OF_INGRESS 2U
+#define MESH_PROXY_TO_SERVER_OF_EGRESS 3U
+
 /* policy_flows: flows that endpoints' policies let pass, by their first packet as the endpoint
  * sends or gets it, so that answers are known. An LRU map: what is unused longest goes when there
  * is no room; what has timed out is taken for absent. */

@@ -104,6 +104,13 @@ void add_policy_flags(CLI::App& app, Flags& flags) {
         ->check(CLI::IsMember({"auto", "always", "policy"}))
         ->capture_default_str()
         ->group(kGroup);
+    app.add_option("--http-access-log", policy.access_log,
+                   "File of HTTP requests that went through a policy, a line of JSON each; "
+                   "/v1/access-log has the latest in any case")
+        ->group(kGroup);
+    app.add_option("--fqdn-cache", policy.fqdn_cache,
+                   "File that keeps the names that pods asked for over a restart (toFQDNs)")
+        ->group(kGroup);
     app.add_flag("--policy-verdict-notification", policy.verdict_events,
                  "An event for each new connection that a policy lets pass, too")
         ->group(kGroup);
@@ -267,6 +274,9 @@ void add_policy_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& a
     });
     server.route("/v1/identities", [=, &agent](const StatusRequest&) {
         return answer(agent.identities_json(), none);
+    });
+    server.route("/v1/access-log", [=, &agent](const StatusRequest&) {
+        return answer(agent.access_log_json(), none);
     });
     server.route("/v1/endpoints", [&agent](const StatusRequest&) {
         return StatusResponse{.body = agent.endpoints_json()};

@@ -63,11 +63,32 @@ struct PolicySettings {
     /// Endpoints whose policy was never set are locked; else their packets pass.
     bool enabled = false;
     bool verdict_events = false;  ///< an event for each new flow that passes, not only for drops
-    /// Of packets for, and sockets of, the node's own proxies; a rule of the node's routes leads
-    /// packets with it to the node itself. @see netlink
+    /// Of packets for the node's own proxies, which a rule of the node's routes leads to its
+    /// sockets (netlink/proxy_routes.hpp); the proxies' sockets have ProxySocket marks next to it.
+    /// The two lowest bits are 0. 0: rows that lead to proxies drop.
     std::uint32_t proxy_mark = 0;
     friend bool operator==(const PolicySettings&, const PolicySettings&) = default;
 };
+
+/// What a proxy uses a socket for: its SO_MARK is PolicySettings::proxy_mark plus this. They are
+/// transparent sockets of the node's network namespace. By the marks the datapath knows which
+/// packets are the proxies', and which answers are for them.
+enum class ProxySocket : std::uint32_t {
+    /// Listens on 127.0.0.1 and ::1 (or on all addresses), at the proxy_port of rows: TCP, or
+    /// UDP with IP_RECVORIGDSTADDR. What it accepts has the client's and the server's addresses.
+    /// Its answers to the client pass.
+    kListener = 1,
+    /// Goes on to the server, from the client's address, for a packet that came by a row of the
+    /// server's ingress: what the server's policy says has been asked.
+    kToServerOfIngress = 2,
+    /// The same for a row of the client's egress: if the server is a pod of this node, its own
+    /// policy is asked, and may lead to a proxy again.
+    kToServerOfEgress = 3,
+};
+[[nodiscard]] constexpr std::uint32_t proxy_socket_mark(std::uint32_t proxy_mark,
+                                                        ProxySocket socket) {
+    return proxy_mark + static_cast<std::uint32_t>(socket);
+}
 
 /// How full an endpoint's map is.
 struct PolicyOccupancy {

@@ -297,6 +297,10 @@ class InNamespaces(unittest.TestCase):
         if hasattr(cls, "server"):
             cls.server.stop()
         shutil.rmtree(pathlib.Path("/etc/netns") / cls.names["client"], ignore_errors=True)
+        try:
+            pathlib.Path("/etc/netns").rmdir()
+        except OSError:
+            pass  # others have theirs there
         for name in cls.names.values():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         cls.folder.cleanup()

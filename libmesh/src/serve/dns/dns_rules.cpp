@@ -106,4 +106,25 @@ DnsRules::DnsRules(std::span<const model::policy::FqdnSelector> selectors) {
     for (const auto& selector : selectors) index_.add(selector, id++);
 }
 
+bool DnsRuleSets::allow(std::span<const std::shared_ptr<const model::policy::L7Rules>> any_of,
+                        std::string_view name) {
+    return std::ranges::any_of(any_of,
+                               [&](const auto& one) { return !one || rules_of(one).allows(name); });
+}
+
+const DnsRules& DnsRuleSets::rules_of(const std::shared_ptr<const model::policy::L7Rules>& of) {
+    Compiled& compiled = compiled_[of.get()];
+    // Other rules may lie where some that are gone did.
+    if (compiled.of.lock() == of) return compiled.rules;
+    compiled.of = of;
+    compiled.rules = DnsRules(of->dns);
+    if (compiled_.size() >= sweep_at_) sweep();
+    return compiled_.at(of.get()).rules;
+}
+
+void DnsRuleSets::sweep() {
+    std::erase_if(compiled_, [](const auto& one) { return one.second.of.expired(); });
+    sweep_at_ = std::max<std::size_t>(64, compiled_.size() * 2);
+}
+
 }  // namespace mesh::serve::dns

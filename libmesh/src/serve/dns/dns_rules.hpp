@@ -6,9 +6,10 @@
 // @source policy.md §2
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <map>
-#include <mesh/error.hpp>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -79,6 +80,28 @@ class DnsRules {
 
   private:
     NameIndex index_;
+};
+
+/// The rules of policies, each compiled when it is first asked and kept while somebody else holds
+/// it.
+/// @thread same object not concurrently
+class DnsRuleSets {
+  public:
+    /// True if one of them lets the question pass. @param any_of nullptr in it lets everything pass
+    [[nodiscard]] bool allow(std::span<const std::shared_ptr<const model::policy::L7Rules>> any_of,
+                             std::string_view name);
+    [[nodiscard]] std::size_t size() const noexcept { return compiled_.size(); }
+
+  private:
+    struct Compiled {
+        std::weak_ptr<const model::policy::L7Rules> of;
+        DnsRules rules;
+    };
+    const DnsRules& rules_of(const std::shared_ptr<const model::policy::L7Rules>& of);
+    void sweep();
+
+    std::unordered_map<const model::policy::L7Rules*, Compiled> compiled_;
+    std::size_t sweep_at_ = 64;
 };
 
 template <class On>

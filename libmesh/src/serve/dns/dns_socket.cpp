@@ -221,10 +221,11 @@ Result<SpoofingSender> SpoofingSender::open(bool ipv6, std::uint32_t mark) {
     const bool fragments = ipv6 ? set_option(fd, SOL_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT)
                                 : set_option(fd, SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT);
     if (!fragments) return failed("IP_MTU_DISCOVER");
-    // Nobody sends from the loopback address to itself by it; so nothing is even copied.
-    const auto loopback =
-        ipv6 ? *model::IpAddress::parse("::1") : model::IpAddress::v4(127, 0, 0, 1);
-    const RawAddress here(PeerAddress{loopback, 0});
+    // An address that nobody has (RFC 5737, RFC 6666): so that no datagram is even copied for it.
+    // What is sent says its own source.
+    const auto nobody =
+        ipv6 ? *model::IpAddress::parse("100::1") : model::IpAddress::v4(192, 0, 2, 1);
+    const RawAddress here(PeerAddress{nobody, 0});
     if (::bind(fd, here.get(), here.size()) != 0) return failed("bind");
     return SpoofingSender(std::move(socket));
 }

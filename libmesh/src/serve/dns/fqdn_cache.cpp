@@ -349,6 +349,7 @@ void FqdnCache::for_each_name(std::string_view selector, On&& on) {
 
 std::vector<IpAddress> FqdnCache::add_selector(const model::policy::FqdnSelector& selector) {
     const auto [at, fresh] = selectors_.try_emplace(std::string(text_of(selector)));
+    const std::string& text = at->first;
     Selector& one = at->second;
     ++one.references;
     if (fresh) {
@@ -356,12 +357,12 @@ std::vector<IpAddress> FqdnCache::add_selector(const model::policy::FqdnSelector
         one.id = ++last_selector_;
         selector_by_id_.emplace(one.id, &one);
         index_.add(selector, one.id);
-        for_each_name(at->first, [&](Name& name) {
-            name.selectors.emplace_back(at->first, &one);
+        for_each_name(text, [&](Name& name) {
+            name.selectors.emplace_back(text, &one);
             for (const auto& [address, holders] : name.addresses) ++one.addresses[address];
         });
     }
-    return addresses(at->first);
+    return addresses(text);
 }
 
 bool FqdnCache::remove_selector(const model::policy::FqdnSelector& selector) {

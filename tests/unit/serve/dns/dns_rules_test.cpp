@@ -74,6 +74,31 @@ TEST(DnsRules, WithoutSelectorsNothingIsAllowed) {
     EXPECT_TRUE(DnsRules(std::vector<FqdnSelector>{{}}).allows("x.y"));
 }
 
+TEST(DnsRuleSets, OneOfThemMustLetItPass) {
+    const auto rules = [](std::vector<FqdnSelector> dns) {
+        auto out = std::make_shared<model::policy::L7Rules>();
+        out->dns = std::move(dns);
+        return std::shared_ptr<const model::policy::L7Rules>(out);
+    };
+    DnsRuleSets sets;
+    const auto a = rules({name("a.com")}), b = rules({pattern("*.b.com")}), none = rules({});
+    EXPECT_TRUE(sets.allow(std::vector{a, b}, "x.b.com"));
+    EXPECT_TRUE(sets.allow(std::vector{a, b}, "a.com"));
+    EXPECT_FALSE(sets.allow(std::vector{a, b}, "c.com"));
+    EXPECT_FALSE(sets.allow(std::vector{none}, "a.com"));
+    EXPECT_FALSE(sets.allow({}, "a.com"));
+    EXPECT_TRUE(sets.allow(std::vector{a, {}}, "c.com"));
+    EXPECT_EQ(sets.size(), 3U);
+    // What nobody holds any more is forgotten, and its place may be that of others.
+    for (int i = 0; i < 1000; ++i) {
+        const std::string host = "n" + std::to_string(i);
+        const auto one = rules({name(host)});
+        EXPECT_TRUE(sets.allow(std::vector{one}, host));
+        EXPECT_FALSE(sets.allow(std::vector{one}, "n" + std::to_string(i + 1)));
+    }
+    EXPECT_LE(sets.size(), 64U);
+}
+
 // --- against regular expressions, and an index against its selectors
 // ------------------------------
 
