@@ -363,6 +363,7 @@ struct mesh_policy_header {
     /* By MESH_POLICY_LENGTHS: bit n is set if there may be rows of length n. */
     __u32 lengths[4];
     __u32 enforcement; /* MESH_ENFORCE_* */
+    __u32 version;     /* raised before each step of a change: what was read meanwhile is not used */
 };
 
 struct mesh_policy_entry {
@@ -563,8 +564,8 @@ MESH_ASSERT_SIZE(mesh_fragment, 4);
 MESH_ASSERT_SIZE(mesh_policy_key, 8);
 MESH_ASSERT_OFFSET(mesh_policy_key, scope, 7);
 MESH_ASSERT_SIZE(mesh_policy_row, 12);
-MESH_ASSERT_SIZE(mesh_policy_header, 20);
-MESH_ASSERT_SIZE(mesh_policy_entry, 28);
+MESH_ASSERT_SIZE(mesh_policy_header, 24);
+MESH_ASSERT_SIZE(mesh_policy_entry, 32);
 MESH_ASSERT_OFFSET(mesh_policy_entry, row, 8);
 MESH_ASSERT_SIZE(mesh_policy_flow_key, 40);
 MESH_ASSERT_OFFSET(mesh_policy_flow_key, egress, 37);

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 namespace mesh::capi {
 
@@ -13,6 +14,7 @@ struct Handles::State {
     std::mutex mutex;  // guards all below, and Object::uses_
     std::condition_variable unused;
     Objects* objects = new Objects;
+    Objects* inherited = nullptr;  ///< of the parent, in a child
     std::uintptr_t next = 0;
 };
 
@@ -24,7 +26,7 @@ Handles::Handles() : state_(new State) {
                      [] { instance().state_->mutex.unlock(); },
                      [] {
                          State& state = *instance().state_;
-                         state.objects = new State::Objects;
+                         state.inherited = std::exchange(state.objects, new State::Objects);
                          state.mutex.unlock();
                      });
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <mesh/error.hpp>
 #include <optional>
@@ -57,6 +58,18 @@ enum class EndpointEnforcement : std::uint8_t {
     kRules,   ///< the rows decide
     kAudit,   ///< the rows decide what is told, but all pass; redirects are followed
     kLocked,  ///< nothing passes but replies: the policy is not known yet, or finds no room
+};
+
+struct PolicyReplacement {
+    EndpointId endpoint = 0;
+    EndpointEnforcement enforcement = EndpointEnforcement::kNone;
+    std::span<const PolicyRow> rows;
+};
+
+/// One of many replacements that was not made; the others were.
+struct PolicyRefusal {
+    std::size_t index = 0;
+    Error error;
 };
 
 struct PolicySettings {
@@ -112,6 +125,18 @@ class PolicyDatapath {
     /// @complexity O(rows given)
     [[nodiscard]] virtual Result<void> replace(EndpointId endpoint, EndpointEnforcement enforcement,
                                                std::span<const PolicyRow> rows) = 0;
+    /// The same for many endpoints at once, each at most once. In the kernel a replacement takes
+    /// milliseconds, whatever its rows are; all together take as many.
+    /// @return those that were refused, ascending
+    [[nodiscard]] virtual std::vector<PolicyRefusal> replace_all(
+        std::span<const PolicyReplacement> all) {
+        std::vector<PolicyRefusal> refused;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            const auto done = replace(all[i].endpoint, all[i].enforcement, all[i].rows);
+            if (!done) refused.push_back({i, done.error()});
+        }
+        return refused;
+    }
     /// Changes some rows, each key at most once: of identities that came or went. What denies comes
     /// first and goes last, so that no packet passes that neither the old nor the new rows let
     /// pass.

@@ -1,7 +1,9 @@
 #include "observe/observer.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <tuple>
 #include <utility>
 #include <variant>
 
@@ -267,11 +269,16 @@ std::size_t Observer::read_ips(const std::function<IpRecord*(std::size_t count)>
 }
 
 void sort_records(IpRecord* records, std::size_t count) {
-    std::sort(records, records + count, [](const IpRecord& a, const IpRecord& b) {
-        if (const int order = std::memcmp(a.address.data(), b.address.data(), 16); order != 0) {
-            return order < 0;
-        }
-        return std::pair(a.prefix_length, a.cluster_id) < std::pair(b.prefix_length, b.cluster_id);
+    // An address as two numbers: a million of them are compared twenty times each.
+    const auto half = [](const IpRecord& record, std::size_t at) {
+        std::uint64_t number = 0;
+        std::memcpy(&number, record.address.data() + at, sizeof number);
+        return __builtin_bswap64(number);
+    };
+    static_assert(std::endian::native == std::endian::little);
+    std::sort(records, records + count, [&](const IpRecord& a, const IpRecord& b) {
+        return std::tuple(half(a, 0), half(a, 8), a.prefix_length, a.cluster_id) <
+               std::tuple(half(b, 0), half(b, 8), b.prefix_length, b.cluster_id);
     });
 }
 

@@ -18,6 +18,7 @@ from sandboxes import Cluster, run_cases, wait_for  # noqa: E402
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 PATIENCE = 60  # seconds until something that must happen counts as not happening
 
+SPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
 PODS = """
 apiVersion: v1
 kind: Pod
@@ -70,7 +71,7 @@ class FailSafe(unittest.TestCase):
             cluster.create()
         cls.one.meshctl("clustermesh", "connect", "--cluster", cls.one.name, "--to", cls.two.name)
         for cluster in (cls.one, cls.two):
-            cls.apply(cluster, PODS)
+            cls.apply(cluster, SPACE + "---" + PODS)
         for cluster in (cls.one, cls.two):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
         cls.address = {c.name: next(ip for ip in c.pods("server")["server"]["ips"] if ":" not in ip)
@@ -166,7 +167,7 @@ class FailSafe(unittest.TestCase):
         operator = self.one.ask_daemon("mesh-operator")
         errors = [e for e in operator["manifests"]["errors"] if "test-policy.yaml" in e]
         self.assertEqual(len(errors), 1, errors)
-        self.assertIn("document 1: line 5: spec.ingres: expected", errors[0])
+        self.assertIn("document 1: line 7: spec.ingres: expected", errors[0])
         self.assertEqual(operator["objects"]["CiliumNetworkPolicy"], 2)
         self.assert_good_of_two_only()
         # Also of an operator that has never seen it good.

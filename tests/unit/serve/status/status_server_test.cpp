@@ -242,7 +242,7 @@ TEST_F(StatusServerTest, TakesALongBodyOverTheUnixSocketOnly) {
 
 TEST_F(StatusServerTest, RefusesMalformedAndOversizedRequests) {
     options.max_header_bytes = 1024;
-    options.max_body_bytes = options.max_unix_body_bytes = 100;
+    options.max_unix_body_bytes = 100;
     ASSERT_TRUE(start());
     EXPECT_THAT(exchange("\x16\x03\x01 this is not HTTP\r\n\r\n"), StartsWith("HTTP/1.1 400"));
     EXPECT_THAT(exchange("GET nowhere HTTP/1.1\r\nConnection: close\r\n\r\n"),
