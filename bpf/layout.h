@@ -363,6 +363,7 @@ struct mesh_policy_header {
     /* By MESH_POLICY_LENGTHS: bit n is set if there may be rows of length n. */
     __u32 lengths[4];
     __u32 enforcement; /* MESH_ENFORCE_* */
+    __u32 version;     /* raised before each step of a change: what was read meanwhile is not used */
 };
 
 struct mesh_policy_entry {
@@ -380,6 +381,13 @@ struct mesh_policy_entry {
 #define MESH_POLICY_ACTIVE 2U    /* an endpoint is enforced, or may be */
 #define MESH_POLICY_REDIRECTS 4U /* a row leads to a proxy, or may */
 #define MESH_POLICY_EVENTS 8U    /* an event for each new flow that passes */
+
+/* Beside mesh_pods_settings.proxy_mark in the marks of the proxies' sockets; names: ProxySocket of
+ * datapath/policy.hpp */
+#define MESH_PROXY_SOCKETS 3U /* bits */
+#define MESH_PROXY_LISTENER 1U
+#define MESH_PROXY_TO_SERVER_OF_INGRESS 2U
+#define MESH_PROXY_TO_SERVER_OF_EGRESS 3U
 
 /* policy_flows: flows that endpoints' policies let pass, by their first packet as the endpoint
  * sends or gets it, so that answers are known. An LRU map: what is unused longest goes when there
@@ -556,8 +564,8 @@ MESH_ASSERT_SIZE(mesh_fragment, 4);
 MESH_ASSERT_SIZE(mesh_policy_key, 8);
 MESH_ASSERT_OFFSET(mesh_policy_key, scope, 7);
 MESH_ASSERT_SIZE(mesh_policy_row, 12);
-MESH_ASSERT_SIZE(mesh_policy_header, 20);
-MESH_ASSERT_SIZE(mesh_policy_entry, 28);
+MESH_ASSERT_SIZE(mesh_policy_header, 24);
+MESH_ASSERT_SIZE(mesh_policy_entry, 32);
 MESH_ASSERT_OFFSET(mesh_policy_entry, row, 8);
 MESH_ASSERT_SIZE(mesh_policy_flow_key, 40);
 MESH_ASSERT_OFFSET(mesh_policy_flow_key, egress, 37);

@@ -38,6 +38,8 @@
 #define IDENTITY_WORLD 2U
 #define IDENTITY_HOST 1U
 #define IDENTITY_REMOTE_NODE 6U
+#define IDENTITY_WORLD_IPV4 9U
+#define IDENTITY_WORLD_IPV6 10U
 #define IDENTITY_RESERVED_END 256U
 
 struct {
@@ -135,6 +137,7 @@ struct packet {
     bool more_fragments;
     bool answer;       /* of a service, and translated */
     bool hairpin;      /* of a pod to itself, by a service */
+    bool accepted;     /* of a connection that a proxy of this node has with a client */
     __u32 fragment_id; /* network order */
 };
 
@@ -383,6 +386,14 @@ static __always_inline bool is_link_scope(const struct packet* p) {
 
 #include "nat.h"
 
+/* proxy.h */
+#define PROXY_NONE 0
+#define PROXY_ACCEPTED 1 /* of a client; not given yet */
+#define PROXY_GIVEN 2    /* the packet has its socket */
+#define PROXY_ALL 1
+__noinline int proxy_owns(struct __sk_buff* skb, struct packet* p, __u32 whom);
+__noinline int to_proxy(struct __sk_buff* skb, struct packet* p, __u32 port, __u32 point);
+
 /* policy.h */
 __noinline int policy_known(struct __sk_buff* skb, struct packet* p, __u32 endpoint, __u32 egress);
 __noinline int policy_judge(struct __sk_buff* skb, struct packet* p, __u32 endpoint, __u32 way);
@@ -391,7 +402,7 @@ __noinline int policy_judge(struct __sk_buff* skb, struct packet* p, __u32 endpo
 static __always_inline int end_by_policy(struct __sk_buff* skb, struct packet* p, __u8 point,
                                          int judged) {
     if (judged < 0) return TC_ACT_SHOT;
-    return drop(skb, p, point, MESH_DROP_PROXY_GONE);
+    return to_proxy(skb, p, (__u32)judged, point);
 }
 
 /* Hands the packet over to a pod of this node, if its policy lets it. */
@@ -403,12 +414,15 @@ static __always_inline int deliver(struct __sk_buff* skb, struct packet* p,
         const int judged =
             policy_known(skb, p, pod->id, 0) ? 0 : policy_judge(skb, p, pod->id, point);
         if (judged) return end_by_policy(skb, p, point, judged);
+        if (p->accepted && proxy_owns(skb, p, PROXY_ALL) == PROXY_GIVEN) return TC_ACT_OK;
     }
     trace(skb, p, set, point, MESH_TO_POD);
     return to_pod(skb, p, pod);
 }
 
 #include "lb.h"
+
+#include "proxy.h"
 
 #include "policy.h"
 
@@ -452,6 +466,28 @@ static __always_inline int judge_egress(struct __sk_buff* skb, struct packet* p,
     return policy_judge(skb, p, source->id, MESH_POINT_FROM_POD | MESH_POLICY_EGRESS);
 }
 
+/* Whether a server answers a proxy of this node, which has the packet then. */
+static __always_inline bool is_answer_to_proxy(struct __sk_buff* skb, struct packet* p,
+                                               const struct mesh_pods_settings* set) {
+    if (!(set->policy_flags & MESH_POLICY_REDIRECTS)) return false;
+    const int owned = proxy_owns(skb, p, PROXY_SERVERS);
+    p->accepted = owned == PROXY_ACCEPTED;
+    return owned == PROXY_GIVEN;
+}
+
+/* What mesh_to_pod sent back to come by a program that may give it a socket. */
+static __always_inline int from_turn(struct __sk_buff* skb, struct packet* p) {
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p->destination);
+    if (!pod) return drop(skb, p, MESH_POINT_TO_POD, MESH_DROP_NO_ENDPOINT);
+    p->destination_identity = pod->identity;
+    bpf_skb_change_type(skb, PACKET_HOST);
+    if (proxy_owns(skb, p, PROXY_SERVERS) == PROXY_GIVEN) return TC_ACT_OK;
+    (void)policy_known(skb, p, pod->id, 0);
+    const int judged = policy_judge(skb, p, pod->id, MESH_POINT_TO_POD);
+    if (judged < 0) return TC_ACT_SHOT;
+    return to_proxy(skb, p, (__u32)judged, MESH_POINT_TO_POD);
+}
+
 SEC("tc")
 int mesh_from_pod(struct __sk_buff* skb) {
     struct packet p = {};
@@ -464,10 +500,12 @@ int mesh_from_pod(struct __sk_buff* skb) {
     const struct mesh_pods_settings* set = get_settings();
     if (!set) return TC_ACT_OK;
     if (is_link_scope(&p)) return TC_ACT_OK;
+    if (set->proxy_mark != 0 && skb->mark == set->proxy_mark) return from_turn(skb, &p);
     const struct mesh_endpoint* source = bpf_map_lookup_elem(&endpoints, &p.source);
     if (!source || source->ifindex != skb->ifindex)
         return drop(skb, &p, MESH_POINT_FROM_POD, MESH_DROP_INVALID_SOURCE);
     p.source_identity = source->identity;
+    if (is_answer_to_proxy(skb, &p, set)) return TC_ACT_OK;
     const bool judge = set->policy_flags && !policy_known(skb, &p, source->id, MESH_POLICY_EGRESS);
     int service = lb_answer(skb, &p, MESH_POINT_FROM_POD);
     if (service == LB_FORWARD) {
@@ -497,6 +535,8 @@ int mesh_from_pod(struct __sk_buff* skb) {
         const int judged = judge_egress(skb, &p, set, source);
         if (judged) return end_by_policy(skb, &p, MESH_POINT_FROM_POD, judged);
     }
+    /* Led to a proxy when it began, and the policy lets it pass without one now. */
+    if (p.accepted && !local && proxy_owns(skb, &p, PROXY_ALL) == PROXY_GIVEN) return TC_ACT_OK;
     if (p.options || p.ttl <= 1) goto stack;
     if (local) return deliver(skb, &p, set, local, MESH_POINT_FROM_POD);
     p.destination_identity = entry ? entry->identity : IDENTITY_WORLD;
@@ -536,20 +576,38 @@ static __always_inline int lb_node_answer(struct __sk_buff* skb, struct packet* 
     return service == LB_FORWARD ? TC_ACT_OK : service;
 }
 
+/* Back by mesh_from_pod, which goes on with from_turn(). */
+static __always_inline int turn(struct __sk_buff* skb, const struct mesh_pods_settings* set) {
+    skb->mark = set->proxy_mark;
+    return (int)bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+/* @return TC_ACT_OK: it passes */
+static __always_inline int judge_from_stack(struct __sk_buff* skb, struct packet* p,
+                                            const struct mesh_pods_settings* set) {
+    const __u32 kind = proxy_kind(skb->mark, set->proxy_mark);
+    if (kind == MESH_PROXY_LISTENER && proxy_owns(skb, p, PROXY_ASK) == PROXY_GIVEN)
+        return turn(skb, set);
+    if (kind == MESH_PROXY_LISTENER || kind == MESH_PROXY_TO_SERVER_OF_INGRESS) return TC_ACT_OK;
+    const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p->destination);
+    if (!pod) return TC_ACT_OK;
+    p->destination_identity = pod->identity;
+    if (policy_known(skb, p, pod->id, 0)) return TC_ACT_OK;
+    const int judged = policy_judge(skb, p, pod->id, MESH_POINT_TO_POD);
+    if (judged == POLICY_PASS) return TC_ACT_OK;
+    if (judged < 0) return TC_ACT_SHOT;
+    if (set->proxy_mark == 0) return drop(skb, p, MESH_POINT_TO_POD, MESH_DROP_PROXY_GONE);
+    return turn(skb, set);
+}
+
 SEC("tc")
 int mesh_to_pod(struct __sk_buff* skb) {
     struct packet p = {};
     const struct mesh_pods_settings* set = get_settings();
     if (!set || parse(skb, &p) != kIp || is_link_scope(&p)) return TC_ACT_OK;
     if (set->policy_flags) {
-        const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);
-        if (pod) {
-            p.destination_identity = pod->identity;
-            const int judged = policy_known(skb, &p, pod->id, 0)
-                                   ? 0
-                                   : policy_judge(skb, &p, pod->id, MESH_POINT_TO_POD);
-            if (judged) return end_by_policy(skb, &p, MESH_POINT_TO_POD, judged);
-        }
+        const int verdict = judge_from_stack(skb, &p, set);
+        if (verdict != TC_ACT_OK) return verdict;
     }
     /* Of the node itself, of a backend whose packets a WireGuard device decrypted, or an error. */
     const int service = lb_answer(skb, &p, MESH_POINT_TO_POD);
@@ -599,6 +657,7 @@ int mesh_from_overlay(struct __sk_buff* skb) {
         return drop(skb, &p, MESH_POINT_FROM_OVERLAY, MESH_DROP_INVALID_SOURCE);
     /* The link layer address in a tunnel is nobody's. */
     bpf_skb_change_type(skb, PACKET_HOST);
+    if (is_answer_to_proxy(skb, &p, set)) return TC_ACT_OK;
     const int service = lb_answer(skb, &p, MESH_POINT_FROM_OVERLAY);
     if (service == LB_FORWARD) return lb_forward(skb, &p, MESH_POINT_FROM_OVERLAY);
     if (service != LB_PASS) return service;
@@ -680,6 +739,7 @@ int mesh_from_device(struct __sk_buff* skb) {
     }
     __u32 unused = 0;
     const bool plain = is_of_encrypted_pod(&p.source, &unused);
+    if (!plain && is_answer_to_proxy(skb, &p, set)) return TC_ACT_OK;
     bool outside = false; /* a request, else an answer */
     int service = lb_answer(skb, &p, MESH_POINT_FROM_DEVICE);
     const struct mesh_endpoint* pod = bpf_map_lookup_elem(&endpoints, &p.destination);

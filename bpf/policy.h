@@ -17,6 +17,8 @@
 #define POLICY_PASS 0
 #define POLICY_DROP (-1) /* counted and told */
 
+#define ROW_ATTEMPTS 8
+
 #define IDENTITY_INIT 5U
 
 struct {
@@ -74,26 +76,29 @@ static __always_inline bool same_policy_key(const struct mesh_policy_key* a,
            a->scope == b->scope;
 }
 
-/* s->header: how the endpoint is enforced. */
-static __always_inline void read_header(struct policy_state* s, __u32 endpoint,
-                                        const struct mesh_pods_settings* set) {
-    s->header.enforcement =
-        set->policy_flags & MESH_POLICY_REQUIRED ? MESH_ENFORCE_LOCKED : MESH_ENFORCE_NONE;
-    void* rows = endpoint != 0 ? bpf_map_lookup_elem(&policies, &endpoint) : 0;
-    if (!rows) return;
-    s->header.enforcement = MESH_ENFORCE_LOCKED;
+/* The header of a map of rows. False: there is none, or it changes all the time. */
+static __always_inline bool read_header(void* rows, struct mesh_policy_header* to) {
     const struct mesh_policy_key key = {.scope = MESH_POLICY_HEADER};
     for (int attempt = 0; attempt < 3; ++attempt) {
         const struct mesh_policy_entry* found = bpf_map_lookup_elem(rows, &key);
-        if (!found) return;
-        struct mesh_policy_header header;
-        __builtin_memcpy(&header, &found->header, sizeof header);
+        if (!found) return false;
+        __builtin_memcpy(to, &found->header, sizeof *to);
         asm volatile("" ::: "memory");
-        if (same_policy_key(&key, &found->key)) {
-            s->header = header;
-            return;
-        }
+        if (same_policy_key(&key, &found->key)) return true;
     }
+    return false;
+}
+
+/* s->header: how the endpoint is enforced. @return its rows; 0: there are none */
+static __always_inline void* find_policy(struct policy_state* s, __u32 endpoint) {
+    const struct mesh_pods_settings* set = get_settings();
+    s->header.enforcement = !set || (set->policy_flags & MESH_POLICY_REQUIRED) ? MESH_ENFORCE_LOCKED
+                                                                               : MESH_ENFORCE_NONE;
+    void* rows = endpoint != 0 ? bpf_map_lookup_elem(&policies, &endpoint) : 0;
+    if (!rows) return 0;
+    if (read_header(rows, &s->header)) return rows;
+    s->header.enforcement = MESH_ENFORCE_LOCKED;
+    return 0;
 }
 
 /* Ports of a datagram, also of a fragment after the first. False: not known. */
@@ -189,7 +194,7 @@ static __always_inline bool is_policy_flow(struct policy_state* s, __u32 flags, 
 /* Whether an ICMP error is about a packet of a flow that was let pass. `lb->key` is that packet. */
 static __always_inline bool is_related(struct policy_state* s, const struct lb_state* lb,
                                        __u32 egress) {
-    const __u64 now = bpf_ktime_get_ns();
+    const __u64 now = bpf_ktime_get_coarse_ns();
     turn_policy_flow(&s->other, &lb->key.destination, lb->key.destination_port, &lb->key.source,
                      lb->key.source_port, lb->key.proto, !egress);
     if (is_policy_flow(s, 0, now)) return true;
@@ -222,10 +227,9 @@ static __always_inline bool is_related_error(struct __sk_buff* skb, const struct
 /* Whether an endpoint's packet passes without a verdict: it is not enforced, or the packet answers
  * one that was let pass. Else policy_judge() is to follow. */
 __noinline int policy_known(struct __sk_buff* skb, struct packet* p, __u32 endpoint, __u32 egress) {
-    const struct mesh_pods_settings* set = get_settings();
     struct policy_state* s = get_policy_state();
-    if (!set || !s || !p) return 0;
-    read_header(s, endpoint, set);
+    if (!s || !p) return 0;
+    (void)find_policy(s, endpoint);
     if (s->header.enforcement == MESH_ENFORCE_NONE) return 1;
     find_policy_flow(skb, p, s, egress);
     const struct lb_state* lb = lb_scratch();
@@ -245,7 +249,7 @@ __noinline int policy_known(struct __sk_buff* skb, struct packet* p, __u32 endpo
     }
     const __u32 flags = MESH_FLOW_ANSWERED | ((tcp & TCP_FIN) ? MESH_FLOW_BACKEND_FIN : 0U) |
                         ((tcp & TCP_RST) ? MESH_FLOW_RESET : 0U);
-    return is_policy_flow(s, flags, bpf_ktime_get_ns());
+    return is_policy_flow(s, flags, bpf_ktime_get_coarse_ns());
 }
 
 /* A row of s->key: into `to`. */
@@ -282,22 +286,29 @@ static __always_inline int longest_row(void* rows, struct policy_state* s, __u32
     return probe_row(rows, s, to) ? 0 : -1;
 }
 
-/* s->row: the row for the packet. False: there is none. */
+#define ROW_NONE 0
+#define ROW_FOUND 1
+#define ROW_CHANGED 2 /* the rows did meanwhile: to be asked again */
+
+/* s->row: the row for the packet; s->header: of the same policy. @return ROW_ */
 __noinline int find_row(struct policy_state* s, __u32 endpoint) {
-    if (!s) return 0;
-    void* rows = bpf_map_lookup_elem(&policies, &endpoint);
-    if (!rows) return 0;
+    if (!s) return ROW_NONE;
+    void* rows = find_policy(s, endpoint);
+    if (!rows) return ROW_NONE;
     const __u32 of_own = s->egress ? s->header.lengths[MESH_POLICY_LENGTHS(1, 0)]
                                    : s->header.lengths[MESH_POLICY_LENGTHS(0, 0)];
     const __u32 of_any = s->egress ? s->header.lengths[MESH_POLICY_LENGTHS(1, 1)]
                                    : s->header.lengths[MESH_POLICY_LENGTHS(0, 1)];
     const int own = s->identity ? longest_row(rows, s, s->identity, of_own, &s->row) : -1;
     const int any = longest_row(rows, s, 0, of_any, &s->row_of_any);
-    if (any < 0) return own >= 0;
+    /* The rows were read one after the other. */
+    struct mesh_policy_header after;
+    if (!read_header(rows, &after) || after.version != s->header.version) return ROW_CHANGED;
+    if (any < 0) return own >= 0 ? ROW_FOUND : ROW_NONE;
     if (own < 0 || s->row_of_any.precedence > s->row.precedence ||
         (s->row_of_any.precedence == s->row.precedence && any > own))
         s->row = s->row_of_any;
-    return 1;
+    return ROW_FOUND;
 }
 
 static __always_inline void tell_policy(struct __sk_buff* skb, struct packet* p,
@@ -318,7 +329,7 @@ static __always_inline bool keep_policy_flow(struct __sk_buff* skb, const struct
                                              struct policy_state* s) {
     if (!s->tracked) return true;
     const __u8 tcp = tcp_flags(skb, p);
-    const __u64 now = bpf_ktime_get_ns();
+    const __u64 now = bpf_ktime_get_coarse_ns();
     const bool opens = (tcp & (TCP_SYN | TCP_ACK)) == TCP_SYN;
     const __u32 flags =
         ((tcp & TCP_FIN) ? MESH_FLOW_CLIENT_FIN : 0U) | ((tcp & TCP_RST) ? MESH_FLOW_RESET : 0U);
@@ -365,12 +376,17 @@ __noinline int policy_judge(struct __sk_buff* skb, struct packet* p, __u32 endpo
         find_policy_flow(skb, p, s, egress);
         if (s->error && is_related_error(skb, p, s, egress)) return POLICY_PASS;
     }
-    if (s->header.enforcement == MESH_ENFORCE_LOCKED)
-        return deny(skb, p, s, endpoint, point, MESH_DROP_POLICY_UNKNOWN);
     if (p->source_identity == 0) p->source_identity = identity_of(&p->source, set);
     s->identity = egress ? p->destination_identity : p->source_identity;
-    const bool found = find_row(s, endpoint);
-    if (!found || (s->row.flags & MESH_POLICY_DENY)) {
+    /* To policies the world is one of each family. */
+    if (s->identity == IDENTITY_WORLD)
+        s->identity = p->v4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
+    int found = ROW_CHANGED;
+    for (int i = 0; i < ROW_ATTEMPTS && found == ROW_CHANGED; ++i) found = find_row(s, endpoint);
+    if (s->header.enforcement == MESH_ENFORCE_NONE) return POLICY_PASS;
+    if (s->header.enforcement == MESH_ENFORCE_LOCKED)
+        return deny(skb, p, s, endpoint, point, MESH_DROP_POLICY_UNKNOWN);
+    if (found != ROW_FOUND || (s->row.flags & MESH_POLICY_DENY)) {
         if (s->header.enforcement != MESH_ENFORCE_AUDIT)
             return deny(skb, p, s, endpoint, point, MESH_DROP_POLICY_DENIED);
         if (keep_policy_flow(skb, p, s))

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 #include <mesh/mesh.hpp>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -102,6 +103,13 @@ void add_policy_flags(CLI::App& app, Flags& flags) {
            "auto, always: a node may always connect to its pods; policy: if policies let it")
         ->check(CLI::IsMember({"auto", "always", "policy"}))
         ->capture_default_str()
+        ->group(kGroup);
+    app.add_option("--http-access-log", policy.access_log,
+                   "File of HTTP requests that went through a policy, a line of JSON each; "
+                   "/v1/access-log has the latest in any case")
+        ->group(kGroup);
+    app.add_option("--fqdn-cache", policy.fqdn_cache,
+                   "File that keeps the names that pods asked for over a restart (toFQDNs)")
         ->group(kGroup);
     app.add_flag("--policy-verdict-notification", policy.verdict_events,
                  "An event for each new connection that a policy lets pass, too")
@@ -225,6 +233,29 @@ void add_size_flags(CLI::App& app, mesh::MapSizes& sizes) {
         "Rows of one pod's policy; a pod whose policy has more is locked");
 }
 
+/// What is asked about policies: 400 and 404 say why there is no answer.
+void add_policy_questions(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
+    using mesh::serve::StatusRequest;
+    using mesh::serve::StatusResponse;
+    const auto answer = [](const mesh::Result<std::string>& document) {
+        if (document) return StatusResponse{.body = *document};
+        const mesh::Error& error = document.error();
+        return StatusResponse{
+            .status = error.code() == mesh::Errc::kInvalidArgument ? 400U : 404U,
+            .body = boost::json::serialize(boost::json::object{{"error", error.detail()}})};
+    };
+    server.route("/v1/policy/trace", [=, &agent](const StatusRequest& request) {
+        const auto of = [&](const char* name) { return request.parameter(name).value_or(""); };
+        mesh::PolicyTraceQuery query{of("src"), of("dst"), of("dport"), of("http"), {}, of("dns")};
+        std::istringstream headers(of("headers"));
+        for (std::string line; std::getline(headers, line);) query.headers.push_back(line);
+        return answer(agent.policy_trace_json(query));
+    });
+    server.route("/v1/policy/diff", [=, &agent](const StatusRequest& request) {
+        return answer(agent.policy_diff_json(request.body));
+    });
+}
+
 void add_policy_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
     using mesh::serve::StatusRequest;
     using mesh::serve::StatusResponse;
@@ -243,6 +274,9 @@ void add_policy_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& a
     });
     server.route("/v1/identities", [=, &agent](const StatusRequest&) {
         return answer(agent.identities_json(), none);
+    });
+    server.route("/v1/access-log", [=, &agent](const StatusRequest&) {
+        return answer(agent.access_log_json(), none);
     });
     server.route("/v1/endpoints", [&agent](const StatusRequest&) {
         return StatusResponse{.body = agent.endpoints_json()};
@@ -279,6 +313,7 @@ void add_routes(mesh::serve::StatusServer& server, mesh::engine::Agent& agent) {
         return StatusResponse{.body = boost::json::serialize(mesh::engine::to_json(*view))};
     });
     add_policy_routes(server, agent);
+    add_policy_questions(server, agent);
     server.route("/v1/encryption", [&agent](const StatusRequest&) {
         return StatusResponse{.body = agent.encryption_json()};
     });

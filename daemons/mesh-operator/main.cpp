@@ -35,6 +35,7 @@ struct Flags {
     std::string etcd_config;
     std::string manifests;
     std::string status_socket;
+    std::string labels;
     std::int64_t lease_ttl_seconds = 900;
     bool force = false;
 };
@@ -63,6 +64,10 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->capture_default_str();
     app.add_option("--status-socket", flags.status_socket,
                    "Unix socket for status (HTTP and JSON): /v1/status, /healthz, /metrics");
+    app.add_option("--labels", flags.labels,
+                   "Patterns of label keys, [source:][!]expression, added to those that decide "
+                   "which labels of pods and namespaces make an identity: \"!k8s:tier\" drops, "
+                   "\"k8s:app\" keeps, and then only what some pattern keeps stays");
     app.add_flag("--force", flags.force,
                  "Take over an etcd that holds the config of another cluster name or id");
 }
@@ -100,6 +105,9 @@ class Operator {
         options.cluster = cluster_;
         options.lease_ttl = std::chrono::seconds(flags_.lease_ttl_seconds);
         options.force = flags_.force;
+        auto labels = publish::LabelFilter::parse(flags_.labels);
+        if (!labels) co_return invalid_argument("--labels: " + labels.error().detail());
+        options.labels = *std::move(labels);
         publisher_.emplace(daemon_.executor(), *client_, std::move(options), clock_, Rng(),
                            daemon_.log().named("publish"));
         serve::StatusServerOptions status;

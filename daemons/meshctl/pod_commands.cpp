@@ -9,8 +9,10 @@
 #include <cstdio>
 #include <thread>
 
+#include "compile/policy/trace.hpp"
 #include "meshctl/agents.hpp"
 #include "meshctl/commands.hpp"
+#include "meshctl/policy_text.hpp"
 #include "meshctl/targets.hpp"
 
 namespace mesh::ctl {
@@ -149,6 +151,40 @@ void add_monitor(CLI::App& app, Context& context) {
 
 // --- endpoint ---------------------------------------------------------------------------------
 
+/// "ingress,egress", and what else there is to say.
+std::string policy_text(const json::object& endpoint) {
+    const json::object& policy = object_of(endpoint, "policy");
+    if (policy.empty()) return {};
+    std::string out;
+    for (const char* direction : {"ingress", "egress"}) {
+        if (flag_of(policy, direction)) out += (out.empty() ? "" : ",") + std::string(direction);
+    }
+    if (out.empty()) out = "none";
+    const std::string enforcement = text_of(policy, "enforcement");
+    if (enforcement == "audit" || enforcement == "locked") out += " (" + enforcement + ")";
+    const std::string state = text_of(policy, "state");
+    if (!state.empty() && state != "ready") out += " " + state;
+    return out;
+}
+
+std::string state_text(const json::object& endpoint) {
+    const std::string error = text_of(endpoint, "error");
+    return flag_of(endpoint, "attached") ? "ready" : error.empty() ? "waiting" : error;
+}
+
+Result<json::array> ask_endpoints(const AgentSocket& agent) {
+    MESH_TRY(const json::value answer, ask(agent, "/v1/endpoints"));
+    if (!answer.is_array()) return Error(Errc::kCorrupt, "/v1/endpoints: expected a list");
+    json::array all;
+    for (const json::value& item : answer.get_array()) {
+        if (!item.is_object()) continue;
+        json::object endpoint = item.get_object();
+        endpoint["node"] = agent.node;
+        all.push_back(std::move(endpoint));
+    }
+    return all;
+}
+
 void add_endpoint_list(CLI::App& parent, Context& context) {
     auto target = std::make_shared<Target>();
     CLI::App* command = parent.add_subcommand("list", "The pods that agents have on their nodes");
@@ -158,34 +194,100 @@ void add_endpoint_list(CLI::App& parent, Context& context) {
     on_chosen(command, context, [=, &context]() -> Result<void> {
         MESH_TRY(const Agents agents, find_agents(context, *target));
         json::array all;
-        Table table({"NODE", "NAMESPACE", "POD", "IPS", "IDENTITY", "DEVICE", "STATE"});
+        Table table({"NODE", "NAMESPACE", "POD", "IPS", "IDENTITY", "POLICY", "DEVICE", "STATE"});
         for (const AgentSocket& agent : agents.sockets) {
-            MESH_TRY(const json::value answer, ask(agent, "/v1/endpoints"));
-            if (!answer.is_array()) return Error(Errc::kCorrupt, "/v1/endpoints: expected a list");
-            for (const json::value& item : answer.get_array()) {
-                if (!item.is_object()) continue;
-                json::object endpoint = item.get_object();
-                endpoint["node"] = agent.node;
-                std::string ips;
-                for (const json::value& ip : list_of(endpoint, "ips")) {
-                    if (ip.is_string())
-                        ips += (ips.empty() ? "" : ",") + std::string(ip.get_string());
-                }
-                const std::string error = text_of(endpoint, "error");
-                table.add({agent.node, text_of(endpoint, "namespace"), text_of(endpoint, "pod"),
-                           ips, text_of(endpoint, "identity"), text_of(endpoint, "device"),
-                           flag_of(endpoint, "attached") ? "ready"
-                           : error.empty()               ? "waiting"
-                                                         : error});
-                all.push_back(std::move(endpoint));
+            MESH_TRY(const json::array endpoints, ask_endpoints(agent));
+            for (const json::value& item : endpoints) {
+                const json::object& one = item.get_object();
+                table.add({agent.node, text_of(one, "namespace"), text_of(one, "pod"),
+                           joined_texts(list_of(one, "ips")), text_of(one, "identity"),
+                           policy_text(one), text_of(one, "device"), state_text(one)});
+                all.push_back(item);
             }
         }
         if (context.json()) {
             print_json(all);
         } else {
+            table.drop_empty_columns();
             table.print();
         }
         return {};
+    });
+}
+
+/// By "namespace/pod", number, id or address.
+bool is_endpoint(const json::object& endpoint, const std::string& wanted) {
+    if (text_of(endpoint, "namespace") + "/" + text_of(endpoint, "pod") == wanted) return true;
+    if (text_of(endpoint, "number") == wanted || text_of(endpoint, "id") == wanted) return true;
+    for (const json::value& ip : list_of(endpoint, "ips")) {
+        if (ip.is_string() && std::string_view(ip.get_string()) == wanted) return true;
+    }
+    return false;
+}
+
+void print_endpoint(const json::object& endpoint) {
+    fmt::print("{}/{} on {}: endpoint {}, identity {}\n  ips     {}\n  labels  {}\n  policy  {}\n",
+               text_of(endpoint, "namespace"), text_of(endpoint, "pod"), text_of(endpoint, "node"),
+               text_of(endpoint, "number"), text_of(endpoint, "identity"),
+               joined_texts(list_of(endpoint, "ips")), joined_texts(list_of(endpoint, "labels")),
+               policy_text(endpoint));
+    if (const auto error = text_of(object_of(endpoint, "policy"), "error"); !error.empty()) {
+        fmt::print("  error   {}\n", error);
+    }
+    Table table({"DIRECTION", "IDENTITY", "PROTOCOL", "PORTS", "VERDICT", "CLUSTER", "LABELS"});
+    for (const json::value& item : list_of(endpoint, "rows_now")) {
+        if (!item.is_object()) continue;
+        const json::object& row = item.get_object();
+        const auto first = integer_of(row, "port"), last = integer_of(row, "last_port");
+        const auto protocol = integer_of(row, "protocol"), identity = integer_of(row, "identity");
+        const std::string ports = first == 0 && last == 65'535 ? "all"
+                                  : first == last              ? std::to_string(first)
+                                                               : fmt::format("{}-{}", first, last);
+        const std::string parser = text_of(row, "parser");
+        table.add(
+            {text_of(row, "direction"), identity == 0 ? "any" : std::to_string(identity),
+             protocol == 0 ? "any" : compile::protocol_text(static_cast<std::uint8_t>(protocol)),
+             ports, text_of(row, "verdict") + (parser.empty() ? "" : " to " + parser),
+             text_of(row, "cluster"), short_labels(list_of(row, "labels"))});
+    }
+    if (table.empty()) return;
+    fmt::print("\n");
+    table.drop_empty_columns();
+    table.print();
+}
+
+void add_endpoint_get(CLI::App& parent, Context& context) {
+    auto target = std::make_shared<Target>();
+    auto wanted = std::make_shared<std::string>();
+    CLI::App* command = parent.add_subcommand(
+        "get", "One pod, and the rows of its policy map as the datapath has them");
+    add_target(command, *target);
+    command->add_option("endpoint", *wanted, "NAMESPACE/POD, an address, an id or a number")
+        ->required();
+    add_output_flag(*command, context);
+    command->footer("Examples:\n  meshctl endpoint get shop/web --cluster cluster1");
+    on_chosen(command, context, [=, &context]() -> Result<void> {
+        MESH_TRY(const Agents agents, find_agents(context, *target));
+        for (const AgentSocket& agent : agents.sockets) {
+            MESH_TRY(const json::array endpoints, ask_endpoints(agent));
+            for (const json::value& item : endpoints) {
+                if (!is_endpoint(item.get_object(), *wanted)) continue;
+                MESH_TRY(json::value one,
+                         ask(agent,
+                             "/v1/endpoints/" + query_text(text_of(item.get_object(), "number"))));
+                if (!one.is_object()) {
+                    return Error(Errc::kCorrupt, "/v1/endpoints/*: expected an object");
+                }
+                one.get_object()["node"] = agent.node;
+                if (context.json()) {
+                    print_json(one);
+                } else {
+                    print_endpoint(one.get_object());
+                }
+                return {};
+            }
+        }
+        return not_found(fmt::format("endpoint {}: no agent has it", *wanted));
     });
 }
 
@@ -196,6 +298,7 @@ void add_pod_commands(CLI::App& app, Context& context) {
     CLI::App* endpoint = app.add_subcommand("endpoint", "Pods as the datapath has them");
     endpoint->require_subcommand(1);
     add_endpoint_list(*endpoint, context);
+    add_endpoint_get(*endpoint, context);
 }
 
 }  // namespace mesh::ctl

@@ -17,6 +17,8 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr std::size_t kMaxNamed = 4;  ///< more are counted
+
 const json::object& object_in(const json::value& item) {
     static const json::object none;
     return item.is_object() ? item.get_object() : none;
@@ -115,11 +117,27 @@ std::string headline_of(const json::object& direction) {
     return out;
 }
 
+/// What of an endpoint on its node makes the rules alone no answer.
+std::string endpoint_text(const json::object& endpoint) {
+    const std::string enforcement = text_of(endpoint, "enforcement");
+    const std::string state = text_of(endpoint, "state");
+    std::string out;
+    if (enforcement == "audit") out += "audit mode: what rules deny passes, and is told\n";
+    if (enforcement == "locked") out += "the endpoint is locked: nothing passes but replies\n";
+    if (!state.empty() && state != "ready") {
+        const std::string error = text_of(endpoint, "error");
+        out += fmt::format("its policy is not in force as it stands here: {}{}{}\n", state,
+                           error.empty() ? "" : ", ", error);
+    }
+    return out;
+}
+
 std::string direction_text(const json::object& trace, const char* which, const char* side) {
     const json::object& direction = object_of(trace, which);
     std::string out =
         fmt::format("\n{} of {}: {}\n", which, who(object_of(trace, side)), headline_of(direction));
     if (!flag_of(direction, "evaluated")) return out;
+    out += endpoint_text(object_of(direction, "endpoint"));
     Table table({"ROLE", "POLICY", "RULE", "PEER", "WRITTEN", "WHY"});
     add_matches(table, list_of(direction, "decided"), "decides");
     add_matches(table, list_of(direction, "lost"), "loses");
@@ -165,19 +183,23 @@ std::string outcome_text(const json::object& outcome) {
 }
 
 std::string peers_text(const json::object& peers) {
-    const std::int64_t count = integer_of(peers, "count");
-    const json::array& named = list_of(peers, "identities");
+    const auto count = static_cast<std::size_t>(integer_of(peers, "count"));
+    std::vector<std::string> named;
+    for (const json::value& item : list_of(peers, "outside")) {
+        if (item.is_string()) named.emplace_back(item.get_string());
+    }
+    for (const json::value& item : list_of(peers, "identities")) {
+        named.push_back("identity " + json::serialize(item));
+    }
     std::string out;
-    if (count != 0) {
-        out = count == 1 ? "identity" : fmt::format("{} identities", count);
-        if (static_cast<std::size_t>(count) <= named.size() && count <= 4) {
-            out += count == 1 ? " " : ": ";
-            for (std::size_t i = 0; i < named.size(); ++i) {
-                out += (i == 0 ? "" : ", ") + json::serialize(named[i]);
-            }
-        }
-        const std::string common = short_labels(list_of(peers, "common_labels"));
-        if (!common.empty()) out += fmt::format(" ({})", common);
+    if (count != 0 && named.size() == count && count <= kMaxNamed) {
+        for (const std::string& one : named) out += (out.empty() ? "" : ", ") + one;
+    } else if (count != 0) {
+        out = fmt::format("{} identities", count);
+    }
+    const std::string common = short_labels(list_of(peers, "common_labels"));
+    if (!list_of(peers, "identities").empty() && !common.empty()) {
+        out += fmt::format(" ({})", common);
     }
     if (flag_of(peers, "unknown")) out += out.empty() ? "all others" : " and all others";
     return out;
@@ -191,7 +213,7 @@ std::string endpoints_text(const json::array& endpoints) {
         if (!out.empty()) out += ", ";
         if (pods.empty()) {
             out += short_labels(list_of(one, "labels"));
-        } else if (pods.size() <= 4) {
+        } else if (pods.size() <= kMaxNamed) {
             out += joined_texts(pods);
         } else {
             out += fmt::format("{} pods ({})", pods.size(), short_labels(list_of(one, "labels")));

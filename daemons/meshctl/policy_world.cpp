@@ -103,10 +103,11 @@ Result<void> PolicyWorld::add_manifests(const std::vector<InputFile>& files) {
 
 void PolicyWorld::add_pods(const std::vector<k8s::Pod>& pods,
                            const std::map<std::string, k8s::Namespace>& namespaces) {
+    const publish::LabelFilter filter;
     for (const k8s::Pod& pod : pods) {
         const auto space = namespaces.find(pod.meta.namespace_);
         const std::uint32_t identity = identity_of(publish::identity_labels(
-            pod, space == namespaces.end() ? nullptr : &space->second, cluster_));
+            pod, space == namespaces.end() ? nullptr : &space->second, cluster_, filter));
         pods_[{pod.meta.namespace_, pod.meta.name}] = {pod.ips, identity};
     }
 }

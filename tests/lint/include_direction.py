@@ -26,6 +26,7 @@ ALLOWED = {
     "compile/routes": FOUNDATIONS + ["state/tables"],
     "compile/ipcache": FOUNDATIONS + ["state/tables", "compile/routes"],   # routes settle the CIDRs
     "compile/encryption": FOUNDATIONS + ["state/tables", "compile/routes"],
+    "observe": FOUNDATIONS + ["state/tables", "state/clusters", "compile/services"],
     "datapath": FOUNDATIONS,
     "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],
     "serve/status": FOUNDATIONS,

@@ -6,10 +6,14 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mesh/error.hpp>
+#include <mesh/events.hpp>
 #include <mesh/export.hpp>
+#include <mesh/views.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -61,6 +65,12 @@ struct PolicyOptions {
     /// A pod's node may always connect to it, and goes past L7 rules that do not name the host.
     bool allow_localhost = true;
     bool verdict_events = false;  ///< an event for each new connection that passes, too
+    /// A file of HTTP requests that went through a policy, a line of JSON each; empty: the latest
+    /// are kept in memory.
+    std::string access_log;
+    /// Where the names that pods asked for are kept over a restart, for toFQDNs; empty: they are
+    /// learnt anew.
+    std::string fqdn_cache;
 };
 
 /// Where rows go.
@@ -130,13 +140,27 @@ struct ResetOptions {
     std::chrono::milliseconds grace{5000};
 };
 
+/// An etcd to connect to, with its TLS material in memory.
+struct EtcdOptions {
+    /// "https://host:port" or "http://host:port", all of one kind; empty = not given.
+    std::vector<std::string> endpoints;
+    std::string ca_pem;             ///< PEM text; empty = the system's roots
+    std::string cert_pem, key_pem;  ///< PEM texts of the client's pair; both or neither
+};
+
 struct MeshOptions {
     std::string cluster_name;                    ///< spec wire.md §17
     std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
     std::uint32_t max_connected_clusters = 255;  ///< 255 or 511, equal in all clusters
     std::string node_name;                       ///< this node, as its cluster publishes it
-    std::string etcd_config;                     ///< etcd client YAML of the own cluster
-    std::string clustermesh_config;              ///< folder of remotes, one file each; empty = none
+    std::string etcd_config;         ///< path of the etcd client YAML of the own cluster; or etcd
+    EtcdOptions etcd;                ///< in its place
+    std::string clustermesh_config;  ///< folder of remotes, one file each; empty = none
+    /// Remotes as such a folder has them, name → bytes, for instance the data of the Secret
+    /// cilium-clustermesh: what has `endpoints:` is a remote, and a PEM path in it whose last part
+    /// is the name of another of these files stands for that. A file of the folder takes the place
+    /// of the remote of its name.
+    std::map<std::string, std::string> remote_files;
     DatapathOptions datapath;
     /// Follow the zone hints of EndpointSlices and of remotes' records: if every backend of a
     /// frontend has some and one names this node's zone (label topology.kubernetes.io/zone), new
@@ -153,34 +177,15 @@ struct MeshOptions {
     LogCallback log;
 };
 
-/// A backend of a service as this node sees it.
-struct BackendView {
-    std::string address;  ///< IP text
-    std::uint16_t port = 0;
-    std::string cluster;
-    std::string state;         ///< "active", "terminating", "quarantined", "maintenance"
-    std::uint32_t weight = 0;  ///< among the selected ones of the frontend; relative
-    bool selected = false;     ///< whether new connections may go there
-    std::string reason;        ///< why, or why not
-};
-
-struct FrontendView {
-    std::string address;  ///< IP text
-    std::uint16_t port = 0;
-    std::string protocol;  ///< "TCP", "UDP", "SCTP"
-    std::string port_name;
-    bool node_port = false;  ///< at this node's own address
-    std::vector<BackendView> backends;
-};
-
-struct ServiceView {
-    std::string namespace_;
-    std::string name;
-    bool global = false;
-    bool shared = false;
-    std::string affinity;  ///< "none", "local", "remote"
-    std::vector<FrontendView> frontends;
-    std::vector<std::string> notes;  ///< what has no effect and why, a sentence each
+/// A packet to be explained; as `meshctl policy trace` takes it.
+struct PolicyTraceQuery {
+    /// "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity ("world") or an
+    /// identity's number.
+    std::string source, destination;
+    std::string dport;                 ///< "80/TCP"
+    std::string http;                  ///< "GET /a" or "GET http://host/a"; empty: no request
+    std::vector<std::string> headers;  ///< of the request, "Name: value"
+    std::string dns;                   ///< a name that is asked for; empty: none
 };
 
 /// The mesh as one node sees it.
@@ -193,8 +198,9 @@ class MESH_API Mesh {
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// Stops and joins the thread. The kernel keeps serving what was written last; a later open()
-    /// with the same pin_directory adopts it.
+    /// Stops and joins the thread; not to be called from the log callback. Subscriptions are
+    /// closed: what waits in them may still be read. The kernel keeps serving what was written
+    /// last; a later open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
@@ -202,15 +208,60 @@ class MESH_API Mesh {
     /// True once the own cluster and every configured remote are ready, and no file of a remote is
     /// in error.
     [[nodiscard]] bool ready() const;
-    /// Waits for ready().
-    /// @return false when `timeout` passed first
+    /// Waits for ready(); not to be called from the log callback.
+    /// @return false when `timeout` passed first, or it was interrupted
     [[nodiscard]] bool wait_ready(std::chrono::milliseconds timeout) const;
+    /// Has wait_ready() return false at once, now and later: before the destructor, where other
+    /// threads may be waiting.
+    void interrupt() noexcept;
+    [[nodiscard]] bool interrupted() const noexcept;
+    /// Whether the caller is the mesh's own thread, as in a log callback.
+    [[nodiscard]] bool on_own_thread() const noexcept;
 
     /// All services of the own cluster, with the backends of every cluster, by namespace and name.
     [[nodiscard]] std::vector<ServiceView> services() const;
     /// One service, or nullopt.
     [[nodiscard]] std::optional<ServiceView> service(std::string_view namespace_,
                                                      std::string_view name) const;
+
+    /// The backends of a service, of all its frontends; each address and port once.
+    /// @param service "namespace/name"
+    /// @errors kInvalidArgument: no such form; kNotFound: no such service of the own cluster
+    [[nodiscard]] Result<std::vector<BackendView>> backends(std::string_view service) const;
+    /// The ip with the longest prefix that holds the address; between clusters that claim the same,
+    /// the own one goes first, then the lowest id.
+    /// @param address IPv4 or IPv6 text
+    /// @errors kInvalidArgument: no address; kNotFound: no cluster has it
+    [[nodiscard]] Result<IpView> lookup(std::string_view address) const;
+
+    /// All of a kind, as they are at one moment, by cluster in the order of preference and by key.
+    /// @complexity O(objects); half of it on the mesh's thread
+    [[nodiscard]] std::vector<NodeView> nodes() const;
+    [[nodiscard]] std::vector<IpView> ips() const;
+    [[nodiscard]] std::vector<IdentityView> identities() const;
+    /// The own cluster first, then the remotes by name.
+    [[nodiscard]] std::vector<ClusterView> clusters() const;
+    /// All ips of all clusters in records of fixed size, in the order of address, length and
+    /// cluster id; for a million of them.
+    [[nodiscard]] std::vector<IpRecord> ip_records() const;
+    /// Likewise into memory of the caller's.
+    /// @param count how many there are
+    /// @return whether `records` was large enough; else nothing is written
+    [[nodiscard]] bool read_ip_records(std::span<IpRecord> records, std::size_t& count) const;
+    /// Objects of some kinds at one moment, each as an upsert, without copies of their own.
+    [[nodiscard]] EventBatch list(Objects objects) const;
+
+    /// lookup() likewise, and one service by "namespace/name".
+    /// @errors as lookup() and backends()
+    [[nodiscard]] Result<EventBatch> list_ip(std::string_view address) const;
+    [[nodiscard]] Result<EventBatch> list_service(std::string_view service) const;
+
+    /// Follows changes: a snapshot, then each change in order; before ready() the snapshot is what
+    /// is known by then. May outlive the mesh.
+    /// @errors kInvalidArgument: no or unknown kinds; kCapacity: no file descriptor is left
+    [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options = {});
+    /// Likewise, told to `callback` on a thread of the subscription's own.
+    [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options, EventsCallback callback);
 
     /// The status document that `meshctl status -o json` shows: own cluster, remotes with their
     /// state, freshness, counts and refusals, datapath. JSON text.
@@ -219,6 +270,18 @@ class MESH_API Mesh {
     [[nodiscard]] std::string services_json() const;
     [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
                                                           std::string_view name) const;
+    /// Whether a packet passes and by which rules of both its ends, where each is written, who the
+    /// ends are, and by which cluster this is known. The document of GET /v1/policy/trace.
+    /// @errors kInvalidArgument names what cannot be understood; kNotFound: no such pod or
+    ///         identity, or this node enforces no policies
+    [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) const;
+    /// Which packets of this node's pods other policies would let pass or not, in groups of peers
+    /// and ports. The document of GET /v1/policy/diff.
+    /// @param documents policies as YAML or JSON text, in place of those of the same name
+    /// @param prune policies that are not among them would go
+    /// @errors kInvalidArgument: mistakes in the text, a line each; kNotFound as above
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents,
+                                                       bool prune) const;
     /// Metrics in Prometheus' text format.
     [[nodiscard]] std::string metrics_text() const;
 

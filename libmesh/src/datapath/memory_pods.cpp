@@ -75,6 +75,15 @@ Result<void> MemoryPods::attach(std::uint32_t ifindex, DeviceRole role) {
     return {};
 }
 
+std::optional<IpcacheEntry> MemoryPods::lookup(const model::IpAddress& address) const {
+    std::optional<IpcacheEntry> longest;
+    for (const auto& [prefix, entry] : ipcache_) {
+        if (!prefix.contains(address)) continue;
+        if (!longest || prefix.length() > longest->prefix.length()) longest = entry;
+    }
+    return longest;
+}
+
 std::optional<IpcacheEntry> MemoryPods::find(const model::IpPrefix& prefix) const {
     const auto found = ipcache_.find(prefix);
     if (found == ipcache_.end()) return std::nullopt;

@@ -36,6 +36,9 @@ class MemoryPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t) override { return {}; }
     [[nodiscard]] Result<PodsStats> finish_adopt() override { return {}; }
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
+    [[nodiscard]] std::optional<IpcacheEntry> lookup(
+        const model::IpAddress& address) const override;
+    [[nodiscard]] std::vector<IpcacheEntry> adopted_local() const override { return {}; }
     [[nodiscard]] PodsOccupancy occupancy() const override;
     [[nodiscard]] Result<void> collect_flows(std::size_t, TimePoint) override { return {}; }
     [[nodiscard]] FlowStats flows() const override { return {}; }

@@ -220,6 +220,12 @@ class PodDatapath {
 
     /// The entry of exactly that prefix.
     [[nodiscard]] virtual std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const = 0;
+    /// The entry of the longest prefix that holds the address.
+    /// @thread any thread, as long as the object lives
+    [[nodiscard]] virtual std::optional<IpcacheEntry> lookup(
+        const model::IpAddress& address) const = 0;
+    /// What an earlier process left of identities that only this node knows, as it was at open().
+    [[nodiscard]] virtual std::vector<IpcacheEntry> adopted_local() const = 0;
     [[nodiscard]] virtual PodsOccupancy occupancy() const = 0;
     /// Deletes flows of services at tc that have timed out. Looks at some of them, and at the next
     /// ones the next time, so that a call is short whatever the tables hold.

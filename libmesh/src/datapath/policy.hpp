@@ -6,6 +6,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <mesh/error.hpp>
 #include <optional>
@@ -59,15 +60,48 @@ enum class EndpointEnforcement : std::uint8_t {
     kLocked,  ///< nothing passes but replies: the policy is not known yet, or finds no room
 };
 
+struct PolicyReplacement {
+    EndpointId endpoint = 0;
+    EndpointEnforcement enforcement = EndpointEnforcement::kNone;
+    std::span<const PolicyRow> rows;
+};
+
+/// One of many replacements that was not made; the others were.
+struct PolicyRefusal {
+    std::size_t index = 0;
+    Error error;
+};
+
 struct PolicySettings {
     /// Endpoints whose policy was never set are locked; else their packets pass.
     bool enabled = false;
     bool verdict_events = false;  ///< an event for each new flow that passes, not only for drops
-    /// Of packets for, and sockets of, the node's own proxies; a rule of the node's routes leads
-    /// packets with it to the node itself. @see netlink
+    /// Of packets for the node's own proxies, which a rule of the node's routes leads to its
+    /// sockets (netlink/proxy_routes.hpp); the proxies' sockets have ProxySocket marks next to it.
+    /// The two lowest bits are 0. 0: rows that lead to proxies drop.
     std::uint32_t proxy_mark = 0;
     friend bool operator==(const PolicySettings&, const PolicySettings&) = default;
 };
+
+/// What a proxy uses a socket for: its SO_MARK is PolicySettings::proxy_mark plus this. They are
+/// transparent sockets of the node's network namespace. By the marks the datapath knows which
+/// packets are the proxies', and which answers are for them.
+enum class ProxySocket : std::uint32_t {
+    /// Listens on 127.0.0.1 and ::1 (or on all addresses), at the proxy_port of rows: TCP, or
+    /// UDP with IP_RECVORIGDSTADDR. What it accepts has the client's and the server's addresses.
+    /// Its answers to the client pass.
+    kListener = 1,
+    /// Goes on to the server, from the client's address, for a packet that came by a row of the
+    /// server's ingress: what the server's policy says has been asked.
+    kToServerOfIngress = 2,
+    /// The same for a row of the client's egress: if the server is a pod of this node, its own
+    /// policy is asked, and may lead to a proxy again.
+    kToServerOfEgress = 3,
+};
+[[nodiscard]] constexpr std::uint32_t proxy_socket_mark(std::uint32_t proxy_mark,
+                                                        ProxySocket socket) {
+    return proxy_mark + static_cast<std::uint32_t>(socket);
+}
 
 /// How full an endpoint's map is.
 struct PolicyOccupancy {
@@ -91,6 +125,18 @@ class PolicyDatapath {
     /// @complexity O(rows given)
     [[nodiscard]] virtual Result<void> replace(EndpointId endpoint, EndpointEnforcement enforcement,
                                                std::span<const PolicyRow> rows) = 0;
+    /// The same for many endpoints at once, each at most once. In the kernel a replacement takes
+    /// milliseconds, whatever its rows are; all together take as many.
+    /// @return those that were refused, ascending
+    [[nodiscard]] virtual std::vector<PolicyRefusal> replace_all(
+        std::span<const PolicyReplacement> all) {
+        std::vector<PolicyRefusal> refused;
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            const auto done = replace(all[i].endpoint, all[i].enforcement, all[i].rows);
+            if (!done) refused.push_back({i, done.error()});
+        }
+        return refused;
+    }
     /// Changes some rows, each key at most once: of identities that came or went. What denies comes
     /// first and goes last, so that no packet passes that neither the old nor the new rows let
     /// pass.

@@ -10,6 +10,7 @@
 #include <set>
 #include <utility>
 
+#include "datapath/netlink/proxy_routes.hpp"
 #include "datapath/netlink/route_table.hpp"
 #include "engine/datapaths.hpp"
 #include "engine/documents.hpp"
@@ -19,9 +20,12 @@
 #include "engine/health_watch.hpp"
 #include "engine/options_check.hpp"
 #include "engine/policy_document.hpp"
+#include "engine/policy_proxies.hpp"
+#include "engine/policy_trace.hpp"
 #include "runtime/backoff.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
+#include "sources/config/memory_files.hpp"
 #include "state/clusters/clusters.hpp"
 
 namespace mesh::engine {
@@ -36,10 +40,24 @@ constexpr std::chrono::seconds kStaleRecheck{1};
 /// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
 /// nodes that flap share a comparison.
 constexpr std::chrono::milliseconds kRoutesPace{50};
+constexpr std::size_t kAccessLines = 1000;
+/// Of packets for the node's own proxies.
+constexpr std::uint32_t kProxyMark = 0x4d502000;
 
 /// Without the kernel's datapath nothing would follow from a probe.
 bool probes(const MeshOptions& options) {
     return options.health.port != 0 && options.datapath.kind == DatapathOptions::Kind::kBpf;
+}
+
+Result<sources::config::EtcdClientConfig> own_etcd(const MeshOptions& options) {
+    if (options.etcd_config.empty()) {
+        const auto& etcd = options.etcd;
+        return sources::config::etcd_in_memory(etcd.endpoints, etcd.ca_pem, etcd.cert_pem,
+                                               etcd.key_pem);
+    }
+    auto own = sources::config::read_etcd_yaml(options.etcd_config);
+    if (!own) return own.error().with_prefix("etcd_config");
+    return own;
 }
 
 PolicyEngineOptions policy_options(const MeshOptions& options) {
@@ -54,8 +72,15 @@ PolicyEngineOptions policy_options(const MeshOptions& options) {
     out.compile.default_local_cluster = options.policy.default_local_cluster;
     out.audit = options.policy.audit;
     out.verdict_events = options.policy.verdict_events;
+    out.proxy_mark = kProxyMark;
+    // As the datapath looks rows up: 0.0.0.0/0 is no IPv6 address's.
+    out.local.dual_stack = true;
     out.identity_shift = options.max_connected_clusters == 511 ? 15 : 16;
     return out;
+}
+
+Error no_policy() {
+    return not_found("this node enforces no policies: it has no pod network");
 }
 
 /// Its pods were there before it had policies: none has a number.
@@ -70,7 +95,8 @@ bool pods_without_policy(const datapath::PodDatapath& pods) {
 class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
   public:
     Impl(asio::any_io_executor executor, MeshOptions options, const Clock& clock, Logger log,
-         Datapaths datapaths, sources::config::EtcdClientConfig own)
+         Datapaths datapaths, sources::config::EtcdClientConfig own,
+         std::vector<sources::config::RemoteConfig> remotes)
         : executor_(executor),
           options_(std::move(options)),
           clock_(clock),
@@ -89,7 +115,13 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                      [this](const state::Effect& effect) {
                          if (encryption_) encryption_->note(effect);
                          if (policy_) policy_->note(effect);
-                     }}),
+                         observer_.note(effect);
+                     },
+                 .on_services = [this](const auto& changes) { observer_.note(changes); }}),
+          observer_({.tables = node_.tables(),
+                     .merger = node_.merger(),
+                     .own = own_,
+                     .clusters = [this] { return clusters_->status(); }}),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor),
@@ -101,8 +133,14 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                              log_.named("pods"));
         }
         if (network_) {
-            policy_.emplace(policy_options(options_), own_, pods_->policy(), clock_,
-                            Rng(rng_.next()), log_.named("policy"));
+            auto policy = policy_options(options_);
+            policy.identity_of = [pods = pods_.get()](const model::IpAddress& address) {
+                const auto entry = pods->lookup(address);
+                return entry ? entry->identity : 0U;
+            };
+            policy_.emplace(std::move(policy), own_, pods_->policy(), clock_, Rng(rng_.next()),
+                            log_.named("policy"));
+            if (options_.policy.enforcement != "never") make_proxies();
         }
         if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {
@@ -131,6 +169,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         to.max_clusters = options_.max_connected_clusters;
         to.own = std::move(own);
         to.remotes_directory = options_.clustermesh_config;
+        to.remotes = std::move(remotes);
         if (options_.remote_max_stale_age > std::chrono::seconds::zero()) {
             to.max_stale_age = options_.remote_max_stale_age;
         }
@@ -173,9 +212,28 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return {};
     }
 
+    void make_proxies() {
+        PolicyProxiesOptions proxies;
+        proxies.proxy_mark = kProxyMark;
+        proxies.access_log = options_.policy.access_log;
+        proxies.fqdn_file = options_.policy.fqdn_cache;
+        proxies.prepare = []() -> Result<void> {
+            MESH_TRY(const auto here, datapath::Netns::current());
+            MESH_TRY(auto netlink, datapath::Rtnetlink::open(here));
+            return datapath::set_proxy_routes(netlink, kProxyMark);
+        };
+        proxies.on_change = [this] { schedule_flush(); };
+        proxies_ = std::make_unique<PolicyProxies>(executor_, std::move(proxies), *policy_, clock_,
+                                                   log_.named("proxy"));
+    }
+
     /// Once, before start().
     [[nodiscard]] Result<void> start_policy() {
-        return policy_ ? policy_->start(pods_without_policy(*pods_)) : Result<void>();
+        if (!policy_) return {};
+        for (const auto& entry : pods_->adopted_local()) {
+            policy_->adopt_local(entry.prefix, entry.identity);
+        }
+        return policy_->start(pods_without_policy(*pods_));
     }
 
     [[nodiscard]] Result<void> reload() {
@@ -190,6 +248,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             take_endpoints();
             schedule_flush();
         }
+        if (proxies_) proxies_->start();
         if (routes_) {
             // Routes of a former run stay until the nodes that they belong to had time to sync.
             adopted_routes_ = routes_of_a_former_run();
@@ -210,6 +269,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         pace_.cancel();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
+        if (proxies_) co_await proxies_->async_stop();
         if (health_) co_await health_->async_stop();
     }
 
@@ -226,6 +286,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     }
 
     [[nodiscard]] const NodeState& node() const noexcept { return node_; }
+    [[nodiscard]] observe::Observer& observer() noexcept { return observer_; }
     [[nodiscard]] const PodNetwork* pod_network() const noexcept {
         return network_ ? &*network_ : nullptr;
     }
@@ -236,7 +297,9 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     [[nodiscard]] std::optional<std::string> policy_json() const {
         if (!policy_) return std::nullopt;
-        return boost::json::serialize(policy_document(*policy_));
+        auto document = policy_document(*policy_);
+        if (proxies_) document["proxies"] = proxies_->status();
+        return boost::json::serialize(document);
     }
     [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const {
         if (!policy_) return std::nullopt;
@@ -244,10 +307,33 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (!document) return std::nullopt;
         return boost::json::serialize(*document);
     }
+    [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) {
+        if (!policy_) return no_policy();
+        const auto clusters = clusters_->status();
+        MESH_TRY(const auto document,
+                 trace_document({*policy_, node_.tables(), clusters, options_.node_name}, query));
+        return boost::json::serialize(document);
+    }
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view request) {
+        if (!policy_) return no_policy();
+        MESH_TRY(const auto document, diff_document(*policy_, request));
+        return boost::json::serialize(document);
+    }
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents, bool prune) {
+        if (!policy_) return no_policy();
+        MESH_TRY(const auto policies, read_policy_text(documents));
+        return boost::json::serialize(diff_document(*policy_, policies, prune));
+    }
     [[nodiscard]] std::optional<std::string> identities_json() const {
         if (!policy_) return std::nullopt;
         return boost::json::serialize(
             identities_document(*policy_, node_.tables(), clusters_->status()));
+    }
+    [[nodiscard]] std::optional<std::string> access_log_json() const {
+        if (!proxies_) return std::nullopt;
+        const auto lines = proxies_->recent(kAccessLines);
+        return boost::json::serialize(
+            boost::json::object{{"lines", boost::json::array(lines.begin(), lines.end())}});
     }
     [[nodiscard]] std::string endpoints_json() const {
         boost::json::array all;
@@ -344,6 +430,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         // Policies know an identity before the ipcache gives it to anybody.
         const auto policies = policy_ ? policy_->flush(node_.tables()) : Result<void>();
         if (!policies) fail(policies.error());
+        if (policy_) {
+            for (const auto& [prefix, id] : policy_->take_local_rows()) {
+                node_.note_local(prefix, id);
+            }
+        }
         // A pod is attached before a service leads to it.
         bool failed = std::exchange(endpoints_due_, false) && !refresh_network();
         failed = failed || !encrypted || !policies;
@@ -351,6 +442,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             failed = !refresh_network() || failed;
             reconcile_routes();
         });
+        observer_.publish();
         // The first service that asks for freshness was compiled without it.
         if (!freshness_known && node_.merger().wants_freshness()) schedule_flush();
         wait_for_traffic();
@@ -379,6 +471,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             wait_for_traffic();
         }
         if (!failed) {
+            if (policy_) policy_->note_realised();
+            if (proxies_) proxies_->flushed();
             last_error_.clear();
             // A route that fails takes nothing from the services.
             if (routes_due_) {
@@ -606,9 +700,11 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<datapath::PodDatapath> pods_;
     state::ClusterKey own_;
     NodeState node_;
+    observe::Observer observer_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
     std::optional<PolicyEngine> policy_;      ///< of a node with a pod network
+    std::unique_ptr<PolicyProxies> proxies_;  ///< null = there is none
     std::unique_ptr<Encryption> encryption_;  ///< null = there is none
     bool endpoints_due_ = false;              ///< they changed since the last flush
     std::optional<EventLog> events_;
@@ -639,13 +735,15 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 Result<std::unique_ptr<Agent>> Agent::make(asio::any_io_executor executor, MeshOptions options,
                                            const Clock& clock, Logger log) {
     MESH_CHECK(check_options(options));
-    auto own = sources::config::read_etcd_yaml(options.etcd_config);
-    if (!own) return own.error().with_prefix("etcd_config");
+    MESH_TRY(auto own, own_etcd(options));
+    auto remotes = sources::config::remotes_in_memory(options.remote_files, options.cluster_name);
+    if (!remotes) return remotes.error().with_prefix("remote_files");
     const state::ClusterKey self{options.cluster_name, model::ClusterId{options.cluster_id}};
     MESH_CHECK(Encryption::prepare(encryption_context(options, self)));
     MESH_TRY(auto datapaths, open_datapaths(options.datapath, log.named("datapath")));
-    auto impl = std::make_shared<Impl>(std::move(executor), std::move(options), clock,
-                                       std::move(log), std::move(datapaths), *std::move(own));
+    auto impl =
+        std::make_shared<Impl>(std::move(executor), std::move(options), clock, std::move(log),
+                               std::move(datapaths), std::move(own), *std::move(remotes));
     MESH_CHECK(impl->start_policy());
     MESH_CHECK(impl->open_encryption());
     return std::unique_ptr<Agent>(new Agent(std::move(impl)));
@@ -671,6 +769,9 @@ bool Agent::ready() const {
 const NodeState& Agent::node() const noexcept {
     return impl_->node();
 }
+observe::Observer& Agent::observer() noexcept {
+    return impl_->observer();
+}
 const PodNetwork* Agent::pod_network() const noexcept {
     return impl_->pod_network();
 }
@@ -683,8 +784,20 @@ std::optional<std::string> Agent::policy_json() const {
 std::optional<std::string> Agent::policy_json(std::string_view path) const {
     return impl_->policy_json(path);
 }
+Result<std::string> Agent::policy_trace_json(const PolicyTraceQuery& query) {
+    return impl_->policy_trace_json(query);
+}
+Result<std::string> Agent::policy_diff_json(std::string_view request) {
+    return impl_->policy_diff_json(request);
+}
+Result<std::string> Agent::policy_diff_json(std::string_view documents, bool prune) {
+    return impl_->policy_diff_json(documents, prune);
+}
 std::optional<std::string> Agent::identities_json() const {
     return impl_->identities_json();
+}
+std::optional<std::string> Agent::access_log_json() const {
+    return impl_->access_log_json();
 }
 std::string Agent::endpoints_json() const {
     return impl_->endpoints_json();

@@ -19,6 +19,7 @@
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
 #include "engine/policy_engine.hpp"
+#include "observe/observer.hpp"
 #include "runtime/clock.hpp"
 
 namespace mesh::engine {
@@ -49,6 +50,8 @@ class Agent {
     /// The whole mesh is as it should be: all of the above, each remote, its file, and the routes.
     [[nodiscard]] bool ready() const;
     [[nodiscard]] const NodeState& node() const noexcept;
+    /// Told of every change.
+    [[nodiscard]] observe::Observer& observer() noexcept;
     /// Null if this node has none.
     [[nodiscard]] const PodNetwork* pod_network() const noexcept;
     /// Null if this node has none.
@@ -56,7 +59,14 @@ class Agent {
     /// The documents of policy_document.hpp; nullopt: there is no such thing, or no policy here.
     [[nodiscard]] std::optional<std::string> policy_json() const;
     [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const;
+    /// The documents of policy_trace.hpp, by GET /v1/policy/diff's body or by policies' text.
+    /// @errors as those, and kNotFound: no policy here
+    [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query);
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view request);
+    [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents, bool prune);
     [[nodiscard]] std::optional<std::string> identities_json() const;
+    /// {"lines": [...]}: the latest HTTP requests and DNS questions that went through a policy.
+    [[nodiscard]] std::optional<std::string> access_log_json() const;
     [[nodiscard]] std::string endpoints_json() const;
     [[nodiscard]] std::optional<std::string> endpoint_json(std::string_view id) const;
     /// The document of GET /v1/events (event_log.hpp); nullopt if this node has no pod network in

@@ -4,10 +4,13 @@
 #include <future>
 #include <mesh/mesh.hpp>
 #include <mutex>
+#include <set>
+#include <thread>
 #include <utility>
 
 #include "engine/agent.hpp"
 #include "engine/documents.hpp"
+#include "observe/subscription.hpp"
 #include "runtime/loop_thread.hpp"
 
 namespace mesh {
@@ -27,6 +30,44 @@ Logger make_logger(LogCallback callback) {
         LogLevel::kDebug);
 }
 
+template <class Pick>
+auto views(const EventBatch& batch, Pick pick) {
+    std::vector<decltype(observe::to_view(*pick(*batch.raw()[0])))> all;
+    all.reserve(batch.size());
+    for (const mesh_event* event : batch.raw()) all.push_back(observe::to_view(*pick(*event)));
+    return all;
+}
+
+/// The way from subscriptions, which may outlive a mesh, to its thread.
+class Link {
+  public:
+    Link(const LoopThread& thread, observe::Observer& observer)
+        : thread_(thread), observer_(observer) {
+        thread_.run([&] { loop_ = std::this_thread::get_id(); });
+    }
+    /// Not on the loop: it may be in the midst of anything, and the mutex held by one who waits for
+    /// it.
+    [[nodiscard]] bool resync(observe::Queue& queue) {
+        const std::lock_guard lock(mutex_);
+        if (severed_) return false;
+        thread_.run([&] { observer_.resync(queue); });
+        return true;
+    }
+    [[nodiscard]] std::thread::id loop() const noexcept { return loop_; }
+    /// After this neither the thread nor the observer is used.
+    void sever() {
+        const std::lock_guard lock(mutex_);
+        severed_ = true;
+    }
+
+  private:
+    const LoopThread& thread_;
+    observe::Observer& observer_;
+    std::thread::id loop_;  ///< not changed later
+    std::mutex mutex_;      // guards severed_, and what a severed one must not use
+    bool severed_ = false;
+};
+
 }  // namespace
 
 struct Mesh::Impl {
@@ -39,6 +80,7 @@ struct Mesh::Impl {
 
     ~Impl() {
         if (agent == nullptr) return;
+        link->sever();
         std::promise<void> stopped;
         thread.run([&] {
             agent->on_change({});
@@ -61,9 +103,11 @@ struct Mesh::Impl {
     Logger log;
     SystemClock clock;
     std::unique_ptr<engine::Agent> agent;  // on the thread only
-    mutable std::mutex mutex;              // guards ready
+    std::shared_ptr<Link> link;
+    mutable std::mutex mutex;  // guards ready and interrupted
     mutable std::condition_variable changed;
     bool ready = false;
+    bool interrupted = false;
     LoopThread thread;
 };
 
@@ -82,6 +126,7 @@ Result<std::unique_ptr<Mesh>> Mesh::open(MeshOptions options) {
         impl->agent->start();
     });
     if (failed) return *std::move(failed);
+    impl->link = std::make_shared<Link>(impl->thread, impl->agent->observer());
     return std::unique_ptr<Mesh>(new Mesh(std::move(impl)));
 }
 
@@ -96,7 +141,25 @@ bool Mesh::ready() const {
 
 bool Mesh::wait_ready(std::chrono::milliseconds timeout) const {
     std::unique_lock lock(impl_->mutex);
-    return impl_->changed.wait_for(lock, timeout, [&] { return impl_->ready; });
+    impl_->changed.wait_for(lock, timeout, [&] { return impl_->ready || impl_->interrupted; });
+    return impl_->ready && !impl_->interrupted;
+}
+
+void Mesh::interrupt() noexcept {
+    {
+        const std::lock_guard lock(impl_->mutex);
+        impl_->interrupted = true;
+    }
+    impl_->changed.notify_all();
+}
+
+bool Mesh::interrupted() const noexcept {
+    const std::lock_guard lock(impl_->mutex);
+    return impl_->interrupted;
+}
+
+bool Mesh::on_own_thread() const noexcept {
+    return impl_->thread.on_loop();
 }
 
 std::vector<ServiceView> Mesh::services() const {
@@ -111,6 +174,104 @@ std::optional<ServiceView> Mesh::service(std::string_view namespace_, std::strin
         view = impl_->agent->node().service({std::string(namespace_), std::string(name)});
     });
     return view;
+}
+
+Result<EventBatch> Mesh::list_service(std::string_view name) const {
+    const auto slash = name.find('/');
+    if (slash == std::string_view::npos || slash == 0 || slash + 1 == name.size()) {
+        return invalid_argument("service \"" + std::string(name) + "\": expected namespace/name");
+    }
+    const state::ObjectName key{std::string(name.substr(0, slash)),
+                                std::string(name.substr(slash + 1))};
+    observe::BlockPtr block;
+    impl_->thread.run([&] { block = impl_->agent->observer().service(key); });
+    if (!block) return not_found("service " + std::string(name) + ": the own cluster has none");
+    return observe::to_batch({std::move(block)});
+}
+
+Result<std::vector<BackendView>> Mesh::backends(std::string_view name) const {
+    MESH_TRY(const auto batch, list_service(name));
+    const ServiceView view = observe::to_view(*batch.raw().front()->service);
+    std::vector<BackendView> backends;
+    std::set<std::pair<std::string, std::uint16_t>> seen;
+    for (const auto& frontend : view.frontends) {
+        for (const auto& backend : frontend.backends) {
+            if (seen.emplace(backend.address, backend.port).second) backends.push_back(backend);
+        }
+    }
+    return backends;
+}
+
+Result<EventBatch> Mesh::list_ip(std::string_view text) const {
+    MESH_TRY(const auto address, model::IpAddress::parse(text));
+    observe::BlockPtr block;
+    impl_->thread.run([&] { block = impl_->agent->observer().lookup(address); });
+    if (!block) return not_found("ip " + address.to_string() + ": no cluster has it");
+    return observe::to_batch({std::move(block)});
+}
+
+Result<IpView> Mesh::lookup(std::string_view text) const {
+    MESH_TRY(const auto batch, list_ip(text));
+    return observe::to_view(*batch.raw().front()->ip);
+}
+
+EventBatch Mesh::list(Objects objects) const {
+    std::vector<observe::BlockPtr> blocks;
+    impl_->thread.run(
+        [&] { blocks = impl_->agent->observer().list(static_cast<std::uint32_t>(objects)); });
+    return observe::to_batch(std::move(blocks));
+}
+
+std::vector<NodeView> Mesh::nodes() const {
+    return views(list(Objects::kNodes), [](const mesh_event& e) { return e.node; });
+}
+std::vector<IpView> Mesh::ips() const {
+    return views(list(Objects::kIps), [](const mesh_event& e) { return e.ip; });
+}
+std::vector<IdentityView> Mesh::identities() const {
+    return views(list(Objects::kIdentities), [](const mesh_event& e) { return e.identity; });
+}
+std::vector<ClusterView> Mesh::clusters() const {
+    return views(list(Objects::kClusters), [](const mesh_event& e) { return e.cluster; });
+}
+
+std::vector<IpRecord> Mesh::ip_records() const {
+    std::vector<IpRecord> records;
+    impl_->thread.run([&] {
+        impl_->agent->observer().read_ips([&](std::size_t count) {
+            records.resize(count);
+            return records.data();
+        });
+    });
+    observe::sort_records(records.data(), records.size());
+    return records;
+}
+
+bool Mesh::read_ip_records(std::span<IpRecord> records, std::size_t& count) const {
+    impl_->thread.run([&] {
+        count = impl_->agent->observer().read_ips([&](std::size_t wanted) -> IpRecord* {
+            return wanted <= records.size() ? records.data() : nullptr;
+        });
+    });
+    if (count > records.size()) return false;
+    observe::sort_records(records.data(), count);
+    return true;
+}
+
+Result<Subscription> Mesh::subscribe(SubscribeOptions options) {
+    return subscribe(options, {});
+}
+
+Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback callback) {
+    const auto objects = static_cast<std::uint32_t>(options.objects);
+    if (objects == 0 || (objects & ~std::uint32_t{MESH_OBJECT_ALL}) != 0) {
+        return invalid_argument("subscribe: objects: expected one or more of the kinds there are");
+    }
+    MESH_TRY(auto queue, observe::Queue::make(objects, options.max_queued_bytes));
+    impl_->thread.run([&] { impl_->agent->observer().subscribe(queue); });
+    return observe::make_subscription(
+        std::move(queue), [link = impl_->link](observe::Queue& due) { return link->resync(due); },
+        impl_->link->loop(), std::move(callback));
 }
 
 std::string Mesh::status_json() const {
@@ -128,6 +289,18 @@ std::optional<std::string> Mesh::service_json(std::string_view namespace_,
     const auto view = service(namespace_, name);
     if (!view) return std::nullopt;
     return boost::json::serialize(engine::to_json(*view));
+}
+
+Result<std::string> Mesh::policy_trace_json(const PolicyTraceQuery& query) const {
+    std::optional<Result<std::string>> document;
+    impl_->thread.run([&] { document.emplace(impl_->agent->policy_trace_json(query)); });
+    return *std::move(document);
+}
+
+Result<std::string> Mesh::policy_diff_json(std::string_view documents, bool prune) const {
+    std::optional<Result<std::string>> document;
+    impl_->thread.run([&] { document.emplace(impl_->agent->policy_diff_json(documents, prune)); });
+    return *std::move(document);
 }
 
 std::string Mesh::metrics_text() const {

@@ -116,6 +116,7 @@ NodeState::NodeState(state::ClusterKey own, std::string node, std::uint64_t hash
       pods_(options.pods),
       log_(std::move(log)),
       on_effect_(std::move(options.on_effect)),
+      on_services_(std::move(options.on_services)),
       tables_(own_.name, hash_seed),
       merger_(tables_, {.own = own_,
                         .node = node,
@@ -157,6 +158,14 @@ void NodeState::drain(std::string_view cluster, state::KindSet kinds) {
     std::erase_if(synced_, [&](const state::ClusterKey& key) { return key.name == cluster; });
     if (kinds == state::KindSet::all()) merger_.forget_freshness(cluster);
     log_.info("cluster {}: drained, {} objects removed", cluster, count);
+}
+
+void NodeState::note_local(const model::IpPrefix& prefix, std::optional<std::uint32_t> identity) {
+    if (!ipcache_) return;
+    std::optional<model::IdentityId> id;
+    if (identity) id = model::IdentityId{*identity};
+    ipcache_->note_local(prefix, id);
+    dirty_ = true;
 }
 
 void NodeState::note_freshness(const state::ClusterKey& cluster, bool connected,
@@ -295,7 +304,9 @@ Result<void> NodeState::write_services() {
     bool room_freed = false;
     // In parts: the rows of a first sync need not all be in memory at once.
     do {
-        MESH_TRY(const auto stats, write(merger_.flush(kServicesAtOnce)));
+        const auto changes = merger_.flush(kServicesAtOnce);
+        if (on_services_) on_services_(changes);
+        MESH_TRY(const auto stats, write(changes));
         note_removed(stats);
         room_freed |= stats.backends_removed > 0 || stats.services_removed > 0;
     } while (merger_.pending());

@@ -45,6 +45,8 @@ struct NodeStateOptions {
     ResetOptions resets = {};
     /// Told each change of the tables as well; may be empty.
     std::function<void(const state::Effect&)> on_effect{};
+    /// Told all that the merger flushes; may be empty.
+    std::function<void(const compile::FrontendChanges&)> on_services{};
 };
 
 /// @thread same object not concurrently
@@ -60,6 +62,9 @@ class NodeState {
     /// Forgets a cluster, or the given kinds of it.
     void drain(std::string_view cluster, state::KindSet kinds = state::KindSet::all());
 
+    /// The identity that this node has for a prefix; nullopt: none any more.
+    /// @see IpcacheCompiler::note_local
+    void note_local(const model::IpPrefix& prefix, std::optional<std::uint32_t> identity);
     /// How fresh a remote is, for services with a stale-policy. @see ServiceMerger::note_freshness
     void note_freshness(const state::ClusterKey& cluster, bool connected,
                         TimePoint last_proof_of_life);
@@ -148,6 +153,7 @@ class NodeState {
     datapath::PodDatapath* pods_;
     Logger log_;
     std::function<void(const state::Effect&)> on_effect_;
+    std::function<void(const compile::FrontendChanges&)> on_services_;
     state::ClusterTables tables_;
     compile::ServiceMerger merger_;
     compile::RouteTable routes_;

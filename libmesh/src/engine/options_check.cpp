@@ -48,8 +48,9 @@ Result<void> check_options(const MeshOptions& options) {
     if (options.node_name.empty()) {
         return invalid_argument("node_name: expected the name of this node, got nothing");
     }
-    if (options.etcd_config.empty()) {
-        return invalid_argument("etcd_config: expected the etcd client YAML of the own cluster");
+    if (options.etcd_config.empty() == options.etcd.endpoints.empty()) {
+        return invalid_argument(
+            "etcd_config: expected the etcd client YAML of the own cluster, or etcd.endpoints");
     }
     // Zero would make its timer spin for as long as the own etcd is away.
     if (options.sync_timeout < kShortestSyncTimeout || options.sync_timeout > kLongestSyncTimeout) {

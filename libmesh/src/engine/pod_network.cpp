@@ -179,6 +179,7 @@ std::uint32_t PodNetwork::identity_of(const state::ClusterTables& tables, const 
                                       const datapath::Endpoint* held) const {
     const auto pair = tables.find_ip(own_.name, IpPrefix(address, full_length(address)));
     if (pair) return model::number(pair->id);
+    if (const auto local = tables.find_local_ip(address)) return model::number(local->pair.id);
     // Not known yet, or no longer: what it was holds.
     return held != nullptr ? held->identity : 0;
 }

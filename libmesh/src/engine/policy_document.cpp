@@ -117,6 +117,7 @@ json::object policy_document(const PolicyEngine& policy) {
             {"allow_localhost", options.compile.allow_localhost},
             {"synced", policy.synced()},
             {"revision", counts.revision},
+            {"realised_revision", counts.realised},
             {"counts", json::object{{"policies", counts.policies},
                                     {"identities", counts.identities},
                                     {"local_identities", counts.local_identities},

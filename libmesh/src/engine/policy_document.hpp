@@ -2,9 +2,10 @@
 //
 // GET /v1/policy: {"enforcement": "default"|"always"|"never", "audit": bool,
 //   "default_local_cluster": bool, "allow_localhost": bool, "synced": bool (the own cluster is
-//   known), "revision": n, "counts": {"policies", "identities", "local_identities", "selectors",
-//   "bytes", "endpoints", "waiting", "locked", "conflicts", "overflows", "failed", "rows",
-//   "max_rows_per_endpoint"}, "policies": [POLICY...] by kind, namespace and name,
+//   known), "revision": n, "realised_revision": n (what the datapath has), "counts": {"policies",
+//   "identities", "local_identities", "selectors", "bytes", "endpoints", "waiting", "locked",
+//   "conflicts", "overflows", "failed", "rows", "max_rows_per_endpoint"},
+//   "policies": [POLICY...] by kind, namespace and name,
 //   "errors": [{"endpoint", "state", "error"}...]}
 // POLICY: {"kind", "namespace" ("" if clusterwide), "name", "file", "document" (from 1), "line" (of
 //   its first spec), "rules": n, "revision"}

@@ -71,7 +71,8 @@ PolicyEngine::PolicyEngine(PolicyEngineOptions options, state::ClusterKey own,
       clock_(clock),
       log_(std::move(log)),
       compiler_(options_.compile),
-      peers_(compiler_, options_.local, rng) {}
+      peers_(compiler_, options_.local, rng),
+      l7_(options_.identity_of) {}
 PolicyEngine::~PolicyEngine() = default;
 
 Result<void> PolicyEngine::start(bool open_until_synced) {
@@ -98,6 +99,8 @@ void PolicyEngine::note(const state::Effect& effect) {
     } else if (const auto* ip =
                    std::get_if<state::Changed<model::IpIdentityPair>>(&effect.change)) {
         mark(ip->after != nullptr ? *ip->after : *ip->before);
+    } else if (const auto* local = std::get_if<state::Changed<model::LocalIp>>(&effect.change)) {
+        mark((local->after != nullptr ? local->after : local->before)->pair);
     } else if (const auto* identity =
                    std::get_if<state::Changed<model::Identity>>(&effect.change)) {
         if (identity->after == nullptr) return;
@@ -108,6 +111,15 @@ void PolicyEngine::note(const state::Effect& effect) {
 }
 
 void PolicyEngine::note_policy(const state::Changed<model::PolicyRecord>& change) {
+    const bool none = policies_.empty();
+    take_policy(change);
+    if (none == policies_.empty()) return;
+    for (const auto& [id, endpoint] : endpoints_) {
+        if (endpoint.identity == 0) to_evaluate_.insert(id);
+    }
+}
+
+void PolicyEngine::take_policy(const state::Changed<model::PolicyRecord>& change) {
     const auto& key = (change.after != nullptr ? change.after : change.before)->key;
     const auto held = policies_.find(key);
     const model::policy::PolicyPtr before = held == policies_.end() ? nullptr : held->second.policy;
@@ -115,6 +127,7 @@ void PolicyEngine::note_policy(const state::Changed<model::PolicyRecord>& change
         if (before == nullptr) return;
         ++counters_.revision;
         peers_.note_policy(before.get(), nullptr);
+        if (on_policy_) on_policy_(before.get(), nullptr);
         compiler_.remove_policy(key);
         policies_.erase(held);
         return;
@@ -129,6 +142,7 @@ void PolicyEngine::note_policy(const state::Changed<model::PolicyRecord>& change
     }
     ++counters_.revision;
     peers_.note_policy(before.get(), read->get());
+    if (on_policy_) on_policy_(before.get(), read->get());
     compiler_.upsert_policy(*read);
     policies_[key] = {*read, change.after->file, change.after->document, counters_.revision};
 }
@@ -182,6 +196,8 @@ void PolicyEngine::forget(Endpoints::iterator at) {
         if (users->second.empty()) by_identity_.erase(users);
     }
     compiler_.remove_endpoint(id);
+    l7_.set(id, {}, nullptr);
+    if (on_endpoint_gone_) on_endpoint_gone_(id);
     to_evaluate_.erase(id);
     to_remove_.insert(id);
     endpoints_.erase(at);
@@ -215,7 +231,7 @@ void PolicyEngine::set_proxy(const std::string& parser, Direction direction, std
 Result<void> PolicyEngine::flush(const state::ClusterTables& tables) {
     // First, since a number may be another pod's by now.
     Result<void> outcome = remove_gone();
-    peers_.flush(tables);
+    peers_.flush(tables, synced_);
     if (synced_) {
         for (const datapath::EndpointId id : std::exchange(to_evaluate_, {})) {
             if (const auto at = endpoints_.find(id); at != endpoints_.end()) {
@@ -261,7 +277,10 @@ void PolicyEngine::evaluate(Endpoint& endpoint, const state::ClusterTables& tabl
     std::uint32_t identity = 0;
     compile::PolicyEndpoint what;
     for (const model::IpAddress& ip : endpoint.pod.ips) {
-        const auto pair = tables.find_ip(own_.name, {ip, 128});
+        auto pair = tables.find_ip(own_.name, {ip, 128});
+        if (!pair) {
+            if (const auto local = tables.find_local_ip(ip)) pair = local->pair;
+        }
         if (!pair) continue;
         if (identity == 0) identity = model::number(pair->id);
         what.ports.merge(named_ports(*pair));
@@ -277,7 +296,10 @@ void PolicyEngine::evaluate(Endpoint& endpoint, const state::ClusterTables& tabl
         if (identity != 0) by_identity_[identity].insert(id);
     }
     if (identity == 0) {
-        what.labels = {{model::policy::kSourceReserved, "init", ""}};
+        // Where there are no policies, none could hold for it, whoever it is.
+        const bool none =
+            policies_.empty() && options_.compile.enforcement == compile::Enforcement::kDefault;
+        if (!none) what.labels = {{model::policy::kSourceReserved, "init", ""}};
     } else if (const auto known = tables.find_identity(own_.name, model::IdentityId{identity})) {
         what.labels = known->labels;
     } else {
@@ -302,7 +324,27 @@ std::vector<compile::PolicyChange> PolicyEngine::compile() {
     return changes;
 }
 
+/// What proxies have to know, before anything is led to them.
+void PolicyEngine::note_l7(const std::vector<compile::PolicyChange>& changes) {
+    for (const std::uint32_t id : peers_.take_touched()) l7_.note_identity(id);
+    for (const compile::PolicyChange& one : changes) {
+        if (!one.replaced) continue;
+        for (const std::uint32_t number : one.endpoints) {
+            const auto id = static_cast<datapath::EndpointId>(number);
+            const auto at = endpoints_.find(id);
+            if (at == endpoints_.end()) continue;
+            if (one.policy->conflict()) {
+                l7_.freeze(id);
+            } else {
+                l7_.set(id, at->second.pod.ips, one.policy);
+            }
+        }
+    }
+    l7_.flush(compiler_.selectors());
+}
+
 Result<void> PolicyEngine::write(const std::vector<compile::PolicyChange>& changes) {
+    note_l7(changes);
     Result<void> outcome;
     for (const compile::PolicyChange& one : changes) {
         std::vector<datapath::PolicyRow> rows;
@@ -355,7 +397,7 @@ Result<void> PolicyEngine::replace(Endpoint& endpoint, std::span<const datapath:
     const auto enforcement = !restricts(policy) ? EndpointEnforcement::kNone
                              : options_.audit   ? EndpointEnforcement::kAudit
                                                 : EndpointEnforcement::kRules;
-    hold_rows(endpoint, rows);
+    if (enforcement != EndpointEnforcement::kNone) hold_rows(endpoint, rows);
     std::vector<datapath::PolicyRow> with_held;
     if (!endpoint.held.empty()) {
         with_held.assign(rows.begin(), rows.end());

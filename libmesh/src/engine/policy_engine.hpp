@@ -7,7 +7,8 @@
 //   its rows anew; those for identities of clusters that are not known yet stay with them until
 //   they are (or are waited for no longer).
 // - A new endpoint is locked until the own cluster is known. One without a record there is
-//   reserved:init: only policies that select that let something pass.
+//   reserved:init as soon as there is a policy at all: only those that select that let something
+//   pass.
 // - Whatever an etcd does later, its last state counts; an endpoint keeps its last labels.
 // - An endpoint whose rows find no room is locked until they do. One whose rules contradict each
 //   other keeps its former rows. Others notice neither.
@@ -28,6 +29,7 @@
 #include "base/log.hpp"
 #include "compile/policy/policy_compiler.hpp"
 #include "datapath/policy.hpp"
+#include "engine/l7_policy.hpp"
 #include "engine/policy_peers.hpp"
 #include "engine/policy_rows.hpp"
 #include "runtime/clock.hpp"
@@ -42,6 +44,8 @@ struct PolicyEngineOptions {
     std::uint32_t proxy_mark = 0;
     std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id
     compile::LocalIdentityOptions local = {};
+    /// For proxies. @see L7Policy::IdentityOf
+    L7Policy::IdentityOf identity_of = [](const model::IpAddress&) { return 0U; };
 };
 
 /// A pod of this node, as policy sees it.
@@ -86,6 +90,7 @@ struct PolicyStatus {
 
 struct PolicyCounts {
     std::uint64_t revision = 0;  ///< changes of policies since the start
+    std::uint64_t realised = 0;  ///< up to which revision the datapath has them, with their peers
     std::size_t policies = 0, identities = 0, local_identities = 0, selectors = 0, bytes = 0;
     std::size_t endpoints = 0, waiting = 0, locked = 0, conflicts = 0, overflows = 0, failed = 0;
     std::size_t rows = 0;
@@ -123,11 +128,23 @@ class PolicyEngine {
     void set_proxy(const std::string& parser, model::policy::Direction direction,
                    std::uint16_t port);
 
+    /// Called with each policy that came, changed (before and after) or went; empty: nobody.
+    void on_policy(
+        std::function<void(const model::policy::Policy* before, const model::policy::Policy* after)>
+            callback) {
+        on_policy_ = std::move(callback);
+    }
+    void on_endpoint_gone(std::function<void(datapath::EndpointId)> callback) {
+        on_endpoint_gone_ = std::move(callback);
+    }
+
     /// Compiles what changed and writes it: before the ipcache has new identities.
     /// @errors those of the datapath; call again
     [[nodiscard]] Result<void> flush(const state::ClusterTables& tables);
     /// After the ipcache has lost identities that went.
     [[nodiscard]] Result<void> flush_removed();
+    /// Rows and ipcache have all that was noted.
+    void note_realised() noexcept { counters_.realised = counters_.revision; }
     /// Prefixes whose identity became another since the last call, for the ipcache.
     [[nodiscard]] LocalRows take_local_rows() { return peers_.take_rows(); }
     /// Rows of the ipcache of an earlier run. @see LocalIdentities::adopt
@@ -140,9 +157,13 @@ class PolicyEngine {
     }
     [[nodiscard]] PolicyCounts counts() const;
     [[nodiscard]] const compile::PolicyCompiler& compiler() const noexcept { return compiler_; }
+    /// For explanations, which leave it as it is.
+    [[nodiscard]] compile::PolicyCompiler& compiler() noexcept { return compiler_; }
     [[nodiscard]] const PolicyEngineOptions& options() const noexcept { return options_; }
     [[nodiscard]] const datapath::PolicyDatapath& datapath() const noexcept { return datapath_; }
     [[nodiscard]] bool synced() const noexcept { return synced_; }
+    /// For proxies; lives as long as this object.
+    [[nodiscard]] const L7Policy& l7() const noexcept { return l7_; }
     [[nodiscard]] PolicyPeers& peers() noexcept { return peers_; }
     [[nodiscard]] const PolicyPeers& peers() const noexcept { return peers_; }
 
@@ -165,6 +186,7 @@ class PolicyEngine {
     using Endpoints = std::map<datapath::EndpointId, Endpoint>;
 
     void note_policy(const state::Changed<model::PolicyRecord>& change);
+    void take_policy(const state::Changed<model::PolicyRecord>& change);
     void mark(const model::IpIdentityPair& pair);
     void forget(Endpoints::iterator at);
     void adopt(bool complete);
@@ -172,6 +194,7 @@ class PolicyEngine {
     void evaluate(Endpoint& endpoint, const state::ClusterTables& tables);
     [[nodiscard]] std::vector<compile::PolicyChange> compile();
     [[nodiscard]] Result<void> write(const std::vector<compile::PolicyChange>& changes);
+    void note_l7(const std::vector<compile::PolicyChange>& changes);
     [[nodiscard]] Result<void> write_due();
     [[nodiscard]] Result<void> replace(Endpoint& endpoint,
                                        std::span<const datapath::PolicyRow> rows);
@@ -192,6 +215,9 @@ class PolicyEngine {
     compile::PolicyCompiler compiler_;
     PolicyPeers peers_;
     ProxyPorts proxies_;
+    L7Policy l7_;
+    std::function<void(const model::policy::Policy*, const model::policy::Policy*)> on_policy_;
+    std::function<void(datapath::EndpointId)> on_endpoint_gone_;
     std::map<model::policy::PolicyKey, PolicyStatus> policies_;
     Endpoints endpoints_;
     std::map<model::IpAddress, datapath::EndpointId> by_address_;

@@ -66,6 +66,7 @@ void PolicyPeers::note(const state::Effect& effect) {
         if (identity->after != nullptr) {
             const std::uint32_t id = model::number(identity->after->id);
             removed_.erase(id);
+            touched_.insert(id);
             compiler_.upsert_identity({id, identity->after->labels, std::nullopt});
         } else {
             removed_.insert(model::number(identity->before->id));
@@ -203,7 +204,7 @@ void PolicyPeers::claim_backends(const Name& name) {
     }
 }
 
-void PolicyPeers::flush(const state::ClusterTables& tables) {
+void PolicyPeers::flush(const state::ClusterTables& tables, bool settled) {
     for (const Name& name : std::exchange(services_due_, {})) refresh_service(name, tables);
     if (std::exchange(ports_due_, false)) {
         compile::NamedPorts agreed;
@@ -212,9 +213,11 @@ void PolicyPeers::flush(const state::ClusterTables& tables) {
         }
         compiler_.set_peer_ports(std::move(agreed));
     }
+    if (!settled) return;
     auto changes = local_.flush();
     for (const auto& one : changes.added) {
         removed_.erase(one.id);
+        touched_.insert(one.id);
         compiler_.upsert_identity(to_identity(one));
     }
     for (const auto& [prefix, id] : changes.rows) rows_[prefix] = id;
@@ -223,7 +226,10 @@ void PolicyPeers::flush(const state::ClusterTables& tables) {
 }
 
 bool PolicyPeers::flush_removed() {
-    for (const std::uint32_t id : removed_) compiler_.remove_identity(id);
+    for (const std::uint32_t id : removed_) {
+        touched_.insert(id);
+        compiler_.remove_identity(id);
+    }
     return !std::exchange(removed_, {}).empty();
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -38,7 +39,10 @@ class PolicyPeers {
     void adopt(const model::IpPrefix& prefix, std::uint32_t id) { local_.adopt(prefix, id); }
 
     /// Before PolicyCompiler::flush(): takes what came.
-    void flush(const state::ClusterTables& tables);
+    /// @param settled what policies name is known: else their blocks get no identities yet
+    void flush(const state::ClusterTables& tables, bool settled);
+    /// Identities that came, changed or went since the last call.
+    [[nodiscard]] std::set<std::uint32_t> take_touched() { return std::exchange(touched_, {}); }
     /// Since the last call: for the ipcache, once policies know the identities.
     [[nodiscard]] LocalRows take_rows() { return std::exchange(rows_, {}); }
     /// Once the ipcache has no number of them any more: takes what went.
@@ -66,6 +70,7 @@ class PolicyPeers {
     compile::LocalIdentities local_;
     LocalRows rows_;
     std::set<std::uint32_t> removed_;  ///< identities to be taken back
+    std::set<std::uint32_t> touched_;
     /// How many addresses have a port of that name and protocol, by number.
     std::map<std::pair<std::string, std::uint8_t>, std::map<std::uint16_t, std::size_t>> ports_;
     bool ports_due_ = false;

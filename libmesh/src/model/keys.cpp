@@ -143,6 +143,10 @@ bool parse_any_key(std::string_view rest, ParsedKey& key) noexcept {
         key.kind = KeyKind::kLocalService;
         return take_part(rest, key.namespace_name) && last_part(rest, key.name);
     }
+    if (take(rest, kLocalIpsPrefix)) {
+        key.kind = KeyKind::kLocalIp;
+        return last_part(rest, key.tail);
+    }
     if (take(rest, kLocalPoliciesPrefix)) {
         key.kind = KeyKind::kLocalPolicy;
         return take_part(rest, key.tail) && take_part(rest, key.namespace_name) &&
@@ -254,6 +258,10 @@ std::string synced_key(std::string_view cluster, Resource resource, Layout layou
 
 std::string local_service_key(std::string_view namespace_name, std::string_view name) {
     return std::string(kLocalServicesPrefix).append(namespace_name).append("/").append(name);
+}
+
+std::string local_ip_key(const IpAddress& address) {
+    return std::string(kLocalIpsPrefix).append(address.to_string());
 }
 
 Result<std::string> reflected_key(std::string_view key, std::string_view cluster) {

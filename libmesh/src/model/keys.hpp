@@ -26,6 +26,7 @@ inline constexpr std::string_view kIpAddressSpace = "default";
 /// Own keys: what the agents of a cluster need and no proxy serves to a remote.
 inline constexpr std::string_view kLocalPrefix = "mesh/local/";
 inline constexpr std::string_view kLocalServicesPrefix = "mesh/local/services/v1/";
+inline constexpr std::string_view kLocalIpsPrefix = "mesh/local/ips/v1/";
 inline constexpr std::string_view kLocalPoliciesPrefix = "mesh/local/policies/v1/";
 
 /// A resource that is watched by prefix and has a canary.
@@ -77,6 +78,8 @@ enum class Layout : std::uint8_t { kState, kCache };
                                      Layout layout = Layout::kState);
 /// mesh/local/services/v1/<namespace>/<name>.
 [[nodiscard]] std::string local_service_key(std::string_view namespace_name, std::string_view name);
+/// mesh/local/ips/v1/<address>.
+[[nodiscard]] std::string local_ip_key(const IpAddress& address);
 /// The state key's copy in another cluster's etcd, as KVStoreMesh would write it (wire.md §12):
 /// cilium/state/ip/v1/default/P of cluster C becomes cilium/cache/ip/v1/C/P. Keys that are a cache
 /// already, cluster-configs and canaries stay as they are, save that a canary's inner prefix
@@ -100,6 +103,7 @@ enum class KeyKind : std::uint8_t {
     kHasClusterConfig,
     kLocalService,
     kLocalPolicy,
+    kLocalIp,
 };
 
 /// A key taken apart; the views are into the key, which must outlive this.
@@ -111,7 +115,7 @@ struct ParsedKey {
     std::string_view namespace_name;  ///< services, service exports, local services and policies
     std::string_view name;            ///< node, service, service export, local policy
     /// ip: "10.7.1.20" or "10.7.0.0/16"; identity: the decimal id as written; identity value:
-    /// "<labels>/<node>"; local policy: its kind.
+    /// "<labels>/<node>"; local policy: its kind; local ip: the address.
     std::string_view tail;
     Resource resource{};  ///< of a canary
 };

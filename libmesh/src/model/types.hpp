@@ -156,6 +156,14 @@ struct IpIdentityPair {
     friend bool operator==(const IpIdentityPair&, const IpIdentityPair&) = default;
 };
 
+/// An address of a pod that takes no part in the mesh (of a namespace that is not global), for the
+/// agents of its own cluster: who it is. Below mesh/local/, which no proxy serves to a remote; key
+/// mesh/local/ips/v1/<address>, value as of an ip.
+struct LocalIp {
+    IpIdentityPair pair;
+    friend bool operator==(const LocalIp&, const LocalIp&) = default;
+};
+
 struct Label {
     Text source, key, value;
     friend auto operator<=>(const Label&, const Label&) = default;

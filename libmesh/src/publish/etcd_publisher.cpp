@@ -17,6 +17,7 @@
 #include "model/keys.hpp"
 #include "model/policy_record.hpp"
 #include "publish/key_ledger.hpp"
+#include "publish/kvstore_identity_allocator.hpp"
 #include "publish/lease_holder.hpp"
 #include "publish/object_compiler.hpp"
 #include "runtime/backoff.hpp"
@@ -40,6 +41,7 @@ int write_order(std::string_view key) {
         case model::KeyKind::kNode:
             return 2;
         case model::KeyKind::kIp:
+        case model::KeyKind::kLocalIp:
             return 3;
         case model::KeyKind::kService:
             return 4;
@@ -84,9 +86,13 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
           clock_(clock),
           rng_(rng),
           log_(std::move(log)),
-          compiler_(options_.cluster, Rng(rng_.next()), options_.identity_grace),
+          compiler_(options_.cluster, options_.labels),
           ledger_(write_order),
           lease_(loop, client, options_.lease_ttl, log_, [this] { wake(); }),
+          identities_(loop, client, allocator_options(options_), clock, Rng(rng_.next()), log_,
+                      [this](const std::string& labels, const Result<model::IdentityId>& id) {
+                          take_number(labels, id);
+                      }),
           timer_(loop),
           accepted_timer_(loop),
           tasks_(loop) {
@@ -112,12 +118,15 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         loaded_ = true;
         if (adopted_) {
             // A change is a change of its objects, whatever else is still unknown.
-            absorb(compiler_.apply(changes, clock_.now()));
+            absorb(compiler_.apply(changes));
         } else {
             backlog_.insert(backlog_.end(), changes.begin(), changes.end());
         }
+        if (!incomplete) {
+            ledger_.hold(false);
+            if (incomplete_) identities_.drop_strays();
+        }
         incomplete_ = incomplete;
-        if (!incomplete) ledger_.hold(false);
         wake();
     }
 
@@ -152,8 +161,8 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         }
         status.lease = lease_.id();
         status.leases_lost = lease_.losses();
-        status.keys = ledger_.wanted();
-        status.pending = ledger_.due();
+        status.keys = ledger_.wanted() + identities_.held();
+        status.pending = ledger_.due() + (identities_.due() ? 1 : 0);
         status.refused = ledger_.refused();
         status.identities = compiler_.identities();
         status.policies = policies_.size() + kept_policies_.size();
@@ -177,6 +186,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         client_.on_connection({});
         config_watch_.reset();
         lease_.release();
+        identities_.stop();
         // Requests under way end by it.
         co_await client_.async_stop();
         co_await tasks_.join();
@@ -235,7 +245,6 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         config_watch_.reset();
         former_lease_ = 0;
         canaries_.clear();
-        found_identities_.clear();
         ++counters_.lists;
         MESH_CO_CHECK(co_await check_cluster_configs());
         settle_acceptance(Result<void>{});
@@ -250,13 +259,17 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
                 co_await list_into_ledger(model::resource_prefix(resource, options_.cluster.name)));
         }
         MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalServicesPrefix)));
+        MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalIpsPrefix)));
         MESH_CO_CHECK(co_await list_policies());
-        MESH_CO_CHECK(co_await list_identities());
+        const auto identities = co_await identities_.async_list();
+        if (!identities) co_return as_unavailable(identities.error());
         MESH_CO_CHECK(co_await list_canaries());
         adopt();
         ledger_.end_list();
         MESH_CO_TRY(const std::int64_t lease, co_await lease_.hold(former_lease_));
         ledger_.set_lease(lease);
+        identities_.set_lease(lease);
+        if (!incomplete_) identities_.drop_strays();
         watch_own_config();
         next_resync_ = clock_.now() + options_.resync;
         co_return Result<void>{};
@@ -322,23 +335,6 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     [[nodiscard]] bool is_unread(const std::string& etcd_key) const {
         const auto key = model::policy_key_of(model::parse_key(etcd_key));
         return key && unread_policies_.contains(*key);
-    }
-
-    asio::awaitable<Result<void>> list_identities() {
-        etcd::PageCallback page = [this](const etcd::Header&,
-                                         std::span<const etcd::KeyValueView> kvs) {
-            const auto range =
-                model::identity_range(options_.cluster.id, options_.cluster.max_clusters);
-            for (const auto& kv : kvs) {
-                const auto id = model::parse_identity_id(kv.key);
-                // Numbers of other ranges are none of ours, not to remove either.
-                if (!id || !range.contains(*id)) continue;
-                ledger_.listed(kv.key, kv.value, kv.lease);
-                if (!adopted_) found_identities_.emplace_back(*id, std::string(kv.value));
-            }
-        };
-        std::string prefix = model::resource_prefix(model::Resource::kIdentities, {});
-        co_return co_await list(std::move(prefix), std::move(page));
     }
 
     asio::awaitable<Result<void>> list_canaries() {
@@ -408,16 +404,11 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         co_return Result<void>{};
     }
 
-    /// Once: identities keep the numbers that etcd has, then the objects that came meanwhile are
-    /// compiled.
+    /// Once: the objects that came meanwhile are compiled.
     void adopt() {
         if (std::exchange(adopted_, true)) return;
         absorb(compiler_.start());
-        for (const auto& [id, labels] : found_identities_) {
-            absorb(compiler_.adopt_identity(id, labels, clock_.now()));
-        }
-        found_identities_.clear();
-        absorb(compiler_.apply(backlog_, clock_.now()));
+        absorb(compiler_.apply(backlog_));
         backlog_ = {};
         ledger_.hold(incomplete_);
         if (incomplete_) {
@@ -435,7 +426,19 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
                 ledger_.unwant(change.key);
             }
         }
+        for (const std::string& labels : compiled.identities_unwanted) identities_.unwant(labels);
+        for (const std::string& labels : compiled.identities_wanted) identities_.want(labels);
         for (const std::string& text : compiled.warnings) log_.warn("{}", text);
+    }
+
+    void take_number(const std::string& labels, const Result<model::IdentityId>& id) {
+        if (!id) log_.warn("{}", id.error().detail());
+        absorb(compiler_.number_identity(labels, id ? *id : model::IdentityId{}));
+    }
+
+    static IdentityAllocatorOptions allocator_options(const PublisherOptions& options) {
+        return {.range = model::identity_range(options.cluster.id, options.cluster.max_clusters),
+                .grace = options.identity_grace};
     }
 
     // --- writing ------------------------------------------------------------------------------
@@ -448,8 +451,16 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
             if (now >= next_heartbeat_ || heartbeat_lease_ != lease_.id()) {
                 MESH_CO_CHECK(co_await put_heartbeat());
             }
-            const auto collection = compiler_.next_collection();
-            if (collection && *collection <= now) absorb(compiler_.collect_identities(now));
+            if (identities_.due()) {
+                // Before all writes: what is written has the numbers in it.
+                state_ = PublisherState::kSyncing;
+                const auto settled = co_await identities_.async_settle();
+                if (!settled) co_return lost_lease_or(settled.error());
+                continue;
+            }
+            const auto collection = next_collection();
+            if (collection && *collection <= now)
+                MESH_CO_CHECK(co_await identities_.async_collect());
             if (ledger_.due() != 0) {
                 state_ = PublisherState::kSyncing;
                 MESH_CO_CHECK(co_await write_batch());
@@ -467,10 +478,15 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
             state_ = PublisherState::kPublished;
             counters_.last_error_is_current = false;
             TimePoint until = std::min(next_heartbeat_, next_resync_);
-            if (const auto next = compiler_.next_collection()) until = std::min(until, *next);
+            if (const auto next = next_collection()) until = std::min(until, *next);
             co_await sleep(until);
         }
         co_return Result<void>{};
+    }
+
+    /// Nothing is garbage before all objects are known.
+    [[nodiscard]] std::optional<TimePoint> next_collection() const {
+        return incomplete_ ? std::nullopt : identities_.next_collection();
     }
 
     asio::awaitable<Result<void>> write_batch() {
@@ -586,12 +602,12 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     ObjectCompiler compiler_;
     KeyLedger ledger_;
     LeaseHolder lease_;
+    KvstoreIdentityAllocator identities_;
     asio::steady_timer timer_;
     asio::steady_timer accepted_timer_;
     TaskGroup tasks_;
 
     std::vector<k8s::ObjectChange> backlog_;  ///< until identities have been adopted
-    std::vector<std::pair<model::IdentityId, std::string>> found_identities_;
     model::UnreadPolicies unread_policies_;
     std::set<std::string> policies_;                ///< keys of those that there are
     std::set<std::string> kept_policies_;           ///< of an earlier run, whose documents are bad

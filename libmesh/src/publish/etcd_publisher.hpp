@@ -18,6 +18,7 @@
 #include "base/log.hpp"
 #include "model/kubernetes.hpp"
 #include "model/policy_record.hpp"
+#include "publish/label_filter.hpp"
 #include "publish/records.hpp"
 #include "runtime/clock.hpp"
 
@@ -35,6 +36,7 @@ struct PublisherOptions {
     std::chrono::seconds resync{300};
     /// An identity without pods keeps its number this long.
     Duration identity_grace = std::chrono::minutes(15);
+    LabelFilter labels;                    ///< which of pods' labels make an identity
     std::size_t batch_ops = 128;           ///< etcd's default limit of a transaction
     std::size_t batch_bytes = 512 * 1024;  ///< etcd's default limit of a request is 1.5 MiB
     /// Take over an etcd that holds another cluster's config, and remove that.

@@ -9,6 +9,7 @@
 #include "model/annotations.hpp"
 #include "model/codec.hpp"
 #include "model/keys.hpp"
+#include "publish/identities.hpp"
 
 namespace mesh::publish {
 
@@ -26,10 +27,8 @@ std::shared_ptr<const T> share(const std::shared_ptr<const k8s::Object>& object)
 
 }  // namespace
 
-ObjectCompiler::ObjectCompiler(ClusterInfo cluster, Rng rng, Duration identity_grace)
-    : cluster_(std::move(cluster)),
-      identity_grace_(identity_grace),
-      identities_(model::identity_range(cluster_.id, cluster_.max_clusters), rng) {}
+ObjectCompiler::ObjectCompiler(ClusterInfo cluster, LabelFilter labels)
+    : cluster_(std::move(cluster)), labels_(std::move(labels)) {}
 
 Compiled ObjectCompiler::start() const {
     model::ClusterConfig config;
@@ -41,16 +40,8 @@ Compiled ObjectCompiler::start() const {
     return {{{model::cluster_config_key(cluster_.name), model::encode(config)}}, {}};
 }
 
-Compiled ObjectCompiler::adopt_identity(model::IdentityId id, const std::string& labels,
-                                        TimePoint now) {
-    const std::string own = fmt::format("k8s:{}={};", model::kClusterLabel, cluster_.name);
-    if (labels.find(own) == std::string::npos || !identities_.adopt(id, labels, now)) return {};
-    return {{{model::identity_key(id), labels}}, {}};
-}
-
-Compiled ObjectCompiler::apply(std::span<const k8s::ObjectChange> changes, TimePoint now) {
+Compiled ObjectCompiler::apply(std::span<const k8s::ObjectChange> changes) {
     Round round;
-    round.now = now;
     for (const k8s::ObjectChange& change : changes) take(change, round);
     for (const Name& name : round.services) compile_service(name, round);
     for (const Name& name : round.pods) compile_pod(name, round);
@@ -58,11 +49,15 @@ Compiled ObjectCompiler::apply(std::span<const k8s::ObjectChange> changes, TimeP
     return finish(std::move(round));
 }
 
-Compiled ObjectCompiler::collect_identities(TimePoint now) {
+Compiled ObjectCompiler::number_identity(const std::string& labels, model::IdentityId id) {
     Round round;
-    for (const model::IdentityId id : identities_.collect(now, identity_grace_)) {
-        round.keys[model::identity_key(id)] = std::nullopt;
+    const auto found = identities_.find(labels);
+    if (found == identities_.end() || found->second.id == id) return {};
+    found->second.id = id;
+    for (const Name& name : found->second.pods) {
+        for (const IpAddress& ip : pods_.at(name).claimed) round.ips.insert(ip);
     }
+    for (const IpAddress& ip : round.ips) compile_ip(ip, round);
     return finish(std::move(round));
 }
 
@@ -72,6 +67,13 @@ Compiled ObjectCompiler::finish(Round round) {
     while (!round.keys.empty()) {
         auto node = round.keys.extract(round.keys.begin());
         compiled.changes.push_back({std::move(node.key()), std::move(node.mapped())});
+    }
+    for (const auto& [labels, wanted_before] : round.identities) {
+        const auto found = identities_.find(labels);
+        const bool wanted = !found->second.pods.empty();
+        if (!wanted) identities_.erase(found);
+        if (wanted && !wanted_before) compiled.identities_wanted.push_back(labels);
+        if (!wanted && wanted_before) compiled.identities_unwanted.push_back(labels);
     }
     compiled.warnings = std::move(round.warnings);
     return compiled;
@@ -216,7 +218,7 @@ bool ObjectCompiler::is_published(const k8s::Pod& pod) const {
     // that has ended has given its address back.
     if (pod.host_network || pod.ips.empty()) return false;
     if (pod.phase == "Succeeded" || pod.phase == "Failed") return false;
-    return !local_namespaces_.contains(pod.meta.namespace_);
+    return true;
 }
 
 void ObjectCompiler::compile_pod(const Name& name, Round& round) {
@@ -232,14 +234,14 @@ void ObjectCompiler::compile_pod(const Name& name, Round& round) {
             if (owners.empty()) owners_.erase(ip);
         }
         entry.claimed.clear();
-        hold_identity(entry, {}, round);
+        hold_identity(name, entry, {}, round);
         if (!entry.pod) pods_.erase(found);
         return;
     }
     const auto space = namespaces_.find(name.first);
     const auto labels = identity_labels(
-        *entry.pod, space == namespaces_.end() ? nullptr : &space->second, cluster_.name);
-    hold_identity(entry, model::encode_labels(labels), round);
+        *entry.pod, space == namespaces_.end() ? nullptr : &space->second, cluster_.name, labels_);
+    hold_identity(name, entry, model::encode_labels(labels), round);
     entry.claimed = entry.pod->ips;
     for (const IpAddress& ip : entry.claimed) {
         auto& owners = owners_[ip];
@@ -254,34 +256,36 @@ void ObjectCompiler::compile_pod(const Name& name, Round& round) {
     }
 }
 
-void ObjectCompiler::hold_identity(PodEntry& entry, const std::string& labels, Round& round) {
+void ObjectCompiler::hold_identity(const Name& name, PodEntry& entry, const std::string& labels,
+                                   Round& round) {
     if (entry.labels == labels) return;
-    if (!entry.labels.empty()) identities_.release(entry.labels, round.now);
-    entry.labels.clear();
-    entry.id = {};
-    if (labels.empty()) return;
-    const auto acquired = identities_.acquire(labels);
-    if (!acquired) {
-        // Published with identity 0, unknown, as an endpoint without an identity is (wire.md §6).
-        round.warnings.push_back(acquired.error().detail());
-        return;
+    if (const auto former = identities_.find(entry.labels); former != identities_.end()) {
+        former->second.pods.erase(name);
+        // Another pod of this round may take it, and its number.
+        if (former->second.pods.empty()) round.identities.try_emplace(entry.labels, true);
     }
     entry.labels = labels;
-    entry.id = acquired->id;
-    if (acquired->made) round.keys[model::identity_key(acquired->id)] = labels;
+    if (labels.empty()) return;
+    const auto [now, is_new] = identities_.try_emplace(labels);
+    if (is_new) round.identities.try_emplace(labels, false);
+    now->second.pods.insert(name);
 }
 
 void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     auto& value = round.keys[model::ip_key(
         model::IpPrefix(ip, std::numeric_limits<std::uint8_t>::max()), cluster_.name)];
+    auto& local_value = round.keys[model::local_ip_key(ip)];
     value.reset();
+    local_value.reset();
     const auto owners = owners_.find(ip);
     if (owners == owners_.end()) return;
     const Owner& newest = *owners->second.rbegin();
     const PodEntry& entry = pods_.at({std::get<1>(newest), std::get<2>(newest)});
     model::IpIdentityPair pair;
     pair.ip = ip;
-    pair.id = entry.id;
+    // Without a number it has identity 0, unknown, as an endpoint without an identity (wire.md §6).
+    const auto identity = identities_.find(entry.labels);
+    if (identity != identities_.end()) pair.id = identity->second.id;
     pair.host_ip = entry.pod->host_ip;
     if (!pair.host_ip) {
         const auto node = nodes_.find(entry.pod->node);
@@ -291,7 +295,9 @@ void ObjectCompiler::compile_ip(const IpAddress& ip, Round& round) {
     pair.k8s_pod_name = entry.pod->meta.name;
     pair.k8s_service_account = entry.pod->service_account;
     pair.named_ports = entry.pod->ports;
-    value = model::encode(pair);
+    // What takes no part in the mesh has policies of its own cluster all the same.
+    const bool local = local_namespaces_.contains(entry.pod->meta.namespace_);
+    (local ? local_value : value) = model::encode(pair);
 }
 
 }  // namespace mesh::publish

@@ -15,7 +15,7 @@
 
 #include "model/kubernetes.hpp"
 #include "model/types.hpp"
-#include "publish/identities.hpp"
+#include "publish/label_filter.hpp"
 #include "publish/records.hpp"
 
 namespace mesh::publish {
@@ -30,26 +30,24 @@ struct KeyChange {
 struct Compiled {
     std::vector<KeyChange> changes;  ///< each key at most once; values may equal the former ones
     std::vector<std::string> warnings;
+    /// Label sets (encode_labels) that begin or cease to need a number, each at most once. Pods
+    /// have identity 0 until number_identity(): write nothing before that is settled.
+    std::vector<std::string> identities_wanted, identities_unwanted;
 };
 
 /// @thread one thread
 class ObjectCompiler {
   public:
-    /// @param identity_grace how long an identity without pods keeps its number
-    ObjectCompiler(ClusterInfo cluster, Rng rng, Duration identity_grace);
+    /// @param labels which of pods' labels make an identity
+    explicit ObjectCompiler(ClusterInfo cluster, LabelFilter labels = {});
 
     /// What does not hang on objects: the cluster-config.
     [[nodiscard]] Compiled start() const;
-    /// Takes over an identity of a former run. Call before the first apply().
-    /// @param labels the key's value, as found
-    [[nodiscard]] Compiled adopt_identity(model::IdentityId id, const std::string& labels,
-                                          TimePoint now);
-    [[nodiscard]] Compiled apply(std::span<const model::k8s::ObjectChange> changes, TimePoint now);
-    /// Ends identities that have had no pod for the grace time.
-    [[nodiscard]] Compiled collect_identities(TimePoint now);
-    [[nodiscard]] std::optional<TimePoint> next_collection() const {
-        return identities_.next_collection(identity_grace_);
-    }
+    [[nodiscard]] Compiled apply(std::span<const model::k8s::ObjectChange> changes);
+    /// A label set has this number now; 0: none.
+    /// @complexity its pods
+    [[nodiscard]] Compiled number_identity(const std::string& labels, model::IdentityId id);
+    /// Label sets in use.
     [[nodiscard]] std::size_t identities() const noexcept { return identities_.size(); }
 
   private:
@@ -58,18 +56,22 @@ class ObjectCompiler {
     struct PodEntry {
         std::shared_ptr<const model::k8s::Pod> pod;
         std::vector<model::IpAddress> claimed;
-        std::string labels;  ///< of the identity it holds; empty = none
-        model::IdentityId id{};
+        std::string labels;  ///< of its identity; empty = none
+    };
+    /// A label set, and who has it.
+    struct Identity {
+        model::IdentityId id{};  ///< 0: not known
+        std::set<Name> pods;
     };
     /// Newest pod last: it has the address if several claim it.
     using Owner = std::tuple<std::string, std::string, std::string>;  ///< created, namespace, name
     /// What a round of changes touches.
     struct Round {
-        TimePoint now;
         std::set<Name> services;
         std::set<Name> pods;
         std::set<model::IpAddress> ips;
         std::map<std::string, std::optional<std::string>> keys;
+        std::map<std::string, bool> identities;  ///< label sets: wanted before it
         std::vector<std::string> warnings;
     };
 
@@ -85,13 +87,14 @@ class ObjectCompiler {
     void warn(const Name& name, std::vector<std::string> warnings, Round& round);
     void compile_pod(const Name& name, Round& round);
     void compile_ip(const model::IpAddress& ip, Round& round);
-    void hold_identity(PodEntry& entry, const std::string& labels, Round& round);
+    void hold_identity(const Name& name, PodEntry& entry, const std::string& labels, Round& round);
+    /// Here or (of a local namespace) to the own cluster only.
     [[nodiscard]] bool is_published(const model::k8s::Pod& pod) const;
-    [[nodiscard]] static Compiled finish(Round round);
+    [[nodiscard]] Compiled finish(Round round);
 
     ClusterInfo cluster_;
-    Duration identity_grace_;
-    IdentityAllocator identities_;
+    LabelFilter labels_;
+    std::map<std::string, Identity> identities_;
     std::map<std::string, model::k8s::Node> nodes_;
     std::map<std::string, model::k8s::Namespace> namespaces_;
     std::set<std::string> local_namespaces_;  ///< whose pods take no part in the mesh

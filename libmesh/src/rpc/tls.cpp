@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 namespace mesh::rpc {
@@ -25,9 +26,19 @@ struct FileMark {
     friend bool operator==(const FileMark&, const FileMark&) = default;
 };
 
+/// PEM text stands in place of a file's name.
+bool is_pem(const std::string& text) {
+    return text.find("-----BEGIN ") != std::string::npos;
+}
+
+/// For error texts and logs: secrets are never in them.
+std::string shown(const std::string& file) {
+    return is_pem(file) ? "(in memory)" : file;
+}
+
 FileMark mark_of(const std::string& path) {
     FileMark mark;
-    if (path.empty()) return mark;
+    if (path.empty() || is_pem(path)) return mark;
     struct stat info {};
     if (::stat(path.c_str(), &info) != 0) {
         mark.failure = errno;
@@ -59,8 +70,8 @@ Error bad_file(const char* field, const std::string& path, const char* expected)
     const FileMark mark = mark_of(path);
     std::string cause = mark.failure != 0 ? std::strerror(mark.failure) : openssl_reason();
     ERR_clear_error();
-    return invalid_argument(std::string(field) + " " + path + ": expected " + expected + ": " +
-                            cause);
+    return invalid_argument(std::string(field) + " " + shown(path) + ": expected " + expected +
+                            ": " + cause);
 }
 
 constexpr std::array<unsigned char, 3> kAlpnH2 = {2, 'h', '2'};
@@ -80,25 +91,72 @@ int no_password(char*, int, int, void*) {
     return -1;
 }
 
+using Bio = std::unique_ptr<BIO, decltype(&BIO_free)>;
+
+Bio memory_bio(const std::string& pem) {
+    return {BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())), &BIO_free};
+}
+
+/// The next certificate of a text, or null at its end.
+std::unique_ptr<X509, decltype(&X509_free)> next_certificate(BIO* bio) {
+    return {PEM_read_bio_X509(bio, nullptr, no_password, nullptr), &X509_free};
+}
+
+bool use_chain(SSL_CTX* ctx, const std::string& file) {
+    if (!is_pem(file)) return SSL_CTX_use_certificate_chain_file(ctx, file.c_str()) == 1;
+    const Bio bio = memory_bio(file);
+    const auto leaf = next_certificate(bio.get());
+    if (!leaf || SSL_CTX_use_certificate(ctx, leaf.get()) != 1) return false;
+    while (const auto issuer = next_certificate(bio.get())) {
+        if (SSL_CTX_add1_chain_cert(ctx, issuer.get()) != 1) return false;
+    }
+    ERR_clear_error();  // the end of the text is an error to PEM_read_bio
+    return true;
+}
+
+bool use_key(SSL_CTX* ctx, const std::string& file) {
+    if (!is_pem(file)) {
+        return SSL_CTX_use_PrivateKey_file(ctx, file.c_str(), SSL_FILETYPE_PEM) == 1;
+    }
+    const Bio bio = memory_bio(file);
+    const std::unique_ptr<EVP_PKEY, decltype(&EVP_PKEY_free)> key(
+        PEM_read_bio_PrivateKey(bio.get(), nullptr, no_password, nullptr), &EVP_PKEY_free);
+    return key && SSL_CTX_use_PrivateKey(ctx, key.get()) == 1;
+}
+
+bool trust(SSL_CTX* ctx, const std::string& file) {
+    if (!is_pem(file)) return SSL_CTX_load_verify_locations(ctx, file.c_str(), nullptr) == 1;
+    const Bio bio = memory_bio(file);
+    bool any = false;
+    while (const auto ca = next_certificate(bio.get())) {
+        if (X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx), ca.get()) != 1) return false;
+        any = true;
+    }
+    if (any) ERR_clear_error();
+    return any;
+}
+
 Result<void> load_own_pair(SSL_CTX* ctx, const TlsOptions& o) {
     if (o.cert_file.empty() != o.key_file.empty())
         return invalid_argument("TLS: cert-file and key-file must be given together");
     if (o.cert_file.empty()) return {};
-    if (SSL_CTX_use_certificate_chain_file(ctx, o.cert_file.c_str()) != 1)
+    if (!use_chain(ctx, o.cert_file))
         return bad_file("cert-file", o.cert_file, "a PEM certificate, chain behind it");
-    if (SSL_CTX_use_PrivateKey_file(ctx, o.key_file.c_str(), SSL_FILETYPE_PEM) != 1)
-        return bad_file("key-file", o.key_file,
-                        ("the PEM private key of " + o.cert_file + ", without a password").c_str());
+    if (!use_key(ctx, o.key_file))
+        return bad_file(
+            "key-file", o.key_file,
+            ("the PEM private key of " + shown(o.cert_file) + ", without a password").c_str());
     if (SSL_CTX_check_private_key(ctx) != 1)
-        return bad_file("key-file", o.key_file, ("the private key of " + o.cert_file).c_str());
+        return bad_file("key-file", o.key_file,
+                        ("the private key of " + shown(o.cert_file)).c_str());
     return {};
 }
 
 Result<void> load_trust(SSL_CTX* ctx, TlsRole role, const TlsOptions& o) {
     if (!o.ca_file.empty()) {
-        if (SSL_CTX_load_verify_locations(ctx, o.ca_file.c_str(), nullptr) != 1)
+        if (!trust(ctx, o.ca_file))
             return bad_file("ca-file", o.ca_file, "PEM certificates of CAs");
-        if (role == TlsRole::kServer)
+        if (role == TlsRole::kServer && !is_pem(o.ca_file))
             SSL_CTX_set_client_CA_list(ctx, SSL_load_client_CA_file(o.ca_file.c_str()));
     } else if (role == TlsRole::kClient && !o.skip_verify) {
         SSL_CTX_set_default_verify_paths(ctx);
@@ -185,8 +243,9 @@ std::shared_ptr<void> TlsCredentials::context_for_new_connection() {
     if (fresh) {
         state_->context = *std::move(fresh);
         ++state_->reloads;
-        state_->logger.info("TLS files changed; new connections use them (certificate {})",
-                            state_->options.cert_file.empty() ? "none" : state_->options.cert_file);
+        state_->logger.info(
+            "TLS files changed; new connections use them (certificate {})",
+            state_->options.cert_file.empty() ? "none" : shown(state_->options.cert_file));
     } else {
         state_->logger.warn("TLS files changed but are unusable, the old ones stay in use: {}",
                             fresh.error().detail());

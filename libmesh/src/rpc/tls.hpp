@@ -20,7 +20,9 @@ enum class ClientCertificate : std::uint8_t {
     kRequired,  ///< no connection without a valid one
 };
 
-/// PEM files. Chains are allowed in cert_file (leaf first) and several CAs in ca_file.
+/// PEM files, by name, or PEM texts in their place (of a client): what has "-----BEGIN " in it is
+/// the text, which never shows in an error or log. Chains are allowed in cert_file (leaf first) and
+/// several CAs in ca_file.
 struct TlsOptions {
     std::string
         ca_file;  ///< who may have signed the peer's certificate; client: empty = system's CAs

@@ -34,13 +34,17 @@ struct LoopThread::State {
 };
 
 LoopThread::LoopThread(OnFailure on_failure)
-    : state_(std::make_unique<State>(std::move(on_failure))) {
-    state_->thread = std::thread([state = state_.get()] { state->loop(); });
+    : state_(std::make_shared<State>(std::move(on_failure))) {
+    state_->thread = std::thread([state = state_] { state->loop(); });
 }
 
 LoopThread::~LoopThread() {
     state_->io.stop();
-    state_->thread.join();
+    if (on_loop()) {
+        state_->thread.detach();
+    } else {
+        state_->thread.join();
+    }
 }
 
 asio::any_io_executor LoopThread::executor() const {
@@ -58,10 +62,15 @@ void LoopThread::run(const std::function<void()>& call) const {
     }
     std::promise<void> done;
     asio::post(state_->io, [&] {
-        call();
+        try {
+            call();
+        } catch (...) {
+            done.set_exception(std::current_exception());
+            return;
+        }
         done.set_value();
     });
-    done.get_future().wait();
+    done.get_future().get();
 }
 
 }  // namespace mesh

@@ -16,7 +16,8 @@ class LoopThread {
     using OnFailure = std::function<void(std::string_view what)>;
 
     explicit LoopThread(OnFailure on_failure);
-    /// Stops the loop, handlers that were not run are dropped, and joins.
+    /// Stops the loop, handlers that were not run are dropped, and joins. From within a handler:
+    /// the thread ends when that returns, on its own.
     ~LoopThread();
     LoopThread(const LoopThread&) = delete;
     LoopThread& operator=(const LoopThread&) = delete;
@@ -24,12 +25,12 @@ class LoopThread {
     [[nodiscard]] boost::asio::any_io_executor executor() const;
     [[nodiscard]] bool on_loop() const noexcept;
     /// Runs `call` on the loop and waits until it has returned; at once if already on the loop.
-    /// `call` must not throw.
+    /// What `call` throws, the caller gets.
     void run(const std::function<void()>& call) const;
 
   private:
     struct State;
-    std::unique_ptr<State> state_;
+    std::shared_ptr<State> state_;  ///< the thread has a share
 };
 
 }  // namespace mesh

@@ -215,10 +215,16 @@ class OperatorTest(unittest.TestCase):
     # --- what is in etcd ---
 
     def keys(self, heartbeat=False):
-        keys = self.etcd.keys()
+        """Without references to identities: see references()."""
+        keys = {k: v for k, v in self.etcd.keys().items() if not k.startswith((self.REFERENCES, self.LOCKS))}
         if not heartbeat:
             keys.pop("cilium/.heartbeat", None)
         return keys
+
+    def references(self):
+        """Who uses an identity: (labels, lease as the key names it) → (number, lease that it hangs on)."""
+        return {tuple(k[len(self.REFERENCES):].rsplit("/", 1)): (v[0], f"{v[3]:x}")
+                for k, v in self.etcd.keys().items() if k.startswith(self.REFERENCES)}
 
     def value(self, key):
         return self.keys().get(key, (None,))[0]
@@ -229,6 +235,8 @@ class OperatorTest(unittest.TestCase):
     NODE = "cilium/state/nodes/v1/c1/n1"
     CONFIG = "cilium/cluster-config/c1"
     IDENTITIES = "cilium/state/identities/v1/id/"
+    REFERENCES = "cilium/state/identities/v1/value/"
+    LOCKS = "cilium/state/identities/v1/locks/"
     CANARIES = ["cilium/synced/c1/cilium/state/" + r + "/v1"
                 for r in ("nodes", "services", "ip", "identities", "serviceexports")]
 
@@ -255,10 +263,14 @@ class OperatorTest(unittest.TestCase):
         self.assertEqual(ip["HostIP"], "192.0.2.11")
         record = json.loads(keys[self.SERVICE][0])
         self.assertEqual(record["backends"], {"10.10.1.20": {"http": {"Protocol": "TCP", "Port": 8080}}})
-        # One lease with the default of 15 minutes, and the canaries after everything.
-        leases = {kv[3] for kv in keys.values()}
+        # One lease with the default of 15 minutes, and the canaries after everything. An identity stays as long as
+        # somebody refers to it.
+        leases = {kv[3] for k, kv in keys.items() if k not in identities}
         self.assertEqual(len(leases), 1)
-        lease = json.loads(self.etcd.ctl("lease", "timetolive", f"{leases.pop():x}", "-w", "json").stdout)
+        self.assertEqual(keys[identities[0]][3], 0)
+        name = f"{leases.pop():x}"
+        self.assertEqual(self.references(), {(keys[identities[0]][0], name): (str(ip["ID"]), name)})
+        lease = json.loads(self.etcd.ctl("lease", "timetolive", name, "-w", "json").stdout)
         self.assertEqual(lease["granted-ttl"], 900)
         first_canary = min(keys[c][2] for c in self.CANARIES)
         others = [kv[1] for k, kv in keys.items() if k not in self.CANARIES]
@@ -266,7 +278,9 @@ class OperatorTest(unittest.TestCase):
 
         status = self.status()
         self.assertEqual(status["cluster"], {"name": "c1", "id": 7, "maxConnectedClusters": 255})
-        self.assertEqual(status["objects"], {"Namespace": 1, "Node": 1, "Pod": 1, "Service": 1, "EndpointSlice": 1})
+        self.assertEqual(status["objects"], {"Namespace": 1, "Node": 1, "Pod": 1, "Service": 1, "EndpointSlice": 1,
+                                             "NetworkPolicy": 0, "CiliumNetworkPolicy": 0,
+                                             "CiliumClusterwideNetworkPolicy": 0})
         self.assertEqual(status["etcd"]["keys"], 6)
         self.assertEqual(status["manifests"]["errors"], [])
         self.assertEqual(self.get("/healthz")[0], 200)
@@ -330,7 +344,7 @@ class OperatorTest(unittest.TestCase):
         after = self.keys()
         self.assertEqual({k: kv[0] for k, kv in after.items() if k not in self.CANARIES},
                          {k: kv[0] for k, kv in before.items() if k not in self.CANARIES})
-        self.assertEqual(len({kv[3] for kv in after.values()}), 1)
+        self.assertEqual(len({kv[3] for k, kv in after.items() if not k.startswith(self.IDENTITIES)}), 1)
         self.assertNotEqual(after[self.NODE][3], before[self.NODE][3])
 
     def test_a_bad_manifest_keeps_the_last_good_one(self):
@@ -366,6 +380,54 @@ class OperatorTest(unittest.TestCase):
         # The file goes: now its objects are known to be gone.
         os.remove(os.path.join(self.manifests, "cart.yaml"))
         wait_for(lambda: self.value(self.SERVICE) is None, "the service's end")
+
+    POLICIES = "mesh/local/policies/v1/CiliumNetworkPolicy/shop/"
+
+    @staticmethod
+    def policy(name, rules="ingress: []"):
+        return (f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n"
+                f"spec:\n  endpointSelector: {{}}\n  {rules}\n")
+
+    def policies(self):
+        return {k.removeprefix(self.POLICIES) for k in self.keys() if k.startswith(self.POLICIES)}
+
+    def test_policies_are_published_document_by_document(self):
+        self.write("net.yaml", self.policy("a") + "---\n" + self.policy("b"))
+        self.start()
+        keys = self.keys()
+        record = json.loads(keys[self.POLICIES + "a"][0])
+        self.assertEqual((record["file"], record["document"], record["lines"]), ("net.yaml", 1, [5]))
+        self.assertEqual(record["policy"]["spec"], {"endpointSelector": {}, "ingress": []})
+        self.assertEqual(keys[self.POLICIES + "a"][3], keys[self.CONFIG][3], "the lease of all")
+        before = keys[self.POLICIES + "a"]
+        self.write("net.yaml", self.policy("a", "ingres: []") + "---\n" + self.policy("c"))
+        wait_for(lambda: self.policies() == {"a", "c"}, "the good document's change")
+        self.assertEqual(self.keys()[self.POLICIES + "a"], before)
+        status = self.status()
+        self.assertEqual(len(status["manifests"]["errors"]), 1)
+        self.assertIn("net.yaml: document 1: line 6: spec.ingres: expected", status["manifests"]["errors"][0])
+        self.assertEqual((status["objects"]["CiliumNetworkPolicy"], status["etcd"]["policies"]), (2, 2))
+        # One that has never been good in this run is what the last run published.
+        self.kill()
+        self.write("net.yaml", self.policy("a", "ingres: []"))
+        self.start()
+        self.assertEqual(self.policies(), {"a"})
+        self.assertEqual(self.keys()[self.POLICIES + "a"], before)
+        self.assertFalse(self.status()["manifests"]["complete"])
+        self.write("net.yaml", self.policy("d"))
+        wait_for(lambda: self.policies() == {"d"}, "the bad one's end")
+
+    def test_policies_that_somebody_imported_stay(self):
+        self.start()
+        value = json.dumps({"file": "", "document": 0, "lines": [], "policy": {}})
+        self.etcd.ctl("put", self.POLICIES + "imported", value)
+        self.write("net.yaml", self.policy("a"))
+        wait_for(lambda: "a" in self.policies(), "the other policy")
+        self.kill()
+        self.start()
+        self.assertEqual(self.policies(), {"a", "imported"})
+        os.remove(os.path.join(self.manifests, "net.yaml"))
+        wait_for(lambda: self.policies() == {"imported"}, "its end")
 
     def test_etcd_restarted_gets_what_changed_meanwhile(self):
         self.write_all()
@@ -465,6 +527,34 @@ class OperatorTest(unittest.TestCase):
         self.assertNotIn("cilium/state/nodes/v1/c1/gone", keys)
         self.assertNotIn("cilium/state/ip/v1/default/10.10.1.77", keys)
         self.assertNotIn("mesh/local/services/v1/a/gone", keys)
+
+    LABELS = ("k8s:app=cart;k8s:io.cilium.k8s.namespace.labels.team=a;k8s:io.cilium.k8s.policy.cluster=c1;"
+              "k8s:io.cilium.k8s.policy.serviceaccount=default;k8s:io.kubernetes.pod.namespace=shop;")
+
+    def test_a_number_that_another_writer_uses_is_taken(self):
+        number = 7 * 65536 + 4711
+        self.etcd.ctl("put", self.IDENTITIES + str(number), self.LABELS)
+        self.etcd.ctl("put", self.REFERENCES + self.LABELS + "/192.0.2.99", str(number))
+        self.write_all()
+        self.start()
+        self.assertEqual(json.loads(self.value(self.IP))["ID"], number)
+        self.assertEqual([k for k in self.keys() if k.startswith(self.IDENTITIES)], [self.IDENTITIES + str(number)])
+        name = f"{self.keys()[self.NODE][3]:x}"
+        self.assertEqual(self.references(), {(self.LABELS, "192.0.2.99"): (str(number), "0"),
+                                             (self.LABELS, name): (str(number), name)})
+        # Without pods ours goes; the other one's stays, and the number with it.
+        os.remove(os.path.join(self.manifests, "pods.yaml"))
+        wait_for(lambda: list(self.references()) == [(self.LABELS, "192.0.2.99")], "our reference's end")
+        self.assertIn(self.IDENTITIES + str(number), self.keys())
+
+    def test_labels_that_make_an_identity(self):
+        self.write_all()
+        self.start("--labels", "k8s:tier !k8s:io.cilium.k8s.namespace.labels.team")
+        (labels, _), = self.references()
+        self.assertEqual(labels, "k8s:io.cilium.k8s.policy.cluster=c1;"
+                         "k8s:io.cilium.k8s.policy.serviceaccount=default;k8s:io.kubernetes.pod.namespace=shop;")
+        self.kill()
+        self.assertIn("regular expression", self.run_to_end("--labels", "a(b").stderr)
 
     def test_a_value_that_etcd_refuses_holds_up_nobody(self):
         self.write("big.yaml", service("big", "{service.cilium.io/global: 'true', example.org/x: '" +

@@ -7,7 +7,7 @@ import sys
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import DEADLINE, Cluster, wait_for  # noqa: E402
+from sandboxes import Cluster, wait_for  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 PODS = ("shop/web", "ops/db", "shop/client", "ops/client")
@@ -63,9 +63,8 @@ class Runner:
         return json.loads(self.process.stdout.readline())
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait(DEADLINE)
-        self.process.stdout.close()
+        self.process.kill()
+        self.process.communicate()
 
 
 class World:

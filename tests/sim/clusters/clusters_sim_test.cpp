@@ -443,7 +443,8 @@ class SimRemote {
     void see(const Changed<T>& change) {
         if constexpr (!std::is_same_v<T, model::ServiceExport> &&
                       !std::is_same_v<T, model::LocalService> &&
-                      !std::is_same_v<T, model::PolicyRecord>) {
+                      !std::is_same_v<T, model::PolicyRecord> &&
+                      !std::is_same_v<T, model::LocalIp>) {
             const T& object = change.after != nullptr ? *change.after : *change.before;
             const std::string key = key_of(object);
             const auto serial = serial_of(object);

@@ -210,6 +210,10 @@ TEST_F(PolicyEngineTest, ANewEndpointIsLockedUntilTheOwnClusterIsKnown) {
 
     engine_->set_pods({pod(1), pod(3)}, true);
     flush();
+    EXPECT_EQ(mode(3), EndpointEnforcement::kNone) << "no policy could hold for it";
+    apply(kOwn, {policy("q", "{endpointSelector: {matchLabels: {app: nobody}}, ingress: []}")});
+    flush();
+    EXPECT_EQ(mode(1), EndpointEnforcement::kNone);
     EXPECT_EQ(mode(3), EndpointEnforcement::kRules) << "without a record it is reserved:init";
     EXPECT_EQ(rows(3), (Lines{"in 1 0/0 allow"}));
     apply(kOwn, {ip(3, kApi)});
@@ -220,6 +224,16 @@ TEST_F(PolicyEngineTest, ANewEndpointIsLockedUntilTheOwnClusterIsKnown) {
     flush();
     EXPECT_EQ(mode(3), EndpointEnforcement::kNone);
     EXPECT_EQ(status(3).why, "");
+}
+
+TEST_F(PolicyEngineTest, APodThatTakesNoPartInTheMeshHasPoliciesOfItsCluster) {
+    apply(kOwn,
+          {identity(kWeb, "web"), policy("p", kFromApi), state::LocalIpUpsert{{ip(1, kWeb).pair}}});
+    apply(kRemote, {identity(kFarApi, "api")});
+    engine_->set_pods({pod(1)}, true);
+    engine_->note_synced(kOwn);
+    flush();
+    EXPECT_EQ(rows(1), kApiOnly);
 }
 
 TEST_F(PolicyEngineTest, AnEndpointKeepsItsLabelsWhenItsRecordGoes) {
@@ -344,6 +358,64 @@ TEST_F(PolicyEngineTest, WithoutAProxyARedirectLeadsNowhere) {
     flush();
     const Lines after = rows(1);
     EXPECT_NE(std::ranges::find(after, "in 0 6/80 to 4001"), after.end());
+}
+
+TEST_F(PolicyEngineTest, AProxyIsToldTheRulesForThePeersOfAConnection) {
+    std::map<IpAddress, std::uint32_t> addresses;
+    PolicyEngineOptions options;
+    options.identity_of = [&](const IpAddress& address) { return addresses[address]; };
+    make(options);
+    set_up();
+    const auto rule = [](std::string_view peers, std::string_view method) {
+        return fmt::format(
+            "{{fromEndpoints: [{}], toPorts: [{{ports: [{{port: '80', protocol: TCP}}], rules: "
+            "{{http: [{{method: {}}}]}}}}]}}",
+            peers, method);
+    };
+    const std::string api = "{matchLabels: {app: api, 'k8s:io.cilium.k8s.policy.cluster': c2}}";
+    apply(kOwn, {policy("p", fmt::format("{{endpointSelector: {{matchLabels: {{app: web}}}}, "
+                                         "ingress: [{}, {}]}}",
+                                         rule(api, "GET"), rule("{}", "HEAD")))});
+    flush();
+    const L7Policy& l7 = engine_->l7();
+    L7Flow flow{model::policy::Direction::kIngress, 6, IpAddress::v4(10, 2, 0, 1),
+                IpAddress::v4(10, 1, 0, 1), 80};
+    const auto methods = [&] {
+        std::vector<std::string> all;
+        for (const auto& rules : l7.find("http", flow).any_of) {
+            all.push_back(rules ? rules->http.at(0).method : "all");
+        }
+        std::ranges::sort(all);
+        return all;
+    };
+    addresses[flow.client] = kFarApi;
+    EXPECT_EQ(methods(), Lines{"GET"});
+    EXPECT_EQ(l7.find("http", flow).client_identity, kFarApi);
+    EXPECT_EQ(l7.find("http", flow).endpoint, 1);
+    EXPECT_FALSE(l7.find("dns", flow).found);
+    addresses[flow.client] = kApi;
+    EXPECT_EQ(methods(), Lines{"HEAD"});
+    addresses[flow.client] = 0;
+    EXPECT_FALSE(l7.find("http", flow).found);
+    EXPECT_EQ(l7.find("http", flow).client_identity, 9U) << "the world";
+    flow.server_port = 81;
+    EXPECT_FALSE(l7.find("http", flow).found);
+    flow.server_port = 80;
+
+    const std::uint64_t before = l7.generation();
+    addresses[flow.client] = kFarApi + 1;
+    EXPECT_EQ(methods(), Lines{});
+    apply(kRemote, {identity(kFarApi + 1, "api"), identity(kFarApi + 2, "other")});
+    flush();
+    EXPECT_EQ(methods(), Lines{"GET"});
+    EXPECT_NE(l7.generation(), before);
+    apply(kRemote, {state::IdentityDelete{model::IdentityId{kFarApi + 1}}});
+    flush();
+    EXPECT_EQ(methods(), Lines{});
+    addresses[flow.client] = kFarApi;
+    apply(kOwn, {no_policy("p")});
+    flush();
+    EXPECT_FALSE(l7.find("http", flow).found);
 }
 
 TEST_F(PolicyEngineTest, WhatTheDatapathRefusesIsWrittenByTheNextFlush) {

@@ -58,6 +58,7 @@ TEST(Keys, BuildersAndParserAgree) {
         {"cilium/.has-cluster-config", std::string(kHasClusterConfigKey),
          KeyKind::kHasClusterConfig},
         {"mesh/local/services/v1/s/n", local_service_key("s", "n"), KeyKind::kLocalService},
+        {"mesh/local/ips/v1/10.1.0.9", local_ip_key(IpAddress::v4(10, 1, 0, 9)), KeyKind::kLocalIp},
         {"mesh/local/policies/v1/NetworkPolicy/s/n",
          local_policy_key({policy::PolicyKind::kNetworkPolicy, "s", "n"}), KeyKind::kLocalPolicy},
         {"mesh/local/policies/v1/CiliumClusterwideNetworkPolicy/-/n",

@@ -35,12 +35,26 @@ class ObjectCompilerTest : public testing::Test {
     std::vector<KeyChange> apply(const std::string& file, const std::string& text) {
         const auto update = set.apply(file, text);
         EXPECT_THAT(update.errors, IsEmpty());
-        return take(compiler.apply(update.changes, clock.now()));
+        return take(compiler.apply(update.changes));
     }
     std::vector<KeyChange> remove(const std::string& file) {
-        return take(compiler.apply(set.remove(file).changes, clock.now()));
+        return take(compiler.apply(set.remove(file).changes));
     }
+    /// As EtcdPublisher: label sets get their numbers before anything is written.
     std::vector<KeyChange> take(Compiled compiled) {
+        for (const auto& labels : compiled.identities_unwanted) {
+            EXPECT_EQ(identities.erase(labels), 1U) << labels;
+        }
+        for (const auto& labels : compiled.identities_wanted) {
+            const model::IdentityId id{7 * 65536 + ++last_number};
+            EXPECT_TRUE(identities.emplace(labels, id).second) << labels;
+            Compiled numbered = compiler.number_identity(labels, id);
+            for (auto& change : numbered.changes) compiled.changes.push_back(std::move(change));
+        }
+        std::map<std::string, std::optional<std::string>> newest;
+        for (auto& change : compiled.changes) newest[change.key] = std::move(change.value);
+        compiled.changes.clear();
+        for (auto& [key, value] : newest) compiled.changes.push_back({key, std::move(value)});
         std::vector<KeyChange> real;
         for (auto& change : compiled.changes) {
             const auto before = keys.find(change.key);
@@ -90,7 +104,9 @@ class ObjectCompilerTest : public testing::Test {
 
     sources::config::ManifestSet set;
     ManualClock clock;
-    ObjectCompiler compiler{{"c1", model::ClusterId{7}, 255}, Rng(1), std::chrono::minutes(15)};
+    ObjectCompiler compiler{ClusterInfo{"c1", model::ClusterId{7}, 255}};
+    std::map<std::string, model::IdentityId> identities;  ///< wanted, with the numbers they got
+    std::uint32_t last_number = 0;
     std::map<std::string, std::string> keys;
     std::vector<std::string> warnings;
 };
@@ -261,7 +277,7 @@ TEST_F(ObjectCompilerTest, AChangeTouchesOnlyItsOwnKeys) {
     const std::string backend =
         fmt::format(kSlice, "x", "one", "", "http", 80, "{addresses: [10.7.1.1]}");
     const auto changed = [&](const std::string& file, const std::string& text) {
-        return compiler.apply(set.apply(file, text).changes, clock.now()).changes;
+        return compiler.apply(set.apply(file, text).changes).changes;
     };
     EXPECT_THAT(names(changed("c", backend)), ElementsAre("+cilium/state/services/v1/c1/shop/one",
                                                           "+mesh/local/services/v1/shop/one"));
@@ -276,21 +292,17 @@ TEST_F(ObjectCompilerTest, PodBecomesAnIpAndAnIdentity) {
           "InternalIP, address: 192.0.2.11}]}\n");
     apply("p",
           pod("cart-0", "10.7.1.20", "app: cart, pod-template-hash: x1, kubernetes.io/arch: y"));
-    std::string id_key;
-    for (const auto& [key, value] : keys) {
-        if (key.starts_with("cilium/state/identities/v1/id/")) id_key = key;
-    }
-    EXPECT_EQ(at(id_key),
+    ASSERT_THAT(identities, SizeIs(1));
+    EXPECT_EQ(identities.begin()->first,
               "k8s:app=cart;k8s:io.cilium.k8s.namespace.labels.team=a;"
               "k8s:io.cilium.k8s.policy.cluster=c1;k8s:io.cilium.k8s.policy.serviceaccount=cart;"
               "k8s:io.kubernetes.pod.namespace=shop;");
-    const auto id = model::parse_identity_id(id_key);
-    EXPECT_EQ(number(*id) >> 16, 7U);
+    const model::IdentityId id = identities.begin()->second;
     EXPECT_EQ(at("cilium/state/ip/v1/default/10.7.1.20"),
               fmt::format(R"({{"IP":"10.7.1.20","Mask":null,"HostIP":"192.0.2.11","ID":{},"Key":0,)"
                           R"("Metadata":"","K8sNamespace":"shop","K8sPodName":"cart-0",)"
                           R"("K8sServiceAccount":"cart"}})",
-                          number(*id)));
+                          number(id)));
     // Another pod of the same labels shares it.
     EXPECT_THAT(names(apply("q", pod("cart-1", "10.7.1.21"))),
                 ElementsAre("+cilium/state/ip/v1/default/10.7.1.21"));
@@ -322,7 +334,7 @@ TEST_F(ObjectCompilerTest, NodeAndNamespaceChangesReachTheirPods) {
     const auto before = at("cilium/state/ip/v1/default/10.7.1.20");
     const auto changes =
         apply("s", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {x: y}}\n");
-    EXPECT_THAT(changes, SizeIs(2));  // a new identity, and the ip that has it
+    EXPECT_THAT(changes, SizeIs(1));  // the ip, which has a new identity
     EXPECT_NE(at("cilium/state/ip/v1/default/10.7.1.20"), before);
 }
 
@@ -364,12 +376,14 @@ TEST_F(ObjectCompilerTest, PodsWithoutAnAddressOfTheirOwnAreNotPublished) {
             << rest;
     }
     apply("p", pod("a", "10.7.1.20"));
-    EXPECT_EQ(keys.size(), 2U);
-    EXPECT_THAT(names(apply("s",
-                            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: "
-                            "{clustermesh.cilium.io/global: 'false'}}\n")),
-                ElementsAre("-cilium/state/ip/v1/default/10.7.1.20"));
-    EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
+    EXPECT_EQ(keys.size(), 1U);
+    EXPECT_THAT(
+        names(apply("s",
+                    "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, annotations: "
+                    "{clustermesh.cilium.io/global: 'false'}}\n")),
+        ElementsAre("-cilium/state/ip/v1/default/10.7.1.20", "+mesh/local/ips/v1/10.7.1.20"));
+    EXPECT_THAT(names(remove("s")), ElementsAre("+cilium/state/ip/v1/default/10.7.1.20",
+                                                "-mesh/local/ips/v1/10.7.1.20"));
 }
 
 TEST_F(ObjectCompilerTest, AServiceHasExternalAddressesAndNodePorts) {
@@ -436,6 +450,7 @@ TEST_F(ObjectCompilerTest, ANamespaceIsGlobalIfItsAnnotationIsAbsentOrTrue) {
     }
     for (const char* off : {"false", "False", "FALSE"}) {
         EXPECT_FALSE(published_with(off)) << off;
+        EXPECT_NE(at("mesh/local/ips/v1/10.7.1.20"), "absent") << "its own cluster knows it";
         EXPECT_THAT(warnings, IsEmpty()) << off;
     }
     for (const char* other : {"no", "", "0", " true"}) {
@@ -467,69 +482,41 @@ TEST_F(ObjectCompilerTest, AnAddressWithTwoOwnersSurvivesTheEndOfOne) {
     EXPECT_EQ(at(key), "absent");
 }
 
-TEST_F(ObjectCompilerTest, IdentitiesOfAFormerRunAreUsedAgain) {
-    const std::string labels =
-        "k8s:app=cart;k8s:io.cilium.k8s.policy.cluster=c1;"
-        "k8s:io.cilium.k8s.policy.serviceaccount=cart;k8s:io.kubernetes.pod.namespace=shop;";
-    take(compiler.adopt_identity(model::IdentityId{7 * 65536 + 99}, labels, clock.now()));
-    // Not ours: another cluster's range, another cluster's label, a second number for the same.
-    EXPECT_THAT(compiler.adopt_identity(model::IdentityId{8 * 65536}, labels, clock.now()).changes,
-                IsEmpty());
-    EXPECT_THAT(compiler
-                    .adopt_identity(model::IdentityId{7 * 65536 + 1},
-                                    "k8s:io.cilium.k8s.policy.cluster=c2;", clock.now())
-                    .changes,
-                IsEmpty());
-    EXPECT_THAT(
-        compiler.adopt_identity(model::IdentityId{7 * 65536 + 100}, labels, clock.now()).changes,
-        IsEmpty());
-    EXPECT_THAT(names(apply("p", pod("a", "10.7.1.20"))),
-                ElementsAre("+cilium/state/ip/v1/default/10.7.1.20"));
-    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.20"), HasSubstr("\"ID\":458851,"));
-}
-
-TEST_F(ObjectCompilerTest, AnUnusedIdentityGoesAfterItsGrace) {
+TEST_F(ObjectCompilerTest, ALabelSetIsWantedWhileAPodHasIt) {
     apply("p", pod("a", "10.7.1.20"));
-    EXPECT_FALSE(compiler.next_collection());
+    apply("q", pod("b", "10.7.1.21"));
+    ASSERT_THAT(identities, SizeIs(1));
+    const std::string labels = identities.begin()->first;
     remove("p");
-    clock.advance(std::chrono::minutes(14));
-    EXPECT_THAT(compiler.collect_identities(clock.now()).changes, IsEmpty());
-    apply("p", pod("a", "10.7.1.20"));
-    clock.advance(std::chrono::minutes(30));
-    EXPECT_THAT(compiler.collect_identities(clock.now()).changes, IsEmpty());
-    remove("p");
-    ASSERT_EQ(compiler.next_collection(), clock.now() + std::chrono::minutes(15));
-    clock.advance(std::chrono::minutes(15));
-    EXPECT_THAT(names(take(compiler.collect_identities(clock.now()))),
-                ElementsAre(StartsWith("-cilium/state/identities/v1/id/")));
-    EXPECT_THAT(keys, IsEmpty());
+    EXPECT_THAT(identities, SizeIs(1));
+    // The last one goes and another comes at once: the number stays, nobody is asked.
+    auto changes = set.remove("q").changes;
+    const auto more = set.apply("r", pod("c", "10.7.1.22")).changes;
+    changes.insert(changes.end(), more.begin(), more.end());
+    Compiled compiled = compiler.apply(changes);
+    EXPECT_THAT(compiled.identities_wanted, IsEmpty());
+    EXPECT_THAT(compiled.identities_unwanted, IsEmpty());
+    take(std::move(compiled));
+    EXPECT_THAT(at("cilium/state/ip/v1/default/10.7.1.22"), HasSubstr("\"ID\":458753,"));
+    // Another writer had it first.
+    const auto moved = compiler.number_identity(labels, model::IdentityId{458799});
+    ASSERT_THAT(moved.changes, SizeIs(2));  // the other: not only the own cluster's
+    EXPECT_EQ(moved.changes[1].value, std::nullopt);
+    EXPECT_THAT(*moved.changes[0].value, HasSubstr("\"ID\":458799,"));
+    EXPECT_THAT(compiler.number_identity("k8s:a=b;", model::IdentityId{458800}).changes, IsEmpty());
+    remove("r");
+    EXPECT_THAT(identities, IsEmpty());
+    EXPECT_EQ(compiler.identities(), 0U);
 }
 
-TEST(IdentityTest, DefaultLabelFilter) {
-    for (const char* key : {"app", "app.kubernetes.io/name", "team", "example.org/x", "k8s-app"}) {
-        EXPECT_TRUE(is_identity_label(key)) << key;
-    }
-    for (const char* key :
-         {"io.kubernetes.pod.name", "kubernetes.io/arch", "failure-domain.beta.kubernetes.io/zone",
-          "k8s.io/x", "topology.kubernetes.io/zone", "pod-template-hash", "pod-template-generation",
-          "controller-revision-hash", "controller-uid", "annotation.x", "etcd_node",
-          "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index",
-          "batch.kubernetes.io/job-completion-index", "batch.kubernetes.io/controller-uid",
-          "io.cilium.k8s.policy.cluster", "io.cilium.k8s.namespace.labels.team"}) {
-        EXPECT_FALSE(is_identity_label(key)) << key;
-    }
-}
-
-TEST(IdentityTest, NumbersAreFromTheRangeAndEndWhenItIsFull) {
-    IdentityAllocator allocator({100, 103}, Rng(3));
-    std::set<std::uint32_t> ids;
-    for (int i = 0; i < 4; ++i) ids.insert(number(allocator.acquire(fmt::format("l{}", i))->id));
-    EXPECT_THAT(ids, ElementsAre(100, 101, 102, 103));
-    EXPECT_EQ(allocator.acquire("l4").error().code(), Errc::kCapacity);
-    EXPECT_EQ(number(allocator.acquire("l2")->id), number(allocator.acquire("l2")->id));
-    allocator.release("l0", TimePoint{});
-    EXPECT_EQ(allocator.collect(TimePoint{}, Duration{}).size(), 1U);
-    EXPECT_TRUE(allocator.acquire("l4"));
+TEST_F(ObjectCompilerTest, LabelsThatTheFilterDropsMakeNoIdentity) {
+    compiler =
+        ObjectCompiler(ClusterInfo{"c1", model::ClusterId{7}, 255}, *LabelFilter::parse("k8s:app"));
+    apply("p", pod("a", "10.7.1.20", "app: cart, tier: front, io.cilium.k8s.policy.cluster: bad"));
+    ASSERT_THAT(identities, SizeIs(1));
+    EXPECT_EQ(identities.begin()->first,
+              "k8s:app=cart;k8s:io.cilium.k8s.policy.cluster=c1;"
+              "k8s:io.cilium.k8s.policy.serviceaccount=cart;k8s:io.kubernetes.pod.namespace=shop;");
 }
 
 }  // namespace

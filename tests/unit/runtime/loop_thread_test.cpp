@@ -6,6 +6,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -52,6 +53,26 @@ TEST(LoopThread, GoesOnAfterAnExceptionAndTellsIt) {
     asio::post(loop.executor(), [] { throw 1; });
     loop.run([] {});
     EXPECT_EQ(told, (std::vector<std::string>{"broken", "unknown exception"}));
+}
+
+TEST(LoopThread, HandsTheCallersExceptionBack) {
+    const LoopThread loop([](std::string_view what) { ADD_FAILURE() << what; });
+    EXPECT_THROW(loop.run([] { throw std::bad_alloc(); }), std::bad_alloc);
+    loop.run([] {});
+}
+
+TEST(LoopThread, MayBeDestroyedByItsOwnHandler) {
+    const auto kept = std::make_shared<int>(7);
+    auto loop = std::make_unique<LoopThread>([](std::string_view what) { ADD_FAILURE() << what; });
+    std::atomic<bool> destroyed{false};
+    asio::post(loop->executor(), [&, kept] {
+        asio::post(loop->executor(), [kept] { ADD_FAILURE() << "after the end"; });
+        loop.reset();
+        destroyed = true;
+    });
+    // The thread drops what waited, and ends.
+    while (!destroyed || kept.use_count() > 1) std::this_thread::yield();
+    EXPECT_EQ(loop, nullptr);
 }
 
 TEST(LoopThread, EndsAtOnceAndDropsWhatWaits) {

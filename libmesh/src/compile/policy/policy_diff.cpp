@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <set>
 #include <tuple>
 #include <unordered_map>
@@ -166,10 +167,10 @@ class Classes {
 };
 
 /// Peers for whom the same changes.
-struct Peers {
+struct PeerGroup {
     std::vector<std::uint32_t> known;
     bool others = false;
-    friend auto operator<=>(const Peers&, const Peers&) = default;
+    friend auto operator<=>(const PeerGroup&, const PeerGroup&) = default;
 };
 
 class Differ {
@@ -199,7 +200,7 @@ class Differ {
     }
 
   private:
-    using Group = std::tuple<Direction, std::vector<PortChange>, Peers>;
+    using Group = std::tuple<Direction, std::vector<PortChange>, PeerGroup>;
 
     void note_conflict(const std::vector<Label>& labels, const Error& conflict) {
         std::vector<std::string> texts;
@@ -216,7 +217,7 @@ class Differ {
         Classes classes;
         classes.split(before_, old.direction(direction));
         classes.split(after_, now.direction(direction));
-        std::map<std::vector<PortChange>, Peers> changes;
+        std::map<std::vector<PortChange>, PeerGroup> changes;
         const auto compare_for = [&](std::uint32_t peer) {
             return compare({before_, old, direction, peer}, {after_, now, direction, peer});
         };
@@ -227,7 +228,7 @@ class Differ {
             known.insert(known.end(), members.begin(), members.end());
         }
         if (auto ports = compare_for(0); !ports.empty()) {
-            Peers& peers = changes[std::move(ports)];
+            PeerGroup& peers = changes[std::move(ports)];
             peers.others = true;
             const SelectorCache& cache = after_.selectors();
             for (IdentitySlot slot = 0; slot < cache.slots(); ++slot) {
@@ -258,48 +259,127 @@ namespace {
 
 using Subjects = std::vector<std::pair<std::vector<Label>, NamedPorts>>;
 
-/// Adds the policies, other than those in `touched`, that select some of the subjects.
-void add_bystanders(const PolicyCompiler& from, const std::set<PolicyKey>& touched,
-                    const Subjects& subjects, PolicyCompiler& to) {
-    for (const PolicyPtr& policy : from.policies()) {
-        if (touched.contains(policy->key)) continue;
-        const bool selects = std::ranges::any_of(subjects, [&](const auto& subject) {
-            return from.selects(policy->key, subject.first);
-        });
-        if (selects) to.upsert_policy(policy);
+/// Blocks of addresses and DNS names of some policies, as identities where nobody has them.
+class Outsiders {
+  public:
+    explicit Outsiders(const SelectorCache& known) {
+        for (IdentitySlot slot = 0; slot < known.slots(); ++slot) {
+            const PolicyIdentity& one = known.identity(slot);
+            ids_.insert(one.id);
+            if (one.cidr) blocks_.insert(*one.cidr);
+            for (const Label& label : one.labels) {
+                if (label.source == kSourceFqdn) names_.insert(label.key.str());
+            }
+        }
     }
+    void add(const Policy& policy) {
+        for (const Rule& rule : policy.rules) {
+            for (const auto* lists : {&rule.allow, &rule.deny}) {
+                for (const auto& elements : *lists) {
+                    for (const RuleElement& element : elements) add(element.peers);
+                }
+            }
+        }
+    }
+    [[nodiscard]] std::vector<PolicyIdentity> take() { return std::move(made_); }
+
+  private:
+    void add(const Peers& peers) {
+        if (peers.cidrs) {
+            for (const CidrRule& rule : *peers.cidrs) {
+                add(rule.cidr);
+                for (const model::IpPrefix& except : rule.except) add(except);
+            }
+        }
+        if (!peers.fqdns) return;
+        for (const FqdnSelector& name : *peers.fqdns) {
+            if (names_.insert(name.text()).second) make(kSourceFqdn, name.text(), {});
+        }
+    }
+    void add(const model::IpPrefix& block) {
+        // The world, which is known.
+        if (block.length() == 0) return;
+        if (blocks_.insert(block).second) make(kSourceCidr, block.to_string(), block);
+    }
+    void make(std::string_view source, const std::string& key,
+              std::optional<model::IpPrefix> block) {
+        while (ids_.contains(next_)) --next_;
+        made_.push_back({next_--, {{source, key, ""}, {kSourceReserved, "world", ""}}, block});
+    }
+
+    std::set<std::uint32_t> ids_;
+    std::set<model::IpPrefix> blocks_;
+    std::set<std::string> names_;
+    std::uint32_t next_ = 0x01ffffff;  ///< the last of those that are local to a node
+    std::vector<PolicyIdentity> made_;
+};
+
+/// One side of a comparison: the compiler's world, some policies and endpoints.
+void fill(PolicyCompiler& to, const PolicyCompiler& from, const Subjects& subjects,
+          const std::vector<PolicyPtr>& policies, const std::vector<PolicyIdentity>& more) {
+    const SelectorCache& cache = from.selectors();
+    for (IdentitySlot slot = 0; slot < cache.slots(); ++slot) {
+        to.upsert_identity(cache.identity(slot));
+    }
+    for (const PolicyIdentity& one : more) to.upsert_identity(one);
+    for (const auto& [key, service] : cache.services()) to.upsert_service(service);
+    to.set_peer_ports(from.peer_ports());
+    for (const PolicyPtr& policy : policies) to.upsert_policy(policy);
+    std::set<std::vector<Label>> wanted;
+    for (const auto& [labels, ports] : subjects) wanted.insert(labels);
+    from.each_subject([&](const std::vector<Label>& labels, const NamedPorts& ports,
+                          const std::set<std::uint32_t>& endpoints) {
+        if (!wanted.contains(labels)) return;
+        for (const std::uint32_t endpoint : endpoints) {
+            to.upsert_endpoint(endpoint, {labels, ports});
+        }
+    });
+    static_cast<void>(to.flush());
+}
+
+/// The sorts of endpoints that a policy of these names selects, in either version.
+Subjects touched_subjects(const PolicyCompiler& compiler, const PolicyUpdate& update,
+                          const std::set<PolicyKey>& touched) {
+    PolicyCompiler scratch(compiler.options());
+    for (const PolicyPtr& policy : update.upserts) scratch.upsert_policy(policy);
+    Subjects subjects;
+    compiler.each_subject([&](const std::vector<Label>& labels, const NamedPorts& ports,
+                              const std::set<std::uint32_t>&) {
+        const bool selected = std::ranges::any_of(touched, [&](const PolicyKey& key) {
+            return compiler.selects(key, labels) || scratch.selects(key, labels);
+        });
+        if (selected) subjects.emplace_back(labels, ports);
+    });
+    return subjects;
 }
 
 }  // namespace
 
 PolicyDiff diff(const PolicyCompiler& compiler, const PolicyUpdate& update) {
-    PolicyCompiler after(compiler.options());
-    const SelectorCache& cache = compiler.selectors();
-    for (IdentitySlot slot = 0; slot < cache.slots(); ++slot) {
-        after.upsert_identity(cache.identity(slot));
-    }
-    for (const auto& [key, service] : cache.services()) after.upsert_service(service);
-    after.set_peer_ports(compiler.peer_ports());
     std::set<PolicyKey> touched(update.removals.begin(), update.removals.end());
-    for (const PolicyPtr& policy : update.upserts) {
-        after.upsert_policy(policy);
-        touched.insert(policy->key);
-    }
-    Subjects subjects;
-    compiler.each_subject([&](const std::vector<Label>& labels, const NamedPorts& ports,
-                              const std::set<std::uint32_t>& endpoints) {
-        const bool selected = std::ranges::any_of(touched, [&](const PolicyKey& key) {
-            return compiler.selects(key, labels) || after.selects(key, labels);
+    for (const PolicyPtr& policy : update.upserts) touched.insert(policy->key);
+    const Subjects subjects = touched_subjects(compiler, update, touched);
+
+    std::vector<PolicyPtr> old, now = update.upserts;
+    Outsiders outsiders(compiler.selectors());
+    for (const PolicyPtr& policy : compiler.policies()) {
+        const bool selects = std::ranges::any_of(subjects, [&](const auto& subject) {
+            return compiler.selects(policy->key, subject.first);
         });
-        if (!selected) return;
-        subjects.emplace_back(labels, ports);
-        for (const std::uint32_t endpoint : endpoints) {
-            after.upsert_endpoint(endpoint, {labels, ports});
-        }
-    });
-    add_bystanders(compiler, touched, subjects, after);
-    static_cast<void>(after.flush());
-    return diff(compiler, after);
+        if (!selects) continue;
+        old.push_back(policy);
+        if (!touched.contains(policy->key)) now.push_back(policy);
+        outsiders.add(*policy);
+    }
+    for (const PolicyPtr& policy : update.upserts) outsiders.add(*policy);
+    std::vector<PolicyIdentity> made_up = outsiders.take();
+
+    PolicyCompiler before(compiler.options()), after(compiler.options());
+    fill(before, compiler, subjects, old, made_up);
+    fill(after, compiler, subjects, now, made_up);
+    PolicyDiff out = diff(before, after);
+    out.made_up = std::move(made_up);
+    return out;
 }
 
 }  // namespace mesh::compile

@@ -56,13 +56,17 @@ struct PolicyDiff {
     std::vector<PolicyDifference> differences;  ///< in a lasting order
     /// Endpoints (by labels) for which the new rules contradict each other: nothing would pass.
     std::vector<std::string> conflicts;
+    /// Stand for blocks of addresses and DNS names that some policy names and no identity has yet;
+    /// their numbers mean nothing beyond this.
+    std::vector<PolicyIdentity> made_up;
 };
 
-/// What the update would change for the endpoints of a compiler, which stays as it is. Only
-/// endpoints that an old or new version of a policy selects are compiled a second time.
+/// What the update would change for the endpoints of a compiler, which stays as it is. Endpoints
+/// that an old or new version of a policy selects are compiled twice, by the old and by the new
+/// policies; others cannot change.
 /// @param compiler after flush()
-/// @complexity O(identities) to copy them, a build of the endpoints selected, then
-///   O(sorts of endpoints × (identities + classes × entries))
+/// @complexity O(identities) to copy them, two builds of the policies of the endpoints selected,
+///   then O(sorts of endpoints × (identities selected + classes × entries × log entries))
 [[nodiscard]] PolicyDiff diff(const PolicyCompiler& compiler, const PolicyUpdate& update);
 
 /// The same for two compilers with the same identities; endpoints that both have are compared.

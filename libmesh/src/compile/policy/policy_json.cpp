@@ -114,26 +114,44 @@ json::array to_json(const std::vector<PortChange>& changes) {
     return out;
 }
 
-json::object peers_json(const PolicyDifference& difference, const SelectorCache& identities) {
-    json::array named;
+/// An identity of the compiler's, or one that the difference made up.
+const PolicyIdentity* find_peer(std::uint32_t id, const PolicyDiff& diff,
+                                const SelectorCache& identities) {
+    if (const auto slot = identities.find(id)) return &identities.identity(*slot);
+    const auto found = std::ranges::find(diff.made_up, id, &PolicyIdentity::id);
+    return found == diff.made_up.end() ? nullptr : &*found;
+}
+
+json::object peers_json(const PolicyDifference& difference, const PolicyDiff& diff,
+                        const SelectorCache& identities) {
+    json::array named, outside;
     std::vector<Label> common;
     bool first = true;
     for (const std::uint32_t id : difference.peers) {
-        if (named.size() < kMaxNamedPeers) named.emplace_back(id);
-        const auto slot = identities.find(id);
-        if (!slot) continue;
-        const auto& labels = identities.identity(*slot).labels;
+        const PolicyIdentity* const peer = find_peer(id, diff, identities);
+        if (peer == nullptr) continue;
+        const bool made_up = !identities.find(id);
+        if (peer->cidr || made_up) {
+            // Numbers of these are the node's own, or nobody's.
+            if (outside.size() < kMaxNamedPeers) {
+                outside.emplace_back(peer->cidr ? peer->cidr->to_string()
+                                                : label_text(peer->labels.front()));
+            }
+        } else if (named.size() < kMaxNamedPeers) {
+            named.emplace_back(id);
+        }
         if (std::exchange(first, false)) {
-            common = labels;
+            common = peer->labels;
             continue;
         }
         std::vector<Label> both;
-        std::ranges::set_intersection(common, labels, std::back_inserter(both));
+        std::ranges::set_intersection(common, peer->labels, std::back_inserter(both));
         common = std::move(both);
     }
     return {{"count", difference.peers.size()},
             {"unknown", difference.other_peers},
             {"identities", std::move(named)},
+            {"outside", std::move(outside)},
             {"common_labels", labels_json(common)}};
 }
 
@@ -203,7 +221,7 @@ json::object to_json(const PolicyDiff& diff, const SelectorCache& identities) {
         }
         differences.push_back(json::object{{"direction", direction_text(one.direction)},
                                            {"endpoints", std::move(endpoints)},
-                                           {"peers", peers_json(one, identities)},
+                                           {"peers", peers_json(one, diff, identities)},
                                            {"changes", to_json(one.ports)}});
     }
     for (const std::string& conflict : diff.conflicts) conflicts.emplace_back(conflict);

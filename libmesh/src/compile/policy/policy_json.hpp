@@ -22,7 +22,8 @@ namespace mesh::compile {
 [[nodiscard]] boost::json::object to_json(const Explanation& explanation);
 
 /// {"differences": [{"direction", "endpoints", "peers", "changes"}], "conflicts"}. Of many peers
-/// the labels that all of them have and the first numbers.
+/// the labels that all of them have and the first numbers; of those outside of clusters the first
+/// blocks of addresses and DNS names.
 /// @param identities of the compiler that was compared
 [[nodiscard]] boost::json::object to_json(const PolicyDiff& diff, const SelectorCache& identities);
 

@@ -306,7 +306,8 @@ FrontendChanges ServiceMerger::flush(std::size_t most) {
     to_compile.merge(changed);
     to_compile.merge(promoted);
     for (; most > 0 && !to_compile.empty(); --most) {
-        state_->compile(to_compile.extract(to_compile.begin()).value(), changes);
+        changes.services.push_back(std::move(to_compile.extract(to_compile.begin()).value()));
+        state_->compile(changes.services.back(), changes);
     }
     for (const FrontendKey& key : abandoned) {
         const auto frontend = state_->frontends.find(key);

@@ -122,10 +122,12 @@ struct FrontendRow {
     friend bool operator==(const FrontendRow&, const FrontendRow&) = default;
 };
 
-/// The difference to what was returned before; both lists in the order of keys.
+/// The difference to what was returned before; all lists in the order of keys.
 struct FrontendChanges {
     std::vector<FrontendRow> upserts;
     std::vector<FrontendKey> removed;
+    /// The services compiled, also those of which no frontend differs, or that are gone.
+    std::vector<state::ObjectName> services;
     [[nodiscard]] bool empty() const noexcept { return upserts.empty() && removed.empty(); }
 };
 

@@ -11,6 +11,7 @@
 #include <boost/unordered/unordered_flat_set.hpp>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <set>
 #include <span>
 #include <utility>
@@ -29,6 +30,13 @@ namespace mesh::datapath {
 namespace {
 
 constexpr std::uint32_t kBatch = 512;
+/// The top byte of an identity says who knows it; 0: all nodes.
+constexpr unsigned kScopeShift = 24;
+
+model::IpPrefix prefix_of(const mesh_ipcache_key& key) {
+    const model::IpAddress address = from_kernel(key.address);
+    return {address, static_cast<std::uint8_t>(key.prefix_length - (address.is_v4() ? 96U : 0U))};
+}
 
 bool no_room(int error) {
     return error == ENOSPC || error == E2BIG || error == ENOMEM;
@@ -108,6 +116,7 @@ struct BpfPods::State {
         std::uint32_t cluster_id;
     };
     boost::unordered_flat_map<std::uint64_t, Unconfirmed> unconfirmed;
+    std::vector<IpcacheEntry> adopted_local;
     std::map<model::IpAddress, std::uint32_t> unconfirmed_nodes;
 };
 
@@ -231,6 +240,9 @@ Result<void> BpfPods::State::adopt() {
             const auto number = fingerprint(key);
             written.insert(number);
             unconfirmed.emplace(number, Unconfirmed{key, entry.cluster_id});
+            if (entry.identity >> kScopeShift != 0) {
+                adopted_local.push_back(from_kernel(prefix_of(key), entry));
+            }
         })));
     MESH_CHECK((read_all<mesh_address, mesh_node>(
         fd(maps.nodes), "nodes", [&](const auto& key, const auto& node) {
@@ -557,6 +569,20 @@ std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix& prefix) const {
         return std::nullopt;
     }
     return from_kernel(prefix, entry);
+}
+
+std::optional<IpcacheEntry> BpfPods::lookup(const model::IpAddress& address) const {
+    const model::IpPrefix host(address, std::numeric_limits<std::uint8_t>::max());
+    const mesh_ipcache_key key = to_kernel(host);
+    mesh_ipcache_entry entry{};
+    if (bpf_map_lookup_elem(state_->fd(state_->skeleton->maps.ipcache), &key, &entry) != 0) {
+        return std::nullopt;
+    }
+    return from_kernel(host, entry);
+}
+
+std::vector<IpcacheEntry> BpfPods::adopted_local() const {
+    return state_->adopted_local;
 }
 
 PodsOccupancy BpfPods::occupancy() const {

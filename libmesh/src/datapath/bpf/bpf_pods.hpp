@@ -111,6 +111,9 @@ class BpfPods final : public PodDatapath {
     [[nodiscard]] Result<PodsStats> finish_adopt_cluster(std::uint32_t cluster_id) override;
     [[nodiscard]] Result<PodsStats> finish_adopt() override;
     [[nodiscard]] std::optional<IpcacheEntry> find(const model::IpPrefix& prefix) const override;
+    [[nodiscard]] std::optional<IpcacheEntry> lookup(
+        const model::IpAddress& address) const override;
+    [[nodiscard]] std::vector<IpcacheEntry> adopted_local() const override;
     [[nodiscard]] PodsOccupancy occupancy() const override;
     [[nodiscard]] Result<void> collect_flows(std::size_t most, TimePoint now) override;
     [[nodiscard]] FlowStats flows() const override;

@@ -19,6 +19,8 @@ namespace {
 constexpr std::uint32_t kBatch = 1024;
 /// A map is made for twice its rows, and not for fewer than so many.
 constexpr std::uint64_t kFewest = 64;
+/// Maps that are exchanged by one call.
+constexpr std::size_t kTogether = 256;
 /// Of PolicyFields::flags, what configure() decides.
 constexpr std::uint32_t kConfigured = MESH_POLICY_REQUIRED | MESH_POLICY_EVENTS;
 
@@ -76,19 +78,12 @@ Result<void> read_map(const Fd& map, EndpointId endpoint, On&& on) {
     return {};
 }
 
-mesh_policy_entry header_entry(const std::array<std::uint32_t, 4>& lengths,
-                               EndpointEnforcement enforcement) {
+Result<void> write_header(const Fd& map, EndpointId endpoint, const BpfPolicyTable& table) {
     mesh_policy_entry entry{};
     entry.key = policy_header_key();
-    std::ranges::copy(lengths, entry.header.lengths);
-    entry.header.enforcement = static_cast<std::uint32_t>(enforcement);
-    return entry;
-}
-
-Result<void> write_header(const Fd& map, EndpointId endpoint,
-                          const std::array<std::uint32_t, 4>& lengths,
-                          EndpointEnforcement enforcement) {
-    const mesh_policy_entry entry = header_entry(lengths, enforcement);
+    std::ranges::copy(table.lengths, entry.header.lengths);
+    entry.header.enforcement = static_cast<std::uint32_t>(table.enforcement);
+    entry.header.version = table.version;
     if (bpf_map_update_elem(map.get(), &entry.key, &entry, BPF_ANY) != 0) {
         return system_error(name_of(endpoint), errno);
     }
@@ -146,17 +141,18 @@ Result<void> BpfPolicy::adopt_table(EndpointId endpoint, std::uint32_t map_id) {
     MESH_CHECK(read_map(map, endpoint, [&](const auto& key, const auto& entry) {
         if (is_policy_header(key)) {
             table.enforcement = static_cast<EndpointEnforcement>(entry.header.enforcement);
+            table.version = entry.header.version;
             std::ranges::copy(entry.header.lengths, table.lengths.begin());
             return;
         }
         ++table.rows;
         if (entry.row.proxy_port != 0) ++table.redirects;
     }));
-    count(tables_.emplace(endpoint, table).first->second);
+    count_in(tables_.emplace(endpoint, table).first->second);
     return {};
 }
 
-void BpfPolicy::count(Table& table) {
+void BpfPolicy::count_in(Table& table) {
     const std::uint32_t flags = flags_of(table);
     const auto step = [&](std::uint32_t flag, std::uint64_t& counter) {
         if ((flags & flag) != 0 && (table.counted & flag) == 0) ++counter;
@@ -206,6 +202,39 @@ Result<BpfPolicy::Table*> BpfPolicy::find(EndpointId endpoint) {
 
 Result<void> BpfPolicy::replace(EndpointId endpoint, EndpointEnforcement enforcement,
                                 std::span<const PolicyRow> rows) {
+    MESH_TRY(Made made, make(endpoint, enforcement, rows));
+    std::vector<Made> one;
+    one.push_back(std::move(made));
+    return install(one);
+}
+
+std::vector<PolicyRefusal> BpfPolicy::replace_all(std::span<const PolicyReplacement> all) {
+    std::vector<PolicyRefusal> refused;
+    // So many at a time, that few files are open.
+    for (std::size_t begin = 0; begin < all.size(); begin += kTogether) {
+        const std::size_t end = std::min(all.size(), begin + kTogether);
+        std::vector<Made> made;
+        std::vector<std::size_t> indexes;
+        for (std::size_t i = begin; i < end; ++i) {
+            auto one = make(all[i].endpoint, all[i].enforcement, all[i].rows);
+            if (!one) {
+                refused.push_back({i, one.error()});
+                continue;
+            }
+            made.push_back(*std::move(one));
+            indexes.push_back(i);
+        }
+        const auto installed = install(made);
+        if (installed) continue;
+        for (const std::size_t i : indexes) refused.push_back({i, installed.error()});
+    }
+    std::ranges::sort(refused, {}, &PolicyRefusal::index);
+    return refused;
+}
+
+/// A map of these rows, not in use yet.
+Result<BpfPolicy::Made> BpfPolicy::make(EndpointId endpoint, EndpointEnforcement enforcement,
+                                        std::span<const PolicyRow> rows) const {
     if (endpoint == 0) return invalid_argument("endpoint 0: expected a number from 1");
     if (rows.size() > max_rows_) return no_room_error(endpoint, rows.size(), max_rows_);
     Table table;
@@ -213,8 +242,8 @@ Result<void> BpfPolicy::replace(EndpointId endpoint, EndpointEnforcement enforce
     table.rows = rows.size();
     Keys keys;
     Entries entries;
-    keys.reserve(rows.size() + 1);
-    entries.reserve(rows.size() + 1);
+    keys.reserve(rows.size());
+    entries.reserve(rows.size());
     for (const PolicyRow& row : rows) {
         MESH_TRY(const mesh_policy_key key, to_kernel(row.key));
         mesh_policy_entry entry{};
@@ -225,18 +254,17 @@ Result<void> BpfPolicy::replace(EndpointId endpoint, EndpointEnforcement enforce
         keys.push_back(key);
         entries.push_back(entry);
     }
-    return install(endpoint, table, keys, entries);
+    return make_map(endpoint, table, keys, entries);
 }
 
-/// Makes a map of these entries and puts it in the place of the endpoint's.
-Result<void> BpfPolicy::install(EndpointId endpoint, Table table, const Keys& keys,
-                                const Entries& entries) {
+Result<BpfPolicy::Made> BpfPolicy::make_map(EndpointId endpoint, Table table, const Keys& keys,
+                                            const Entries& entries) const {
     const std::uint64_t wanted = std::bit_ceil(std::max(2 * keys.size(), std::size_t{kFewest}));
     table.max_entries = static_cast<std::uint32_t>(std::min(wanted, std::uint64_t{max_rows_} + 1));
-    auto make = sized<bpf_map_create_opts>();
-    make.map_flags = BPF_F_NO_PREALLOC;
-    const Fd map(bpf_map_create(BPF_MAP_TYPE_HASH, "policy_rows", sizeof(mesh_policy_key),
-                                sizeof(mesh_policy_entry), table.max_entries, &make));
+    auto how = sized<bpf_map_create_opts>();
+    how.map_flags = BPF_F_NO_PREALLOC;
+    Fd map(bpf_map_create(BPF_MAP_TYPE_HASH, "policy_rows", sizeof(mesh_policy_key),
+                          sizeof(mesh_policy_entry), table.max_entries, &how));
     if (!map) return system_error(name_of(endpoint), errno);
     const auto options = sized<bpf_map_batch_opts>();
     for (std::size_t next = 0; next < keys.size();) {
@@ -248,19 +276,40 @@ Result<void> BpfPolicy::install(EndpointId endpoint, Table table, const Keys& ke
         }
         next += asked;
     }
-    MESH_CHECK(write_header(map, endpoint, table.lengths, table.enforcement));
+    MESH_CHECK(write_header(map, endpoint, table));
     MESH_TRY(const bpf_map_info info, info_of(map.get(), endpoint));
     table.map_id = info.id;
-    MESH_CHECK(write_flags(&table));
-    const std::uint32_t index = endpoint;
-    const int fd = map.get();
-    if (bpf_map_update_elem(policies_, &index, &fd, BPF_ANY) != 0) {
-        return system_error(name_of(endpoint), errno);
+    return Made{endpoint, table, std::move(map)};
+}
+
+/// Puts maps in the place of the endpoints'. By one call where the kernel has it: it waits each
+/// time until no program uses an old map any more, which takes milliseconds.
+Result<void> BpfPolicy::install(const std::vector<Made>& made) {
+    Table more;
+    std::vector<std::uint32_t> indexes;
+    std::vector<int> maps;
+    for (const Made& one : made) {
+        if (is_enforced(one.table.enforcement)) more.enforcement = one.table.enforcement;
+        more.redirects += one.table.redirects;
+        indexes.push_back(one.endpoint);
+        maps.push_back(one.map.get());
     }
-    Table& held = tables_[endpoint];
-    table.counted = held.counted;
-    held = table;
-    count(held);
+    MESH_CHECK(write_flags(&more));
+    const auto options = sized<bpf_map_batch_opts>();
+    auto count = static_cast<std::uint32_t>(made.size());
+    const bool together =
+        made.size() > 1 &&
+        bpf_map_update_batch(policies_, indexes.data(), maps.data(), &count, &options) == 0;
+    for (std::size_t i = 0; i < made.size(); ++i) {
+        if (!together && bpf_map_update_elem(policies_, &indexes[i], &maps[i], BPF_ANY) != 0) {
+            return system_error(name_of(made[i].endpoint), errno);
+        }
+        Table& held = tables_[made[i].endpoint];
+        const std::uint32_t counted = held.counted;
+        held = made[i].table;
+        held.counted = counted;
+        count_in(held);
+    }
     return write_flags(nullptr);
 }
 
@@ -273,8 +322,10 @@ Result<void> BpfPolicy::grow(EndpointId endpoint, Table& table, Fd& map) {
         keys.push_back(key);
         entries.push_back(entry);
     }));
-    MESH_CHECK(install(endpoint, table, keys, entries));
-    MESH_TRY(map, open_map(table.map_id, endpoint));
+    std::vector<Made> made(1);
+    MESH_TRY(made.front(), make_map(endpoint, table, keys, entries));
+    MESH_CHECK(install(made));
+    map = std::move(made.front().map);
     return {};
 }
 
@@ -299,7 +350,7 @@ Result<void> BpfPolicy::upsert(EndpointId endpoint, Table& table, Fd& map, const
     std::uint32_t& lengths = table.lengths[lengths_index(key)];
     if ((lengths & length_bit(key)) == 0) {
         lengths |= length_bit(key);
-        MESH_CHECK(write_header(map, endpoint, table.lengths, table.enforcement));
+        MESH_CHECK(write_header(map, endpoint, table));
     }
     if (bpf_map_update_elem(map.get(), &key, &entry, BPF_NOEXIST) != 0) {
         if (no_room(errno)) return no_room_error(endpoint, table.rows + 1, max_rows_);
@@ -331,48 +382,59 @@ Result<void> BpfPolicy::change(EndpointId endpoint, std::span<const PolicyRowCha
         if (change.verdict && change.verdict->proxy_port != 0) ++more.redirects;
     }
     MESH_CHECK(write_flags(&more));
-    const auto make = [&]() -> Result<void> {
-        const auto upsert_all = [&](bool deny) -> Result<void> {
-            for (const PolicyRowChange& change : changes) {
-                if (!change.verdict || change.verdict->deny != deny) continue;
-                MESH_CHECK(upsert(endpoint, *table, map, {change.key, *change.verdict}));
-            }
-            return {};
-        };
-        // Which of the rows that go deny, only the map knows.
-        std::vector<PolicyKey> denying;
-        MESH_CHECK(upsert_all(true));
-        for (const PolicyRowChange& change : changes) {
-            if (change.verdict) continue;
-            MESH_TRY(const mesh_policy_key key, to_kernel(change.key));
-            mesh_policy_entry old{};
-            if (bpf_map_lookup_elem(map.get(), &key, &old) != 0) continue;
-            if ((old.row.flags & MESH_POLICY_DENY) != 0) {
-                denying.push_back(change.key);
-            } else {
-                MESH_CHECK(erase(*table, map, change.key));
-            }
-        }
-        MESH_CHECK(upsert_all(false));
-        for (const PolicyKey& key : denying) MESH_CHECK(erase(*table, map, key));
-        return {};
-    };
-    const auto made = make();
-    count(*table);
+    const auto made = change_in_steps(endpoint, *table, map, changes);
+    count_in(*table);
     const auto flags = write_flags(nullptr);
     return made ? flags : made;
+}
+
+/// What denies comes first and goes last. Before each step the version is raised: a program that
+/// has read rows of before and of after it reads again.
+Result<void> BpfPolicy::change_in_steps(EndpointId endpoint, Table& table, Fd& map,
+                                        std::span<const PolicyRowChange> changes) {
+    std::vector<PolicyKey> passing, denying;  // that go; which they are only the map knows
+    for (const PolicyRowChange& change : changes) {
+        MESH_TRY(const mesh_policy_key key, to_kernel(change.key));
+        mesh_policy_entry old{};
+        if (change.verdict || bpf_map_lookup_elem(map.get(), &key, &old) != 0) continue;
+        const bool denies = (old.row.flags & MESH_POLICY_DENY) != 0;
+        (denies ? denying : passing).push_back(change.key);
+    }
+    const auto begin_step = [&]() -> Result<void> {
+        ++table.version;
+        return write_header(map, endpoint, table);
+    };
+    const auto upsert_all = [&](bool deny) -> Result<void> {
+        bool begun = false;
+        for (const PolicyRowChange& change : changes) {
+            if (!change.verdict || change.verdict->deny != deny) continue;
+            if (!std::exchange(begun, true)) MESH_CHECK(begin_step());
+            MESH_CHECK(upsert(endpoint, table, map, {change.key, *change.verdict}));
+        }
+        return {};
+    };
+    const auto erase_all = [&](const std::vector<PolicyKey>& keys) -> Result<void> {
+        if (!keys.empty()) MESH_CHECK(begin_step());
+        for (const PolicyKey& key : keys) MESH_CHECK(erase(table, map, key));
+        return {};
+    };
+    MESH_CHECK(upsert_all(/*deny=*/true));
+    MESH_CHECK(erase_all(passing));
+    MESH_CHECK(upsert_all(/*deny=*/false));
+    return erase_all(denying);
 }
 
 Result<void> BpfPolicy::enforce(EndpointId endpoint, EndpointEnforcement enforcement) {
     MESH_TRY(Table* const table, find(endpoint));
     if (table->enforcement == enforcement) return {};
     MESH_TRY(const Fd map, open_map(table->map_id, endpoint));
-    Table more = *table;
-    more.enforcement = enforcement;
-    MESH_CHECK(write_flags(&more));
-    MESH_CHECK(write_header(map, endpoint, table->lengths, enforcement));
-    table->enforcement = enforcement;
-    count(*table);
+    Table wanted = *table;
+    wanted.enforcement = enforcement;
+    ++wanted.version;
+    MESH_CHECK(write_flags(&wanted));
+    MESH_CHECK(write_header(map, endpoint, wanted));
+    *table = wanted;
+    count_in(*table);
     return write_flags(nullptr);
 }
 
@@ -385,7 +447,7 @@ Result<void> BpfPolicy::remove(EndpointId endpoint) {
     }
     found->second.enforcement = EndpointEnforcement::kNone;
     found->second.redirects = 0;
-    count(found->second);
+    count_in(found->second);
     tables_.erase(found);
     return write_flags(nullptr);
 }

@@ -58,6 +58,12 @@ Result<PodsStats> BpfPods::finish_adopt() {
 std::optional<IpcacheEntry> BpfPods::find(const model::IpPrefix&) const {
     return {};
 }
+std::optional<IpcacheEntry> BpfPods::lookup(const model::IpAddress&) const {
+    return {};
+}
+std::vector<IpcacheEntry> BpfPods::adopted_local() const {
+    return {};
+}
 PodsOccupancy BpfPods::occupancy() const {
     return {};
 }

@@ -509,6 +509,10 @@ Result<void> Rtnetlink::change_route(const Route& route, std::uint16_t type, std
         info.rtm_type = RTN_BLACKHOLE;
         info.rtm_scope = RT_SCOPE_UNIVERSE;
     }
+    if (route.local) {
+        info.rtm_type = RTN_LOCAL;
+        info.rtm_scope = RT_SCOPE_HOST;
+    }
     // A delete that names no next hop must not ask for a scope either.
     if (type == RTM_DELROUTE) info.rtm_scope = RT_SCOPE_NOWHERE;
     if (route.onlink) info.rtm_flags = RTNH_F_ONLINK;
@@ -599,6 +603,7 @@ Result<void> Rtnetlink::change_rule(const RoutingRule& rule, std::uint16_t type,
         const fib_rule_port_range port{rule.destination_port, rule.destination_port};
         message.attribute(FRA_DPORT_RANGE, &port, sizeof port);
     }
+    if (rule.mark != 0) message.attribute(FRA_FWMARK, rule.mark);
     return socket_->request(std::move(message), fmt::format("{} rule {} for table {}",
                                                             type == RTM_DELRULE ? "delete" : "add",
                                                             rule.priority, rule.table));
@@ -636,6 +641,7 @@ Result<std::vector<RoutingRule>> Rtnetlink::rules() {
                     if (attribute == FRA_DPORT_RANGE) {
                         rule.destination_port = read_as<fib_rule_port_range>(value).start;
                     }
+                    if (attribute == FRA_FWMARK) rule.mark = read_as<std::uint32_t>(value);
                 });
             if (protocol == kRouteProtocol) found.push_back(rule);
         }));

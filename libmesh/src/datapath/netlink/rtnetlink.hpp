@@ -69,6 +69,7 @@ struct Route {
     std::uint32_t table = 254;  ///< 254 = main
     std::uint32_t metric = 0;   ///< the kernel makes it 1024 for IPv6
     bool blackhole = false;     ///< packets are dropped; then neither `via` nor `device`
+    bool local = false;         ///< packets are the node's own; on lo. Not among routes()
     friend bool operator==(const Route&, const Route&) = default;
 };
 
@@ -79,6 +80,7 @@ struct RoutingRule {
     std::uint32_t table = 254;
     std::uint8_t protocol = 0;           ///< IPPROTO_*; 0 = any
     std::uint16_t destination_port = 0;  ///< 0 = any
+    std::uint32_t mark = 0;              ///< of the packet, all bits; 0 = any
     friend bool operator==(const RoutingRule&, const RoutingRule&) = default;
 };
 

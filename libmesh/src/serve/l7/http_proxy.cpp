@@ -42,8 +42,9 @@ class HttpProxy::Impl {
     }
 
     void drain() {
-        for (const auto& loop : loops) loop->poll->run([&] { loop->drain(); });
+        for (const auto& loop : loops) loop->poll->run([&] { loop->stop_accepting(); });
         listeners.clear();
+        for (const auto& loop : loops) loop->poll->run([&] { loop->drain(); });
     }
 
     void stop(Duration grace) {

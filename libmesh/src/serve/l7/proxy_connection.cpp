@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "serve/l7/http1_filter.hpp"
+#include "serve/l7/http2_filter.hpp"
 
 namespace mesh::serve::l7 {
 
@@ -153,7 +154,11 @@ void ProxyConnection::choose_filter(std::string_view bytes) {
         first_.assign(bytes);
         return;
     }
-    filter_ = std::make_unique<Http1Filter>(host(), loop_.http1);
+    if (maybe && loop_.shared.options.http2) {
+        filter_ = std::make_unique<Http2Filter>(host());
+    } else {
+        filter_ = std::make_unique<Http1Filter>(host(), loop_.http1);
+    }
     filter_->from_client(bytes);
     if (!all.empty()) filter_->to_server.keep();
 }

@@ -158,8 +158,6 @@ void ProxyLoop::bury(ProxyConnection& connection) {
 }
 
 void ProxyLoop::drain() {
-    draining = true;
-    stop_accepting();
     // From the end: one that ends now gives its place to one that was seen.
     for (std::size_t i = connections_.size(); i-- > 0;) connections_[i]->drain();
 }

@@ -61,7 +61,7 @@ class ProxyLoop final : private PollLoop::Timer {
     /// @param listener shared with other loops, open until stop_accepting()
     [[nodiscard]] Result<void> add_listener(int listener, model::policy::Direction direction);
     void stop_accepting();
-    void drain();
+    void drain();  ///< no more connections are accepted by then
     void reset_all();
 
     /// Called by a connection at its end: it lives until the turn's.
@@ -74,7 +74,6 @@ class ProxyLoop final : private PollLoop::Timer {
     std::string buffer;  // for reads; views of it live for a turn
     Http1Scratch http1;
     std::string lines;
-    bool draining = false;
 
   private:
     class Acceptor;

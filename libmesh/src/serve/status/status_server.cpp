@@ -8,7 +8,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -306,9 +305,8 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
             // Beast counts from the end of the request line in some of its limits; the margin is
             // nothing next to what it protects.
             parser.header_limit(static_cast<std::uint32_t>(self->options_.max_header_bytes));
-            parser.body_limit(
-                tcp ? self->options_.max_body_bytes
-                    : std::max(self->options_.max_body_bytes, self->options_.max_unix_body_bytes));
+            parser.body_limit(tcp ? self->options_.max_body_bytes
+                                  : self->options_.max_unix_body_bytes);
             stream.expires_after(self->options_.request_timeout);
             co_await http::async_read_header(stream, buffer, parser, token());
             const bool is_read = parser.get().method() == http::verb::get ||

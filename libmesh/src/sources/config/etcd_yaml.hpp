@@ -20,7 +20,8 @@
 
 namespace mesh::sources::config {
 
-/// How to reach one etcd. @thread any thread (a plain value)
+/// How to reach one etcd. In place of a PEM path there may be a PEM text (TlsOptions).
+/// @thread any thread (a plain value)
 struct EtcdClientConfig {
     std::vector<std::string> endpoints;  ///< "https://host:port", "http://host:port"; never empty
     std::string trusted_ca_file;         ///< PEM path; empty = the system's roots

@@ -26,6 +26,7 @@ etcdpb::RequestOp encode_op(const Op& op) {
 etcdpb::Compare encode_compare(const Compare& compare) {
     etcdpb::Compare out;
     out.set_key(compare.key);
+    out.set_range_end(compare.end);
     switch (compare.is) {
         case Compare::Is::kEqual:
             out.set_result(etcdpb::Compare::EQUAL);

@@ -85,7 +85,8 @@ struct DeleteResult {
     std::int64_t deleted = 0;
 };
 
-/// A condition of a transaction on one key. @source etcd API reference, message Compare
+/// A condition of a transaction on one key, or on each key of a range: where there is none, all
+/// numbers are 0. @source etcd API reference, message Compare
 struct Compare {
     enum class Target : std::uint8_t { kVersion, kCreateRevision, kModRevision, kValue, kLease };
     enum class Is : std::uint8_t { kEqual, kGreater, kLess, kNotEqual };
@@ -93,7 +94,8 @@ struct Compare {
     Target target = Target::kModRevision;
     Is is = Is::kEqual;
     std::int64_t number = 0;  ///< for all targets but kValue
-    std::string value;        ///< for kValue
+    std::string value;        ///< for kValue; never true where there is no key
+    std::string end{};        ///< of the range; empty: the one key
 };
 
 struct PutOp {

@@ -92,6 +92,9 @@ void Clusters::Impl::start() {
         config.etcd = *options_.own;
         own_->configure(std::move(config));
     }
+    for (const auto& remote : options_.remotes) {
+        on_file({RemoteEvent::Kind::kAdded, remote.cluster, remote});
+    }
     if (options_.remotes_directory.empty()) return;
     sources::config::RemotesDirectory::Options directory;
     directory.directory = options_.remotes_directory;

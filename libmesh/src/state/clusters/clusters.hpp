@@ -25,8 +25,10 @@ struct ClustersOptions {
     model::Generation generation = model::Generation::k119;
     /// The own cluster's etcd; nullopt = remotes only.
     std::optional<sources::config::EtcdClientConfig> own;
-    /// Where the remotes' files are; empty = no remotes.
+    /// Where the remotes' files are; empty = no remotes but these.
     std::string remotes_directory;
+    /// There from the start; a file of the directory takes the place of the one of its name.
+    std::vector<sources::config::RemoteConfig> remotes = {};
     SlotSet remote_slots = kAgentSlots;
     SlotSet own_slots = kOwnSlots;
     SessionTimes times;

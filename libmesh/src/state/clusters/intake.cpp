@@ -212,6 +212,32 @@ struct LocalPolicyKind {
     }
 };
 
+struct LocalIpKind {
+    using Object = model::LocalIp;
+    using Key = std::string;
+    static constexpr Slot kSlot = Slot::kLocalIps;
+    static constexpr model::KeyKind kKeyKind = model::KeyKind::kLocalIp;
+    static auto& ledger(Intake& in) { return in.local_ips_; }
+    static auto& aliases(Intake& in) { return in.names_[index(kSlot)]; }
+    static Result<Object> parse(std::string_view key, std::string_view value) {
+        auto pair = model::parse_ip(key, value);
+        if (!pair) return pair.error();
+        return model::LocalIp{*std::move(pair)};
+    }
+    static Result<void> validate(const model::Connection&, const model::ParsedKey& key, Object& o) {
+        if (!o.pair.prefix_length && o.pair.ip.to_string() == key.tail) return {};
+        return invalid_argument(fmt::format("{}: field IP: expected that of the key", key.full));
+    }
+    static std::optional<Key> key_of(const model::ParsedKey& key) { return Key(key.tail); }
+    static Key key_of(const Object& o) { return o.pair.ip.to_string(); }
+    static std::uint32_t weight(const Object&) { return 0; }
+    static bool offered(const Object&, bool) { return true; }
+    static ClusterChange upsert(Object&& o) { return LocalIpUpsert{std::move(o)}; }
+    static ClusterChange erase(const Key& key) {
+        return LocalIpDelete{*model::IpAddress::parse(key)};
+    }
+};
+
 Intake::Intake(std::uint64_t seed, Refusals& refusals)
     : refusals_(refusals),
       nodes_(seed),
@@ -219,6 +245,7 @@ Intake::Intake(std::uint64_t seed, Refusals& refusals)
       exports_(seed),
       local_services_(seed),
       policies_(seed),
+      local_ips_(seed),
       ips_(seed),
       identities_(seed) {}
 
@@ -237,6 +264,8 @@ decltype(auto) Intake::visit(Slot slot, Visitor&& visitor) {
             return visitor(std::type_identity<LocalServiceKind>{});
         case Slot::kLocalPolicies:
             return visitor(std::type_identity<LocalPolicyKind>{});
+        case Slot::kLocalIps:
+            return visitor(std::type_identity<LocalIpKind>{});
         case Slot::kNodes:
         case Slot::kHeartbeat:
         case Slot::kCanaries:
@@ -453,6 +482,8 @@ std::size_t Intake::count(Slot slot) const {
             return local_services_.size();
         case Slot::kLocalPolicies:
             return policies_.size();
+        case Slot::kLocalIps:
+            return local_ips_.size();
         case Slot::kHeartbeat:
         case Slot::kCanaries:
             break;

@@ -112,7 +112,8 @@ class Intake {
     friend struct ExportKind;
     friend struct LocalServiceKind;
     friend struct LocalPolicyKind;
-    Ledger<std::string> nodes_, services_, exports_, local_services_, policies_;
+    friend struct LocalIpKind;
+    Ledger<std::string> nodes_, services_, exports_, local_services_, policies_, local_ips_;
     Ledger<IpName> ips_;
     IpRows ip_rows_;
     Ledger<std::uint32_t> identities_;

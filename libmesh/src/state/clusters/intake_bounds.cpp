@@ -27,7 +27,7 @@ std::uint64_t Intake::bytes(bool seen) const {
         return seen ? ledger.seen().bytes : ledger.all().bytes;
     };
     return of(nodes_) + of(services_) + of(exports_) + of(local_services_) + of(policies_) +
-           of(ips_) + of(identities_);
+           of(local_ips_) + of(ips_) + of(identities_);
 }
 
 std::string Intake::over_limit(Slot slot, const Step& step) const {
@@ -80,6 +80,7 @@ std::string Intake::over_limit(Slot slot, const Step& step) const {
             break;
         case Slot::kLocalServices:
         case Slot::kLocalPolicies:
+        case Slot::kLocalIps:
         case Slot::kHeartbeat:
         case Slot::kCanaries:
             break;

@@ -76,6 +76,7 @@ KeyBounds Session::Impl::key_bounds(Slot slot, std::size_t prefix_bytes) const {
                 return limits.service_exports;
             case Slot::kLocalServices:
             case Slot::kLocalPolicies:
+            case Slot::kLocalIps:
             case Slot::kHeartbeat:
             case Slot::kCanaries:
                 break;

@@ -22,13 +22,15 @@ namespace mesh::state {
 /// The own cluster's: all is believed.
 [[nodiscard]] sources::config::RemotePolicy unbounded();
 
-inline constexpr SlotSet kAllSlots{
-    Slot::kServices, Slot::kServiceExports, Slot::kLocalServices, Slot::kLocalPolicies,
-    Slot::kIps,      Slot::kIdentities,     Slot::kNodes};
+inline constexpr SlotSet kAllSlots{Slot::kServices,      Slot::kServiceExports,
+                                   Slot::kLocalServices, Slot::kLocalPolicies,
+                                   Slot::kLocalIps,      Slot::kIps,
+                                   Slot::kIdentities,    Slot::kNodes};
 /// Traffic goes away first, then what tells where it came from.
 inline constexpr std::array<Slot, kObjectSlots> kDrainOrder{
-    Slot::kServices, Slot::kServiceExports, Slot::kLocalServices, Slot::kLocalPolicies,
-    Slot::kIps,      Slot::kIdentities,     Slot::kNodes};
+    Slot::kServices,      Slot::kServiceExports, Slot::kLocalServices,
+    Slot::kLocalPolicies, Slot::kLocalIps,       Slot::kIps,
+    Slot::kIdentities,    Slot::kNodes};
 
 class Session::Impl {
   public:

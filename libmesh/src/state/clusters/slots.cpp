@@ -19,6 +19,8 @@ std::string slot_prefix(Slot slot, std::string_view cluster, model::Layout layou
             return std::string(model::kLocalServicesPrefix);
         case Slot::kLocalPolicies:
             return std::string(model::kLocalPoliciesPrefix);
+        case Slot::kLocalIps:
+            return std::string(model::kLocalIpsPrefix);
         case Slot::kHeartbeat:
             return std::string(model::kHeartbeatKey);
         case Slot::kCanaries:

@@ -19,12 +19,13 @@ enum class Slot : std::uint8_t {
     kServiceExports,
     kLocalServices,  ///< own cluster only: mesh/local/
     kLocalPolicies,  ///< likewise
+    kLocalIps,       ///< likewise
     kHeartbeat,
     kCanaries,
 };
-inline constexpr std::size_t kSlots = 9;
+inline constexpr std::size_t kSlots = 10;
 /// The slots that hold objects, in the order in which they are drained.
-inline constexpr std::size_t kObjectSlots = 7;
+inline constexpr std::size_t kObjectSlots = 8;
 
 [[nodiscard]] constexpr std::size_t index(Slot slot) noexcept {
     return static_cast<std::size_t>(slot);
@@ -36,7 +37,7 @@ inline constexpr std::size_t kObjectSlots = 7;
 [[nodiscard]] constexpr std::string_view to_string(Slot slot) noexcept {
     constexpr std::array<std::string_view, kSlots> kNames{
         "nodes",          "services", "ips",       "identities", "serviceexports",
-        "local-services", "policies", "heartbeat", "canaries"};
+        "local-services", "policies", "local-ips", "heartbeat",  "canaries"};
     return kNames[index(slot)];
 }
 
@@ -73,7 +74,8 @@ inline constexpr SlotSet kRemoteSlots{Slot::kNodes, Slot::kServices, Slot::kIps,
                                       Slot::kServiceExports};
 /// What an agent reads of its own cluster.
 inline constexpr SlotSet kOwnSlots{Slot::kNodes,      Slot::kServices,      Slot::kIps,
-                                   Slot::kIdentities, Slot::kLocalServices, Slot::kLocalPolicies};
+                                   Slot::kIdentities, Slot::kLocalServices, Slot::kLocalPolicies,
+                                   Slot::kLocalIps};
 
 /// The prefix to watch for a slot of one cluster.
 [[nodiscard]] std::string slot_prefix(Slot slot, std::string_view cluster, model::Layout layout);

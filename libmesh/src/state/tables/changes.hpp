@@ -68,11 +68,18 @@ struct PolicyUpsert {
 struct PolicyDelete {
     model::policy::PolicyKey key;
 };
+/// Likewise.
+struct LocalIpUpsert {
+    model::LocalIp ip;
+};
+struct LocalIpDelete {
+    model::IpAddress address;
+};
 
 using ClusterChange =
     std::variant<NodeUpsert, NodeDelete, ServiceUpsert, ServiceDelete, IpUpsert, IpDelete,
                  IdentityUpsert, IdentityDelete, ExportUpsert, ExportDelete, LocalServiceUpsert,
-                 LocalServiceDelete, PolicyUpsert, PolicyDelete>;
+                 LocalServiceDelete, PolicyUpsert, PolicyDelete, LocalIpUpsert, LocalIpDelete>;
 
 /// Who a batch belongs to. The name is the key everywhere; the id is what that cluster's own config
 /// says. A cluster whose id changed is drained first and then filled anew (protocol.md §8).

@@ -30,6 +30,8 @@ template <>
 constexpr Kind kKindOf<model::LocalService> = Kind::kLocalService;
 template <>
 constexpr Kind kKindOf<model::PolicyRecord> = Kind::kPolicy;
+template <>
+constexpr Kind kKindOf<model::LocalIp> = Kind::kLocalIp;
 
 /// How many entries there are of each prefix length, longest first when walked.
 class PrefixLengths {
@@ -52,7 +54,7 @@ struct Cluster {
         : key(std::move(its_key)), tables{RowTable(hash_key), RowTable(hash_key),
                                           RowTable(hash_key), RowTable(hash_key),
                                           RowTable(hash_key), RowTable(hash_key),
-                                          RowTable(hash_key)} {}
+                                          RowTable(hash_key), RowTable(hash_key)} {}
 
     [[nodiscard]] RowTable& table(Kind kind) { return tables[static_cast<std::size_t>(kind)]; }
     [[nodiscard]] const RowTable& table(Kind kind) const {
@@ -221,6 +223,14 @@ std::optional<bool> ClusterTables::State::apply(Cluster& cluster, const ClusterC
                 if (!own) return std::nullopt;
                 return erase<model::PolicyRecord>(cluster, key_of(c.key), sink);
             },
+            [&](const LocalIpUpsert& c) -> Effective {
+                if (!own) return std::nullopt;
+                return upsert(cluster, c.ip, sink);
+            },
+            [&](const LocalIpDelete& c) -> Effective {
+                if (!own) return std::nullopt;
+                return erase<model::LocalIp>(cluster, key_of(IpPrefix(c.address, 128)), sink);
+            },
         },
         change);
 }
@@ -260,6 +270,7 @@ std::size_t ClusterTables::drain(std::string_view cluster, const EffectSink& sin
     deleted += state_->drain_kind<model::ServiceExport>(*held, sink, kinds);
     deleted += state_->drain_kind<model::LocalService>(*held, sink, kinds);
     deleted += state_->drain_kind<model::PolicyRecord>(*held, sink, kinds);
+    deleted += state_->drain_kind<model::LocalIp>(*held, sink, kinds);
     if (kinds == KindSet::all()) {
         std::erase_if(state_->clusters, [&](const auto& c) { return c.get() == held; });
     }
@@ -320,6 +331,10 @@ std::optional<model::PolicyRecord> ClusterTables::find_policy(
     return state_->get<model::PolicyRecord>(state_->own_cluster, key_of(key));
 }
 
+std::optional<model::LocalIp> ClusterTables::find_local_ip(const IpAddress& address) const {
+    return state_->get<model::LocalIp>(state_->own_cluster, key_of(IpPrefix(address, 128)));
+}
+
 bool ClusterTables::has_local_service(const ObjectName& name) const {
     const Cluster* own = state_->find(state_->own_cluster);
     return own != nullptr &&
@@ -364,6 +379,13 @@ void ClusterTables::for_each_service_named(
 void ClusterTables::for_each_ip(
     std::string_view cluster, const std::function<void(const model::IpIdentityPair&)>& call) const {
     state_->for_each<model::IpIdentityPair>(cluster, call);
+}
+void ClusterTables::for_each_ip_row(std::string_view cluster,
+                                    const std::function<void(const IpRow&)>& call) const {
+    const auto* held = state_->find(cluster);
+    if (held == nullptr) return;
+    held->table(Kind::kIp).for_each(
+        [&](const RowTable::Row& row) { call(decode_ip_row(row.payload, state_->pool)); });
 }
 void ClusterTables::for_each_identity(
     std::string_view cluster, const std::function<void(const model::Identity&)>& call) const {

@@ -28,8 +28,17 @@
 namespace mesh::state {
 
 /// The kinds of objects, as indices of ClusterStats.
-enum class Kind : std::uint8_t { kNode, kService, kIp, kIdentity, kExport, kLocalService, kPolicy };
-inline constexpr std::size_t kKinds = 7;
+enum class Kind : std::uint8_t {
+    kNode,
+    kService,
+    kIp,
+    kIdentity,
+    kExport,
+    kLocalService,
+    kPolicy,
+    kLocalIp
+};
+inline constexpr std::size_t kKinds = 8;
 
 /// A set of kinds.
 class KindSet {
@@ -38,8 +47,8 @@ class KindSet {
         for (const Kind kind : kinds) bits_ |= 1U << static_cast<unsigned>(kind);
     }
     [[nodiscard]] static constexpr KindSet all() {
-        return {Kind::kNode,   Kind::kService,      Kind::kIp,    Kind::kIdentity,
-                Kind::kExport, Kind::kLocalService, Kind::kPolicy};
+        return {Kind::kNode,   Kind::kService,      Kind::kIp,     Kind::kIdentity,
+                Kind::kExport, Kind::kLocalService, Kind::kPolicy, Kind::kLocalIp};
     }
     friend constexpr bool operator==(const KindSet&, const KindSet&) = default;
     [[nodiscard]] constexpr bool contains(Kind kind) const {
@@ -63,7 +72,8 @@ struct Effect {
     const ClusterKey& cluster;
     std::variant<Changed<model::Node>, Changed<model::Service>, Changed<model::IpIdentityPair>,
                  Changed<model::Identity>, Changed<model::ServiceExport>,
-                 Changed<model::LocalService>, Changed<model::PolicyRecord>>
+                 Changed<model::LocalService>, Changed<model::PolicyRecord>,
+                 Changed<model::LocalIp>>
         change;
 };
 
@@ -73,7 +83,7 @@ using EffectSink = std::function<void(const Effect&)>;
 struct ApplyCounts {
     std::size_t effective = 0;
     std::size_t unchanged = 0;  ///< equal re-upserts and deletes of what is not there
-    std::size_t refused = 0;    ///< a local service or policy in a remote's batch
+    std::size_t refused = 0;    ///< a local object in a remote's batch
     friend bool operator==(const ApplyCounts&, const ApplyCounts&) = default;
 };
 
@@ -88,6 +98,14 @@ struct IpMatch {
     ClusterKey cluster;
     model::IpPrefix prefix;
     model::IpIdentityPair pair;
+};
+
+/// What of an ip is of fixed size.
+struct IpRow {
+    model::IpPrefix prefix;
+    std::optional<model::IpAddress> host;
+    model::IdentityId id{};
+    std::uint8_t key = 0;
 };
 
 /// The tables of all clusters.
@@ -161,11 +179,17 @@ class ClusterTables {
         const std::function<void(const ClusterKey&, const model::Service&)>& call) const;
     void for_each_ip(std::string_view cluster,
                      const std::function<void(const model::IpIdentityPair&)>& call) const;
+    /// Likewise, but in an order that means nothing, and without an allocation for each.
+    void for_each_ip_row(std::string_view cluster,
+                         const std::function<void(const IpRow&)>& call) const;
     void for_each_identity(std::string_view cluster,
                            const std::function<void(const model::Identity&)>& call) const;
     void for_each_export(std::string_view cluster,
                          const std::function<void(const model::ServiceExport&)>& call) const;
     void for_each_local_service(const std::function<void(const model::LocalService&)>& call) const;
+    /// Of the own cluster.
+    [[nodiscard]] std::optional<model::LocalIp> find_local_ip(
+        const model::IpAddress& address) const;
     void for_each_policy(const std::function<void(const model::PolicyRecord&)>& call) const;
 
   private:

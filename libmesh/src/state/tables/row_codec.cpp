@@ -417,6 +417,11 @@ void fields(Io& io, Of<Io, model::PolicyRecord>& v) {
     io.raw(v.text);
 }
 
+template <class Io>
+void fields(Io& io, Of<Io, model::LocalIp>& v) {
+    fields(io, v.pair);
+}
+
 template <class T>
 T read(std::string_view payload, const StringPool& pool, StringPool* release_to) {
     T object;
@@ -486,6 +491,10 @@ std::string key_of(const model::PolicyRecord& record) {
     return key_of(record.key);
 }
 
+std::string key_of(const model::LocalIp& ip) {
+    return key_of(IpPrefix(ip.pair.ip, 128));
+}
+
 IpPrefix prefix_of(const model::IpIdentityPair& pair) {
     return {pair.ip, pair.prefix_length.value_or(128)};
 }
@@ -504,6 +513,21 @@ T take(std::string_view payload, StringPool& pool) {
     return read<T>(payload, pool, &pool);
 }
 
+IpRow decode_ip_row(std::string_view payload, const StringPool& pool) {
+    // The first of fields() of an IpIdentityPair.
+    Reader reader(payload, pool, nullptr);
+    IpAddress ip;
+    reader.address(ip);
+    std::optional<std::uint8_t> length;
+    reader.optional(length, [&](auto& value) { reader.number(value); });
+    IpRow row;
+    row.prefix = {ip, length.value_or(128)};
+    reader.optional(row.host, [&](auto& host) { reader.shared_address(host); });
+    reader.number(row.id);
+    reader.number(row.key);
+    return row;
+}
+
 #define MESH_INSTANTIATE(T)                                       \
     template void encode<T>(const T&, StringPool&, std::string&); \
     template T decode<T>(std::string_view, const StringPool&);    \
@@ -515,6 +539,7 @@ MESH_INSTANTIATE(model::Identity)
 MESH_INSTANTIATE(model::ServiceExport)
 MESH_INSTANTIATE(model::LocalService)
 MESH_INSTANTIATE(model::PolicyRecord)
+MESH_INSTANTIATE(model::LocalIp)
 #undef MESH_INSTANTIATE
 
 }  // namespace mesh::state

@@ -13,6 +13,7 @@
 #include "model/ip.hpp"
 #include "model/types.hpp"
 #include "state/tables/changes.hpp"
+#include "state/tables/cluster_tables.hpp"
 #include "state/tables/string_pool.hpp"
 
 namespace mesh::state {
@@ -32,16 +33,19 @@ namespace mesh::state {
 [[nodiscard]] std::string key_of(const model::ServiceExport& service_export);
 [[nodiscard]] std::string key_of(const model::LocalService& service);
 [[nodiscard]] std::string key_of(const model::PolicyRecord& record);
+[[nodiscard]] std::string key_of(const model::LocalIp& ip);
 
 /// The prefix that an entry stands for.
 [[nodiscard]] model::IpPrefix prefix_of(const model::IpIdentityPair& pair);
 
-/// Appends the object to `out`, all of it. T is one of the seven model types above.
+/// Appends the object to `out`, all of it. T is one of the eight model types above.
 template <class T>
 void encode(const T& object, StringPool& pool, std::string& out);
 /// The object, without touching the pool's counts.
 template <class T>
 [[nodiscard]] T decode(std::string_view payload, const StringPool& pool);
+/// What of a row of an IpIdentityPair is of fixed size; allocates nothing.
+[[nodiscard]] IpRow decode_ip_row(std::string_view payload, const StringPool& pool);
 /// The object of a row that goes away: gives its counts back.
 template <class T>
 [[nodiscard]] T take(std::string_view payload, StringPool& pool);

@@ -43,6 +43,13 @@ class RowTable {
     [[nodiscard]] std::size_t bytes() const noexcept {
         return row_bytes_ + slots_.capacity() * sizeof(Slot);
     }
+    /// Calls for each row, in an order that means nothing; the table must not change meanwhile.
+    template <class Call>
+    void for_each(Call&& call) const {
+        for (const Slot& slot : slots_) {
+            if (slot) call(row_of(slot));
+        }
+    }
     /// All rows in the bytewise order of keys; valid until the table changes.
     [[nodiscard]] std::vector<Row> sorted() const;
 

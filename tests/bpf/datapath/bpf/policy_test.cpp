@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "fabric.hpp"
@@ -252,6 +253,29 @@ TEST_P(PolicyTest, ChangesAddRemoveAndReplaceRows) {
     bad.key.length = 5;
     EXPECT_EQ(policy(2).replace(1, EndpointEnforcement::kRules, std::vector{bad}).error().code(),
               Errc::kInvalidArgument);
+}
+
+TEST_P(PolicyTest, ManyPoliciesAreReplacedTogether) {
+    const std::vector<PolicyRow> none, from_other{allow(identity(1, 0), kIngress)};
+    auto bad = from_other;
+    bad.front().key.length = 3;
+    std::vector<datapath::PolicyReplacement> all{
+        {fabric.pod(2, 0).id, EndpointEnforcement::kRules, from_other},
+        {77, EndpointEnforcement::kRules, bad},
+        {fabric.pod(2, 1).id, EndpointEnforcement::kRules, none}};
+    for (datapath::EndpointId id = 1000; id < 1300; ++id) {
+        all.push_back({id, EndpointEnforcement::kRules, from_other});
+    }
+    const auto refused = policy(2).replace_all(all);
+    ASSERT_EQ(refused.size(), 1U);
+    EXPECT_EQ(refused.front().index, 1U);
+    EXPECT_EQ(refused.front().error.code(), Errc::kInvalidArgument);
+    EXPECT_EQ(policy(2).endpoints().size(), 302U);
+    EXPECT_EQ(fate(fabric.pod(1, 0), fabric.pod(2, 0)), Fate::kAnswered);
+    EXPECT_EQ(fate(fabric.pod(1, 0), fabric.pod(2, 1)), Fate::kDenied);
+    fabric.node(2).close();
+    fabric.node(2).open();
+    EXPECT_EQ(policy(2).endpoints().size(), 302U);
 }
 
 TEST_P(PolicyTest, MoreRowsThanFindRoomLeaveTheOldOnes) {

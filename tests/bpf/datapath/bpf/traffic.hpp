@@ -102,6 +102,8 @@ class Listener {
         return got > 0 ? std::string(buffer, static_cast<std::size_t>(got)) : "";
     }
 
+    [[nodiscard]] int fd() const { return fd_; }
+
   private:
     int fd_ = -1;
 };

@@ -232,6 +232,29 @@ TEST_F(Crowd, OtherL7RulesAreAChange) {
     EXPECT_EQ(change.after.l7, std::vector<std::string>{"method PUT"});
 }
 
+TEST_F(Crowd, BlocksAndNamesCountThoughNobodyHasThemYet) {
+    const PolicyDiff diff = compile::diff(compiler_, {parse(R"(apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: out, namespace: shop}
+spec:
+  endpointSelector: {matchLabels: {app: api}}
+  egress:
+  - toCIDRSet: [{cidr: 10.0.0.0/8, except: [10.1.0.0/16]}]
+  - toFQDNs: [{matchName: a.example.org}]
+)"),
+                                                      {}});
+    ASSERT_EQ(diff.made_up.size(), 3U);
+    ASSERT_EQ(diff.differences.size(), 1U);
+    // All but the block without its exception, and the name: these stay allowed.
+    const auto& one = diff.differences[0];
+    EXPECT_TRUE(one.other_peers);
+    EXPECT_EQ(one.peers.size(), 10'001U);
+    ASSERT_EQ(diff.made_up[1].cidr->to_string(), "10.1.0.0/16");
+    EXPECT_TRUE(std::ranges::binary_search(one.peers, diff.made_up[1].id));
+    EXPECT_FALSE(std::ranges::binary_search(one.peers, diff.made_up[0].id));
+    EXPECT_FALSE(std::ranges::binary_search(one.peers, diff.made_up[2].id));
+}
+
 TEST_F(Crowd, ContradictionsAreTold) {
     const PolicyDiff diff = compile::diff(compiler_, {parse(R"(apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy

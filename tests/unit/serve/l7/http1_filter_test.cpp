@@ -146,6 +146,12 @@ TEST_F(Http1FilterTest, DeniedInAPipelineKeepsItsPlace) {
     from_server(std::string(kOk));
     EXPECT_THAT(client, EndsWith("Access denied\r\n" + std::string(kOk)));
     EXPECT_EQ(filter->ending(), Ending::kNone);
+
+    Http1Fixture at_once;
+    at_once.host.answer.policy = host.answer.policy;
+    at_once.from_client(get("/a") + get("/b") + get("/c"));
+    at_once.from_server(std::string(kOk) + std::string(kOk));
+    EXPECT_EQ(at_once.client, client);
 }
 
 TEST_F(Http1FilterTest, DeniedBodyEndsWhereItsLengthSays) {

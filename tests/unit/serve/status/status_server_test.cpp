@@ -60,6 +60,9 @@ class StatusServerTest : public testing::Test {
         server->route("/large", [](const StatusRequest&) {
             return StatusResponse{200, "text/plain", std::string(16 << 20, 'x')};
         });
+        server->route("/body", [](const StatusRequest& r) {
+            return StatusResponse{200, "text/plain", std::to_string(r.body.size()) + r.body.back()};
+        });
         server->route("/throws", [](const StatusRequest&) -> StatusResponse {
             throw std::runtime_error("boom");
         });
@@ -225,9 +228,21 @@ TEST_F(StatusServerTest, HeadHasTheLengthAndNoBody) {
     EXPECT_TRUE(all.ends_with("\r\n\r\n")) << all;
 }
 
+TEST_F(StatusServerTest, TakesALongBodyOverTheUnixSocketOnly) {
+    options.tcp_port = 0;
+    ASSERT_TRUE(start());
+    const std::string body = std::string(1 << 20, 'x') + "y";
+    const auto reply = http_get(options.unix_socket, "/body", 30s, 1000, body);
+    ASSERT_TRUE(reply) << reply.error().detail();
+    EXPECT_EQ(reply->body, "1048577y");
+    const int fd = connect_tcp();
+    send(fd, "GET /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048577\r\n\r\n");
+    EXPECT_THAT(receive_all(fd), StartsWith("HTTP/1.1 413"));
+}
+
 TEST_F(StatusServerTest, RefusesMalformedAndOversizedRequests) {
     options.max_header_bytes = 1024;
-    options.max_body_bytes = 100;
+    options.max_unix_body_bytes = 100;
     ASSERT_TRUE(start());
     EXPECT_THAT(exchange("\x16\x03\x01 this is not HTTP\r\n\r\n"), StartsWith("HTTP/1.1 400"));
     EXPECT_THAT(exchange("GET nowhere HTTP/1.1\r\nConnection: close\r\n\r\n"),

@@ -132,7 +132,7 @@ TEST(PolicyRecords, AreReadAsThePolicyThatWasWrittenLinesIncluded) {
     const auto policy = read_policy(*again, features);
     ASSERT_TRUE(policy) << policy.error().message();
     EXPECT_EQ(**policy, *parsed.policies[0]);
-    EXPECT_EQ(**policy, *parse_policies(yaml, "f", features).policies.at(0));
+    EXPECT_EQ(**policy, *parse_policies(yaml, "dir/all.yaml", features).policies.at(0));
 }
 
 TEST(PolicyRecords, ItemsOfTypedListsSayWhatTheyAre) {

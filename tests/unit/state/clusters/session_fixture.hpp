@@ -118,8 +118,12 @@ inline Strings lines_of(const ClusterBatch& batch) {
             std::string operator()(const PolicyUpsert& c) const {
                 return "+" + c.record.key.to_string();
             }
-            std::string operator()(const PolicyDelete& c) const {
-                return "-" + c.key.to_string();
+            std::string operator()(const PolicyDelete& c) const { return "-" + c.key.to_string(); }
+            std::string operator()(const LocalIpUpsert& c) const {
+                return "+local " + c.ip.pair.ip.to_string();
+            }
+            std::string operator()(const LocalIpDelete& c) const {
+                return "-local " + c.address.to_string();
             }
             decltype(object) obj;
         };

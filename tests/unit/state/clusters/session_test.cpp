@@ -328,6 +328,7 @@ TEST_F(SessionTest, AnIdleOwnClusterIsNotBehind) {
     list_all();
     list(Slot::kLocalServices);
     list(Slot::kLocalPolicies);
+    list(Slot::kLocalIps);
     for (int i = 0; i < 20; ++i) {
         ++revision_;  // a heartbeat, which nobody here watches
         pass(seconds(5));
@@ -691,7 +692,7 @@ TEST_F(SessionTest, TheOwnClusterNeedsNoConfigCanaryOrHeartbeat) {
         did(),
         (Strings{"connect", "watch cilium/state/nodes/v1/c1/", "watch cilium/state/ip/v1/default/",
                  "watch cilium/state/identities/v1/id/", "watch mesh/local/services/v1/",
-                 "watch mesh/local/policies/v1/"}));
+                 "watch mesh/local/policies/v1/", "watch mesh/local/ips/v1/"}));
     list_all(one_of_each());
     EXPECT_EQ(session_->state(), SessionState::kSyncing);
     model::LocalService local;
@@ -702,10 +703,14 @@ TEST_F(SessionTest, TheOwnClusterNeedsNoConfigCanaryOrHeartbeat) {
                                 {"mesh/local/services/v1/ns/other", model::encode(local)}});
     EXPECT_EQ(session_->state(), SessionState::kSyncing);
     list(Slot::kLocalPolicies);
+    model::IpIdentityPair pair;
+    pair.ip = model::IpAddress::v4(10, 1, 0, 9);
+    list(Slot::kLocalIps, {{"mesh/local/ips/v1/10.1.0.9", model::encode(pair)},
+                           {"mesh/local/ips/v1/10.1.0.8", model::encode(pair)}});
     EXPECT_EQ(session_->state(), SessionState::kReady);
     const auto lines = told();
-    EXPECT_EQ(lines.back(), "+local ns/s1");
-    EXPECT_EQ(lines.size(), 5U) << "the one whose key and value differ is refused";
+    EXPECT_EQ(lines.back(), "+local 10.1.0.9");
+    EXPECT_EQ(lines.size(), 6U) << "those whose key and value differ are refused";
     pass(minutes(30));
     EXPECT_EQ(session_->state(), SessionState::kReady);
     erase(Slot::kLocalServices, "mesh/local/services/v1/ns/s1");
@@ -718,6 +723,7 @@ TEST_F(SessionTest, APolicyThatIsWrongKeepsTheLastGoodOne) {
     connect();
     list_all();
     list(Slot::kLocalServices);
+    list(Slot::kLocalIps);
     const std::string prefix(model::kLocalPoliciesPrefix);
     const auto value = [](std::string_view name, std::string_view spec) {
         return R"({"file":"a.yaml","document":1,"lines":[],"policy":{"apiVersion":"cilium.io/v2",)"
@@ -725,16 +731,15 @@ TEST_F(SessionTest, APolicyThatIsWrongKeepsTheLastGoodOne) {
                std::string(name) + R"("},"spec":)" + std::string(spec) + "}}";
     };
     const std::string good = R"({"endpointSelector":{},"ingress":[]})";
-    list(Slot::kLocalPolicies,
-         {{prefix + "CiliumNetworkPolicy/ns/a", value("a", good)},
-          {prefix + "CiliumNetworkPolicy/ns/b", value("a", good)},
-          {prefix + "CiliumNetworkPolicy/-/c", value("c", good)},
-          {prefix + "CiliumClusterwideNetworkPolicy/ns/d", value("d", good)},
-          {prefix + "Other/ns/e", value("e", good)}});
+    list(Slot::kLocalPolicies, {{prefix + "CiliumNetworkPolicy/ns/a", value("a", good)},
+                                {prefix + "CiliumNetworkPolicy/ns/b", value("a", good)},
+                                {prefix + "CiliumNetworkPolicy/-/c", value("c", good)},
+                                {prefix + "CiliumClusterwideNetworkPolicy/ns/d", value("d", good)},
+                                {prefix + "Other/ns/e", value("e", good)}});
     EXPECT_EQ(session_->state(), SessionState::kReady);
     EXPECT_EQ(told().back(), "+CiliumNetworkPolicy ns/a");
-    for (const std::string& bad :
-         {value("a", R"({"endpointSelector":{},"ingres":[]})"), value("b", good), std::string("{")}) {
+    for (const std::string& bad : {value("a", R"({"endpointSelector":{},"ingres":[]})"),
+                                   value("b", good), std::string("{")}) {
         put(Slot::kLocalPolicies, {{prefix + "CiliumNetworkPolicy/ns/a", bad}});
         EXPECT_EQ(told(), Strings{});
     }

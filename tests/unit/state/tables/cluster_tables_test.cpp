@@ -58,6 +58,7 @@ struct Recorder {
     static std::string name(const model::LocalService& v) {
         return "local " + v.namespace_.str() + "/" + v.name.str();
     }
+    static std::string name(const model::LocalIp& v) { return "local " + name(v.pair); }
     static std::string name(const model::PolicyRecord& v) { return "policy " + v.key.name; }
     static std::string text(const Effect& effect) {
         return effect.cluster.name + " " +

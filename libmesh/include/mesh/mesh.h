@@ -1,0 +1,378 @@
+/* libmesh's C ABI: link it from C, or load it from any language. The C++ API (mesh/mesh.hpp) says
+ * the same with richer types.
+ *
+ * Results: each function returns 0 or a negative MESH_ERR_*. Results go to out-parameters; a handle
+ * is set to NULL on failure. The last parameter of most is a mesh_error of the caller, or NULL,
+ * that takes the code and one sentence: there is no errno, no last-error of a thread and no other
+ * hidden state.
+ *
+ * Handles are opaque and never dereferenced as given: NULL, a handle of another kind, one that was
+ * closed, or one of a parent process is answered with MESH_ERR_INVALID_ARGUMENT. Other pointers are
+ * the caller's word.
+ *
+ * Threads: every function may be called from any thread, also at once with the same handle, and
+ * closing a handle while others use it is safe. Each mesh_ctx has a thread of its own; several in
+ * one process share nothing.
+ *
+ * Memory: options and texts given are copied before a function returns. Texts received are UTF-8 as
+ * the clusters published them, end with NUL, are never NULL, and live as long as the batch or the
+ * callback that showed them.
+ *
+ * fork(): a child that does not exec has no mesh: all handles of the parent are refused there, none
+ * of its memory is freed. It may open its own, as far as the libraries below (the C library,
+ * OpenSSL) work in a child of a process with threads. File descriptors are close-on-exec.
+ *
+ * Signals: no handler is installed and SIGPIPE is never raised. The library's threads inherit the
+ * mask of the thread that opens a mesh: block there what they shall not take.
+ *
+ * Structures only grow at their end. Those that a caller fills begin with their size: set them with
+ * MESH_OPTIONS_INIT and the like. Those received come by pointer, also in arrays, save mesh_pair
+ * and mesh_ip_record, whose stride the caller gives. A field of a newer library is simply not seen
+ * by an older program. Zero means default.
+ *
+ * Since 0.1; stable unless a function says "experimental".
+ */
+#ifndef MESH_MESH_H
+#define MESH_MESH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef MESH_API
+#if defined(__GNUC__)
+#define MESH_API __attribute__((visibility("default")))
+#else
+#define MESH_API
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Raised when something is added; a program needs at least that of the header it was built with.
+ */
+#define MESH_ABI_VERSION 1
+
+/* What the caller should do; the values never change. */
+#define MESH_OK 0
+#define MESH_ERR_INVALID_ARGUMENT (-1) /* the input or handle is wrong; do not retry */
+#define MESH_ERR_NOT_FOUND (-2)        /* no such object */
+#define MESH_ERR_UNAVAILABLE (-3)      /* the other side cannot be reached; retry */
+#define MESH_ERR_COMPACTED (-4)        /* the revision is gone; list again */
+#define MESH_ERR_CONFLICT (-5)         /* somebody else was first */
+#define MESH_ERR_CAPACITY (-6)         /* a bound was reached: reduce, or raise the bound */
+#define MESH_ERR_PERMISSION (-7)       /* refused; do not retry with the same credentials */
+#define MESH_ERR_CORRUPT (-8)          /* stored or received bytes make no sense */
+#define MESH_ERR_CANCELLED (-9)        /* the mesh or the subscription is closed */
+#define MESH_ERR_TIMEOUT (-10)         /* the deadline passed first */
+#define MESH_ERR_INTERNAL (-11)        /* a defect of libmesh */
+#define MESH_ERR_NO_MEMORY (-12)       /* an allocation failed; nothing was changed */
+#define MESH_ERR_BUSY (-13)            /* not from this thread: see the function */
+
+/** The caller's place for what went wrong; made with MESH_ERROR_INIT, usable for many calls. */
+typedef struct mesh_error {
+    size_t struct_size;
+    int32_t code; /**< 0 after success */
+    uint32_t reserved;
+    char message[496]; /**< "" after success; cut at its end, NUL-terminated */
+} mesh_error;
+/* clang-format off */
+#define MESH_ERROR_INIT \
+    { sizeof(mesh_error), 0, 0, {0} }
+/* clang-format on */
+
+typedef struct mesh_ctx mesh_ctx;
+typedef struct mesh_subscription mesh_subscription;
+typedef struct mesh_batch mesh_batch;
+
+/* ---- What is read ---------------------------------------------------------------------------- */
+
+/* Kinds of objects, as bits. */
+#define MESH_OBJECT_NODE 1u
+#define MESH_OBJECT_SERVICE 2u
+#define MESH_OBJECT_IP 4u
+#define MESH_OBJECT_IDENTITY 8u
+#define MESH_OBJECT_CLUSTER 16u
+#define MESH_OBJECT_ALL 31u
+
+/** Two texts. This structure never grows. */
+typedef struct mesh_pair {
+    const char* key;
+    const char* value;
+} mesh_pair;
+
+/** A node of some cluster. Its key is cluster and name. */
+typedef struct mesh_node {
+    const char* cluster;
+    const char* name;
+    const char* wireguard_public_key; /**< base64; "" = none */
+    const mesh_pair* addresses;       /**< key = type, such as "InternalIP"; value = IP text */
+    size_t addresses_count;
+    const char* const* pod_cidrs;
+    size_t pod_cidrs_count;
+    const mesh_pair* labels;
+    size_t labels_count;
+    uint32_t cluster_id;
+    uint32_t encryption_key; /**< index; 0 = none */
+} mesh_node;
+
+/** A backend of a frontend, as this node sees it. */
+typedef struct mesh_backend {
+    const char* address; /**< IP text */
+    const char* cluster;
+    const char* state;  /**< "active", "terminating", "quarantined", "maintenance" */
+    const char* reason; /**< why it is selected, or why not: one sentence */
+    uint32_t port;
+    uint32_t weight;   /**< among the selected ones of the frontend; relative */
+    uint32_t selected; /**< 1 = new connections may go there */
+    uint32_t reserved;
+} mesh_backend;
+
+typedef struct mesh_frontend {
+    const char* address;  /**< IP text */
+    const char* protocol; /**< "TCP", "UDP", "SCTP" */
+    const char* port_name;
+    const mesh_backend* const* backends;
+    size_t backends_count;
+    uint32_t port;
+    uint32_t node_port; /**< 1 = at this node's own address */
+} mesh_frontend;
+
+/** A service of the own cluster with the backends of all. Its key is namespace and name; of a
+ *  deleted one nothing else is told. */
+typedef struct mesh_service {
+    const char* namespace_;
+    const char* name;
+    const char* affinity; /**< "none", "local", "remote" */
+    const mesh_frontend* const* frontends;
+    size_t frontends_count;
+    const char* const* notes; /**< what has no effect and why, a sentence each */
+    size_t notes_count;
+    uint32_t global;
+    uint32_t shared;
+} mesh_service;
+
+/** What stands behind a prefix: a pod, or a block. Its key is cluster and prefix. */
+typedef struct mesh_ip {
+    const char* prefix; /**< "10.1.2.3/32" */
+    const char* cluster;
+    const char* host; /**< IP text of the node that has it; "" = not told */
+    const char* k8s_namespace;
+    const char* k8s_pod_name;
+    uint32_t cluster_id;
+    uint32_t identity;
+    uint32_t encryption_key; /**< index; 0 = none */
+    uint32_t reserved;
+} mesh_ip;
+
+/** A security identity. Its key is cluster and id. */
+typedef struct mesh_identity {
+    const char* cluster;
+    const char* const* labels; /**< "source:key=value" */
+    size_t labels_count;
+    uint32_t cluster_id;
+    uint32_t id;
+} mesh_identity;
+
+/** The own cluster or a remote, and how fresh what is known of it is. Its key is name. An event
+ *  comes when state, id, ready or connected change, not for the counts and ages: ask again. */
+typedef struct mesh_cluster {
+    const char* name;
+    const char* state; /**< "disabled", "connecting", "syncing", "ready", "stale" */
+    const char* last_failure;
+    uint64_t nodes, services, ips, identities;
+    int64_t revision;              /**< of its etcd, up to which all is known */
+    int64_t lag_revisions;         /**< known to exist and not seen yet */
+    int64_t lag_ns;                /**< since when behind, or without proof of life */
+    int64_t last_proof_of_life_ns; /**< ago; -1 = never */
+    uint32_t id;
+    uint32_t own; /**< 1 = the cluster this node belongs to */
+    uint32_t ready;
+    uint32_t connected;
+} mesh_cluster;
+
+/* Kinds of events. */
+#define MESH_EVENT_SNAPSHOT_BEGIN 1u /* forget everything held: a snapshot follows */
+#define MESH_EVENT_UPSERT 2u         /* the object is new, or is now this */
+#define MESH_EVENT_DELETE 3u         /* the object is gone */
+#define MESH_EVENT_SNAPSHOT_END 4u   /* what was told since the begin is all there is */
+
+/** One event. Exactly one of the pointers is set with upsert and delete, none with the others. */
+typedef struct mesh_event {
+    uint32_t kind;
+    uint32_t object;   /**< MESH_OBJECT_*; 0 without one */
+    uint64_t sequence; /**< grows with each change of this mesh; equal within a snapshot */
+    const mesh_node* node;
+    const mesh_service* service;
+    const mesh_ip* ip;
+    const mesh_identity* identity;
+    const mesh_cluster* cluster;
+} mesh_event;
+
+/** What of an ip has a fixed size, for reading very many at once. */
+typedef struct mesh_ip_record {
+    uint8_t address[16]; /**< network order; IPv4 as ::ffff:a.b.c.d; host bits are zero */
+    uint8_t host[16];    /**< node that has it, likewise; all zero = not told */
+    uint32_t identity;
+    uint32_t cluster_id;
+    uint8_t prefix_length; /**< 0..32 for IPv4, 0..128 for IPv6 */
+    uint8_t family;        /**< 4 or 6 */
+    uint8_t encryption_key;
+    uint8_t reserved[5];
+} mesh_ip_record;
+
+/* ---- A mesh ---------------------------------------------------------------------------------- */
+
+/** A log line. Called on the mesh's own thread; must not block. It may list and look up, but not
+ *  wait, close, or read subscriptions (MESH_ERR_BUSY). @p severity 0 debug, 1 info, 2 warning, 3
+ * error. */
+typedef void (*mesh_log_fn)(void* user_data, int32_t severity, const char* subsystem,
+                            const char* text);
+
+/** A file in memory. This structure never grows. */
+typedef struct mesh_file {
+    const char* name;
+    const void* data;
+    size_t size;
+} mesh_file;
+
+typedef struct mesh_options {
+    size_t struct_size;
+    const char* cluster_name;        /**< required; spec wire.md section 17 */
+    const char* node_name;           /**< required; this node, as its cluster publishes it */
+    uint32_t cluster_id;             /**< required; 1..max_connected_clusters */
+    uint32_t max_connected_clusters; /**< 255 or 511, equal in all clusters; 0 = 255 */
+    /** The own cluster's etcd: the path of an etcd client YAML, or endpoints with PEM texts. */
+    const char* etcd_config;
+    const char* const* etcd_endpoints; /**< "https://host:port" or "http://host:port" */
+    size_t etcd_endpoints_count;
+    const char* etcd_ca_pem;                  /**< NULL = the system's roots */
+    const char *etcd_cert_pem, *etcd_key_pem; /**< both or neither */
+    /** Remotes: a directory that is watched, and files in memory as such a directory (or Secret
+     *  cilium-clustermesh) holds them; see MeshOptions::remote_files. */
+    const char* clustermesh_config;
+    const mesh_file* remote_files;
+    size_t remote_files_count;
+    uint32_t sync_timeout_seconds;         /**< 0 = 60 */
+    uint32_t remote_max_stale_age_seconds; /**< 0 = what is known of a remote stays */
+    mesh_log_fn log;                       /**< NULL = no log */
+    void* log_user_data;
+} mesh_options;
+/* clang-format off */
+#define MESH_OPTIONS_INIT \
+    { sizeof(mesh_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
+
+/** The library's MESH_ABI_VERSION. @thread any */
+MESH_API uint32_t mesh_abi_version(void);
+/** The library's version, "0.1.0"; static. @thread any */
+MESH_API const char* mesh_version(void);
+/** The name of a code, such as "not_found"; static, never NULL. @thread any */
+MESH_API const char* mesh_strerror(int code);
+
+/** Starts to follow the own cluster and the remotes, on a thread of its own, with services kept in
+ *  memory: no privileges are needed. Returns at once; nothing needs to be reachable yet.
+ *  @param out takes a handle; end it with mesh_close()
+ *  @errors INVALID_ARGUMENT names the option, NO_MEMORY */
+MESH_API int mesh_open(const mesh_options* options, mesh_ctx** out, mesh_error* error);
+/** Ends it and its thread. Its subscriptions answer CANCELLED from now on and are closed on their
+ *  own; calls of other threads are finished first. NULL is accepted.
+ *  @errors INVALID_ARGUMENT; BUSY from within its own log callback */
+MESH_API int mesh_close(mesh_ctx* mesh);
+
+/** Waits until the own cluster and every remote are read in full.
+ *  @param timeout_ms 0 = only look, negative = no limit
+ *  @errors TIMEOUT; CANCELLED if it is closed meanwhile; BUSY from within its own log callback */
+MESH_API int mesh_wait_ready(mesh_ctx* mesh, int64_t timeout_ms, mesh_error* error);
+/** The status document of `meshctl status -o json`. @param out end it with mesh_text_free() */
+MESH_API int mesh_status_json(mesh_ctx* mesh, char** out, mesh_error* error);
+/** Frees a text that a function of this header returned; NULL is accepted. */
+MESH_API void mesh_text_free(char* text);
+
+/* ---- Reading --------------------------------------------------------------------------------- */
+
+/** All objects of some kinds, as they are at one moment: clusters, nodes, identities, ips,
+ * services.
+ *  @param objects MESH_OBJECT_* bits
+ *  @param out a batch of upserts, in the order of kinds and keys; end it with mesh_batch_free()
+ *  @complexity O(objects) */
+MESH_API int mesh_list(mesh_ctx* mesh, uint32_t objects, mesh_batch** out, mesh_error* error);
+/** The ip with the longest prefix that holds the address; between clusters that claim the same, the
+ *  own one goes first, then the lowest id.
+ *  @param address IPv4 or IPv6 text
+ *  @param out a batch of one upsert
+ *  @errors NOT_FOUND */
+MESH_API int mesh_lookup(mesh_ctx* mesh, const char* address, mesh_batch** out, mesh_error* error);
+/** One service with its backends.
+ *  @param name "namespace/name"
+ *  @param out a batch of one upsert
+ *  @errors NOT_FOUND */
+MESH_API int mesh_get_service(mesh_ctx* mesh, const char* name, mesh_batch** out,
+                              mesh_error* error);
+/** All ips of all clusters at one moment, in the order of address, length and cluster, into the
+ *  caller's array: no allocation for each, and no conversion.
+ *  @param records may be NULL with capacity 0, to learn the count
+ *  @param record_size sizeof(mesh_ip_record) of the caller, the array's stride
+ *  @param capacity in records
+ *  @param count always set: how many there are. More than before may be there at the next call.
+ *  @errors CAPACITY if there are more than capacity; nothing is written then */
+MESH_API int mesh_read_ips(mesh_ctx* mesh, void* records, size_t record_size, size_t capacity,
+                           size_t* count, mesh_error* error);
+
+/** The events of a batch.
+ *  @param events an array of pointers, all valid until mesh_batch_free() */
+MESH_API int mesh_batch_events(mesh_batch* batch, const mesh_event* const** events, size_t* count,
+                               mesh_error* error);
+/** Ends a batch and all that it showed. NULL is accepted. @errors INVALID_ARGUMENT */
+MESH_API int mesh_batch_free(mesh_batch* batch);
+
+/* ---- Subscriptions --------------------------------------------------------------------------- */
+
+/** Events, on a thread of the subscription's own. They live only for the call. It may block: others
+ *  are not held up, and this subscription falls back to a new snapshot if it gets too slow. It may
+ *  call every function of this header, also close its own subscription or mesh. A C++ exception
+ *  that leaves it ends the subscription. */
+typedef void (*mesh_events_fn)(void* user_data, const mesh_event* const* events, size_t count);
+
+typedef struct mesh_subscribe_options {
+    size_t struct_size;
+    uint32_t objects; /**< MESH_OBJECT_* bits; 0 = all */
+    uint32_t reserved;
+    /** Changes that wait to be read, in bytes; beyond, they are dropped and a new snapshot comes
+     *  (MESH_EVENT_SNAPSHOT_BEGIN). 0 = 16 MiB. */
+    uint64_t max_queued_bytes;
+    mesh_events_fn on_events; /**< NULL = read with mesh_subscription_next() */
+    void* user_data;
+    /** Called once with user_data when on_events will not be called again; may be NULL. */
+    void (*destroy)(void* user_data);
+} mesh_subscribe_options;
+/* clang-format off */
+#define MESH_SUBSCRIBE_OPTIONS_INIT \
+    { sizeof(mesh_subscribe_options), 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
+
+/** Follows changes: a snapshot first, then every change of it in order.
+ *  @param options NULL = all objects, read with mesh_subscription_next()
+ *  @param out end it with mesh_subscription_close() */
+MESH_API int mesh_subscribe(mesh_ctx* mesh, const mesh_subscribe_options* options,
+                            mesh_subscription** out, mesh_error* error);
+/** A file descriptor that is readable while mesh_subscription_next() has something to tell. Only
+ *  poll it; it belongs to the subscription. */
+MESH_API int mesh_subscription_fd(mesh_subscription* subscription, int* fd, mesh_error* error);
+/** The next events, some thousand at most.
+ *  @param timeout_ms 0 = only look, negative = no limit
+ *  @param out a batch; end it with mesh_batch_free(), which may be after the subscription's end
+ *  @errors TIMEOUT: there is nothing; CANCELLED: closed, nothing will come;
+ *          INVALID_ARGUMENT: it has a callback; BUSY from within the mesh's log callback */
+MESH_API int mesh_subscription_next(mesh_subscription* subscription, int64_t timeout_ms,
+                                    mesh_batch** out, mesh_error* error);
+/** Ends it. After its return no callback runs or begins, unless this is called from within it.
+ *  NULL is accepted. @errors INVALID_ARGUMENT; BUSY from within the mesh's log callback */
+MESH_API int mesh_subscription_close(mesh_subscription* subscription);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

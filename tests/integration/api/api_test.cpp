@@ -1,0 +1,508 @@
+// The mesh as an embedder sees it, with two clusters whose etcds are real and ask for certificates
+// that are nowhere but in memory.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <mesh/mesh.h>
+#include <boost/json/parse.hpp>
+#include <condition_variable>
+#include <map>
+#include <mesh/mesh.hpp>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "etcd_process.hpp"
+#include "model/codec.hpp"
+#include "model/keys.hpp"
+#include "pki/certificates.hpp"
+#include "pki/files.hpp"
+#include "runtime/clock.hpp"
+
+namespace mesh {
+namespace {
+
+using namespace std::chrono_literals;
+using test::EtcdProcess;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+/// A limit for what takes far less: a machine may be slow.
+constexpr auto kLong = 60s;
+
+/// Two clusters' etcds, filled as operators do, and a client's certificate.
+class ApiTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        if (!test::have_etcd()) GTEST_SKIP() << "no etcd on this machine";
+        const auto now = SystemClock().wall_now();
+        const auto ca = pki::Authority::make("api test", 48h, now);
+        ASSERT_TRUE(ca);
+        ca_ = ca->certificate();
+        const auto server = ca->issue(pki::server_request(), now);
+        const auto client = ca->issue(pki::client_request("root"), now);
+        ASSERT_TRUE(server && client);
+        client_ = *client;
+        write("ca.crt", ca_);
+        write("server.crt", server->certificate);
+        write("server.key", server->private_key);
+        write("client.crt", client_.certificate);
+        write("client.key", client_.private_key);
+        test::EtcdOptions options;
+        options.ca_file = folder_.file("ca.crt");
+        options.cert_file = folder_.file("server.crt");
+        options.key_file = folder_.file("server.key");
+        options.name = "own";
+        own_.emplace(folder_, options);
+        options.name = "remote";
+        remote_.emplace(folder_, options);
+        fill();
+    }
+    void write(const std::string& name, const std::string& text) {
+        ASSERT_TRUE(pki::write_file(folder_.file(name), text, pki::FileMode::kPrivate));
+    }
+    void etcdctl(const EtcdProcess& etcd, std::vector<std::string> words) {
+        std::vector<std::string> command{"etcdctl",
+                                         "--endpoints=" + etcd.endpoint(),
+                                         "--cacert=" + folder_.file("ca.crt"),
+                                         "--cert=" + folder_.file("client.crt"),
+                                         "--key=" + folder_.file("client.key"),
+                                         "--dial-timeout=60s",
+                                         "--command-timeout=60s"};
+        command.insert(command.end(), words.begin(), words.end());
+        const auto [code, output] = test::run_command(command, folder_, {{"ETCDCTL_API", "3"}});
+        ASSERT_EQ(code, 0) << output << etcd.log();
+    }
+    void put(const EtcdProcess& etcd, const std::string& key, const std::string& value) {
+        etcdctl(etcd, {"put", "--", key, value});
+    }
+    void put_ip(const EtcdProcess& etcd, const model::IpAddress& address, std::uint32_t identity) {
+        model::IpIdentityPair pair;
+        pair.ip = address;
+        pair.host_ip = model::IpAddress::v4(192, 168, 0, 2);
+        pair.id = model::IdentityId{identity};
+        pair.k8s_namespace = "shop";
+        pair.k8s_pod_name = "echo-1";
+        put(etcd, model::ip_key(pair), model::encode(pair));
+    }
+    static model::LocalService echo(const model::IpAddress& backend) {
+        model::LocalService service;
+        service.namespace_ = "shop";
+        service.name = "echo";
+        service.type = "ClusterIP";
+        service.cluster_ips = {model::IpAddress::v4(10, 11, 0, 10)};
+        service.ports = {{.name = "http", .protocol = "TCP", .port = 80}};
+        service.global = service.shared = true;
+        model::LocalBackend local;
+        local.address = backend;
+        local.ports =
+            std::vector<model::ServicePort>{{.name = "http", .protocol = "TCP", .port = 8080}};
+        service.backends = {local};
+        return service;
+    }
+    void put_echo(const model::IpAddress& backend) {
+        put(*own_, model::local_service_key("shop", "echo"), model::encode(echo(backend)));
+    }
+    void fill() {
+        put_echo(model::IpAddress::v4(10, 1, 0, 1));
+        put_ip(*own_, model::IpAddress::v4(10, 1, 0, 1), 65'537);
+
+        put(*remote_, std::string(model::kHeartbeatKey), "now");
+        model::ClusterConfig config;
+        config.id = model::ClusterId{2};
+        put(*remote_, model::cluster_config_key("cluster2"), model::encode(config));
+        model::Node node;
+        node.name = "node-b";
+        node.cluster = "cluster2";
+        node.cluster_id = config.id;
+        node.addresses.emplace().push_back({"InternalIP", "192.168.0.2"});
+        put(*remote_, model::node_key("cluster2", "node-b"), model::encode(node));
+        put_ip(*remote_, model::IpAddress::v4(10, 2, 0, 1), 131'073);
+        model::Service service;
+        service.cluster = "cluster2";
+        service.cluster_id = config.id;
+        service.namespace_ = "shop";
+        service.name = "echo";
+        service.include_external = service.shared = true;
+        model::ServiceAddress backend;
+        backend.address = model::IpAddress::v4(10, 2, 0, 1);
+        backend.ports =
+            std::vector<model::ServicePort>{{.name = "http", .protocol = "TCP", .port = 8080}};
+        service.backends = {backend};
+        put(*remote_, model::service_key("cluster2", "shop", "echo"), model::encode(service));
+    }
+
+    /// As Secret cilium-clustermesh has it: the paths are those of a pod that nobody runs here.
+    [[nodiscard]] std::map<std::string, std::string> secret() const {
+        const std::string at = "/var/lib/cilium/clustermesh/";
+        return {
+            {"cluster1", "endpoints: [https://the-own-one-is-not-a-remote:2379]\n"},
+            {"cluster2", "endpoints: [\"" + remote_->endpoint() + "\"]\ntrusted-ca-file: " + at +
+                             "ca.crt\ncert-file: " + at + "tls.crt\nkey-file: " + at + "tls.key\n"},
+            {"ca.crt", ca_},
+            {"tls.crt", client_.certificate},
+            {"tls.key", client_.private_key}};
+    }
+    [[nodiscard]] MeshOptions options() {
+        MeshOptions options;
+        options.cluster_name = "cluster1";
+        options.cluster_id = 1;
+        options.node_name = "node-a";
+        options.etcd = {{own_->endpoint()}, ca_, client_.certificate, client_.private_key};
+        options.remote_files = secret();
+        options.log = [this](LogSeverity, std::string_view subsystem, std::string_view text) {
+            const std::lock_guard lock(mutex_);
+            log_.append(subsystem).append(": ").append(text).append("\n");
+        };
+        return options;
+    }
+    [[nodiscard]] std::string log() {
+        const std::lock_guard lock(mutex_);
+        return log_;
+    }
+    [[nodiscard]] std::unique_ptr<Mesh> open() {
+        auto mesh = Mesh::open(options());
+        EXPECT_TRUE(mesh) << mesh.error().message();
+        if (!mesh) return nullptr;
+        EXPECT_TRUE((*mesh)->wait_ready(kLong)) << (*mesh)->status_json() << log();
+        return *std::move(mesh);
+    }
+
+    test::TemporaryFolder folder_;
+    std::mutex mutex_;
+    std::string log_;
+    std::string ca_;
+    pki::KeyPair client_;
+    std::optional<EtcdProcess> own_, remote_;
+};
+
+/// Reads until an event meets the condition. @return it, or nullopt
+std::optional<Event> until(Subscription& subscription,
+                           const std::function<bool(const Event&)>& condition) {
+    const auto end = std::chrono::steady_clock::now() + kLong;
+    while (std::chrono::steady_clock::now() < end) {
+        const auto batch = subscription.next(1s);
+        if (!batch) return std::nullopt;
+        for (const Event& event : batch->events()) {
+            if (condition(event)) return event;
+        }
+    }
+    return std::nullopt;
+}
+
+TEST_F(ApiTest, ReadsTheWholeMeshWithSecretsInMemoryOnly) {
+    const auto mesh = open();
+    ASSERT_TRUE(mesh);
+    const auto ip = mesh->lookup("10.2.0.1");
+    ASSERT_TRUE(ip) << ip.error().message();
+    EXPECT_EQ(ip->prefix, "10.2.0.1/32");
+    EXPECT_EQ(ip->cluster, "cluster2");
+    EXPECT_EQ(ip->identity, 131'073U);
+    EXPECT_EQ(ip->host, "192.168.0.2");
+    EXPECT_EQ(ip->k8s_pod_name, "echo-1");
+    EXPECT_EQ(mesh->lookup("10.2.0.9").error().code(), Errc::kNotFound);
+    EXPECT_EQ(mesh->lookup("10.2.0").error().code(), Errc::kInvalidArgument);
+
+    const auto backends = mesh->backends("shop/echo");
+    ASSERT_TRUE(backends) << backends.error().message();
+    ASSERT_EQ(backends->size(), 2U);
+    EXPECT_EQ((*backends)[0].address, "10.1.0.1");
+    EXPECT_EQ((*backends)[0].cluster, "cluster1");
+    EXPECT_EQ((*backends)[1].address, "10.2.0.1");
+    EXPECT_EQ((*backends)[1].cluster, "cluster2");
+    EXPECT_TRUE((*backends)[1].selected);
+    EXPECT_EQ(mesh->backends("shop/none").error().code(), Errc::kNotFound);
+    for (const char* bad : {"", "/", "shop", "shop/", "/echo"}) {
+        EXPECT_EQ(mesh->backends(bad).error().code(), Errc::kInvalidArgument) << bad;
+    }
+
+    const auto nodes = mesh->nodes();
+    ASSERT_EQ(nodes.size(), 1U);
+    EXPECT_EQ(nodes[0].name, "node-b");
+    EXPECT_EQ(nodes[0].cluster_id, 2U);
+    const auto clusters = mesh->clusters();
+    ASSERT_EQ(clusters.size(), 2U);
+    EXPECT_TRUE(clusters[0].own);
+    EXPECT_EQ(clusters[0].id, 1U);
+    EXPECT_EQ(clusters[0].services, 1U);
+    EXPECT_EQ(clusters[1].name, "cluster2");
+    EXPECT_EQ(clusters[1].state, "ready");
+    EXPECT_TRUE(clusters[1].last_proof_of_life);
+    EXPECT_EQ(clusters[1].ips, 1U);
+    const auto records = mesh->ip_records();
+    ASSERT_EQ(records.size(), 2U);
+    EXPECT_EQ(records[0].identity, 65'537U);
+    EXPECT_EQ(records[1].cluster_id, 2U);
+    std::vector<IpRecord> some(1);
+    std::size_t count = 0;
+    EXPECT_FALSE(mesh->read_ip_records(some, count));
+    EXPECT_EQ(count, 2U);
+    some.resize(3);
+    EXPECT_TRUE(mesh->read_ip_records(some, count));
+    EXPECT_EQ(some[1], records[1]);
+    EXPECT_THAT(mesh->status_json() + log(), testing::Not(HasSubstr("BEGIN")))
+        << "secrets are never shown";
+}
+
+TEST_F(ApiTest, FollowsWhatChangesAndWhichRemotesAreAway) {
+    auto mesh = open();
+    ASSERT_TRUE(mesh);
+    auto subscription = mesh->subscribe();
+    ASSERT_TRUE(subscription);
+    ASSERT_TRUE(until(*subscription,
+                      [](const Event& event) { return event.kind == EventKind::kSnapshotEnd; }));
+    put_ip(*remote_, model::IpAddress::v4(10, 2, 0, 2), 131'074);
+    const auto added = until(*subscription, [](const Event& event) {
+        const auto* ip = std::get_if<IpView>(&event.object);
+        return ip != nullptr && ip->prefix == "10.2.0.2/32";
+    });
+    ASSERT_TRUE(added) << log();
+    EXPECT_EQ(added->kind, EventKind::kUpsert);
+    EXPECT_EQ(std::get<IpView>(added->object).identity, 131'074U);
+
+    put_echo(model::IpAddress::v4(10, 1, 0, 7));
+    const auto changed = until(*subscription, [](const Event& event) {
+        const auto* service = std::get_if<ServiceView>(&event.object);
+        return service != nullptr && service->frontends.at(0).backends.at(0).address == "10.1.0.7";
+    });
+    ASSERT_TRUE(changed) << log();
+    EXPECT_EQ(std::get<ServiceView>(changed->object).frontends.at(0).backends.size(), 2U);
+
+    remote_->kill();
+    const auto stale = until(*subscription, [](const Event& event) {
+        const auto* cluster = std::get_if<ClusterView>(&event.object);
+        return cluster != nullptr && cluster->name == "cluster2" && cluster->state == "stale";
+    });
+    ASSERT_TRUE(stale) << log();
+    EXPECT_FALSE(std::get<ClusterView>(stale->object).connected);
+    EXPECT_TRUE(mesh->lookup("10.2.0.2")) << "what is known stays";
+
+    // The subscription may outlive the mesh, and says so.
+    mesh.reset();
+    for (;;) {
+        const auto batch = subscription->next(-1ms);
+        if (batch) continue;
+        EXPECT_EQ(batch.error().code(), Errc::kCancelled);
+        break;
+    }
+}
+
+TEST_F(ApiTest, ACallbackMayCloseTheMesh) {
+    auto mesh = open();
+    ASSERT_TRUE(mesh);
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool closed = false;
+    auto subscription = mesh->subscribe({}, [&](const EventBatch&) {
+        const std::lock_guard lock(mutex);
+        if (closed) return;
+        mesh.reset();
+        closed = true;
+        changed.notify_all();
+    });
+    ASSERT_TRUE(subscription);
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return closed; });
+    EXPECT_EQ(mesh, nullptr);
+}
+
+TEST_F(ApiTest, NamesWhatIsWrongInMemoryAndNeverShowsIt) {
+    const std::string secret_text = "x-very-secret-x";
+    const auto refusal = [&](const std::function<void(MeshOptions&)>& spoil) {
+        MeshOptions bad = options();
+        spoil(bad);
+        const auto mesh = Mesh::open(std::move(bad));
+        const std::string text = mesh ? "opened" : mesh.error().message();
+        EXPECT_THAT(text, testing::Not(HasSubstr(secret_text)));
+        return text;
+    };
+    EXPECT_THAT(refusal([&](auto& o) { o.etcd.ca_pem = secret_text; }), HasSubstr("etcd.ca_pem"));
+    EXPECT_THAT(refusal([&](auto& o) { o.etcd.key_pem = secret_text; }), HasSubstr("etcd.key_pem"));
+    EXPECT_THAT(refusal([&](auto& o) { o.etcd.key_pem.clear(); }), HasSubstr("etcd.key_pem"));
+    EXPECT_THAT(refusal([&](auto& o) { o.etcd.endpoints = {"nowhere"}; }), HasSubstr("endpoints"));
+    EXPECT_THAT(refusal([&](auto& o) { o.etcd_config = "/also/given"; }), HasSubstr("etcd_config"));
+    EXPECT_THAT(refusal([&](auto& o) { o.remote_files["tls.key"] = secret_text; }),
+                HasSubstr("tls.key"));
+    EXPECT_THAT(refusal([&](auto& o) { o.remote_files["cluster3"] = "endpoints: []"; }),
+                HasSubstr("cluster3"));
+    EXPECT_THAT(refusal([&](auto& o) { o.remote_files["Not_A_Name"] = "endpoints: []"; }),
+                HasSubstr("Not_A_Name"));
+}
+
+/// The same by the C ABI.
+class CApiTest : public ApiTest {
+  protected:
+    void SetUp() override {
+        ApiTest::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        endpoint_ = own_->endpoint();
+        files_ = secret();
+        for (const auto& [name, data] : files_) {
+            file_list_.push_back({name.c_str(), data.data(), data.size()});
+        }
+        const char* const endpoints[] = {endpoint_.c_str()};
+        mesh_options options = MESH_OPTIONS_INIT;
+        options.cluster_name = "cluster1";
+        options.cluster_id = 1;
+        options.node_name = "node-a";
+        options.etcd_endpoints = endpoints;
+        options.etcd_endpoints_count = 1;
+        options.etcd_ca_pem = ca_.c_str();
+        options.etcd_cert_pem = client_.certificate.c_str();
+        options.etcd_key_pem = client_.private_key.c_str();
+        options.remote_files = file_list_.data();
+        options.remote_files_count = file_list_.size();
+        ASSERT_EQ(mesh_open(&options, &mesh_, &error_), MESH_OK) << error_.message;
+        ASSERT_EQ(mesh_wait_ready(mesh_, 60'000, &error_), MESH_OK) << error_.message;
+    }
+    void TearDown() override { EXPECT_EQ(mesh_close(mesh_), MESH_OK); }
+
+    std::string endpoint_;
+    std::map<std::string, std::string> files_;
+    std::vector<mesh_file> file_list_;
+    mesh_ctx* mesh_ = nullptr;
+    mesh_error error_ = MESH_ERROR_INIT;
+};
+
+TEST_F(CApiTest, Reads) {
+    mesh_batch* batch = nullptr;
+    const mesh_event* const* events = nullptr;
+    std::size_t count = 0;
+    ASSERT_EQ(mesh_lookup(mesh_, "10.2.0.1", &batch, &error_), MESH_OK) << error_.message;
+    ASSERT_EQ(mesh_batch_events(batch, &events, &count, &error_), MESH_OK);
+    ASSERT_EQ(count, 1U);
+    EXPECT_STREQ(events[0]->ip->cluster, "cluster2");
+    EXPECT_EQ(events[0]->ip->identity, 131'073U);
+    EXPECT_EQ(mesh_batch_free(batch), MESH_OK);
+    EXPECT_EQ(mesh_lookup(mesh_, "10.2.0.9", &batch, &error_), MESH_ERR_NOT_FOUND);
+    EXPECT_EQ(batch, nullptr);
+    EXPECT_EQ(error_.code, MESH_ERR_NOT_FOUND);
+    EXPECT_THAT(error_.message, HasSubstr("10.2.0.9"));
+
+    ASSERT_EQ(mesh_get_service(mesh_, "shop/echo", &batch, &error_), MESH_OK) << error_.message;
+    EXPECT_STREQ(error_.message, "");
+    ASSERT_EQ(mesh_batch_events(batch, &events, &count, nullptr), MESH_OK);
+    ASSERT_EQ(events[0]->service->frontends_count, 1U);
+    EXPECT_EQ(events[0]->service->frontends[0]->backends_count, 2U);
+    EXPECT_STREQ(events[0]->service->frontends[0]->backends[1]->address, "10.2.0.1");
+    EXPECT_EQ(mesh_batch_free(batch), MESH_OK);
+
+    ASSERT_EQ(mesh_list(mesh_, MESH_OBJECT_ALL, &batch, &error_), MESH_OK) << error_.message;
+    ASSERT_EQ(mesh_batch_events(batch, &events, &count, nullptr), MESH_OK);
+    EXPECT_EQ(count, 6U) << "2 clusters, 1 node, 2 ips, 1 service";
+    EXPECT_EQ(mesh_batch_free(batch), MESH_OK);
+
+    mesh_ip_record records[2];
+    EXPECT_EQ(mesh_read_ips(mesh_, nullptr, sizeof records[0], 0, &count, &error_),
+              MESH_ERR_CAPACITY);
+    EXPECT_EQ(count, 2U);
+    ASSERT_EQ(mesh_read_ips(mesh_, records, sizeof records[0], 2, &count, &error_), MESH_OK);
+    EXPECT_EQ(records[1].identity, 131'073U);
+    struct Larger {
+        mesh_ip_record known;
+        std::uint64_t unknown = 7;
+    } larger[2];
+    ASSERT_EQ(mesh_read_ips(mesh_, larger, sizeof larger[0], 2, &count, &error_), MESH_OK);
+    EXPECT_EQ(larger[1].known.identity, 131'073U);
+    EXPECT_EQ(larger[1].unknown, 0U);
+
+    char* text = nullptr;
+    ASSERT_EQ(mesh_status_json(mesh_, &text, &error_), MESH_OK);
+    EXPECT_TRUE(boost::json::parse(text).at("ready").as_bool());
+    mesh_text_free(text);
+}
+
+TEST_F(CApiTest, FollowsByDescriptor) {
+    mesh_subscription* subscription = nullptr;
+    mesh_subscribe_options options = MESH_SUBSCRIBE_OPTIONS_INIT;
+    options.objects = MESH_OBJECT_IP;
+    ASSERT_EQ(mesh_subscribe(mesh_, &options, &subscription, &error_), MESH_OK) << error_.message;
+    int fd = -1;
+    ASSERT_EQ(mesh_subscription_fd(subscription, &fd, &error_), MESH_OK);
+    const auto read = [&](std::size_t wanted) {
+        pollfd item{fd, POLLIN, 0};
+        EXPECT_EQ(::poll(&item, 1, 60'000), 1);
+        mesh_batch* batch = nullptr;
+        EXPECT_EQ(mesh_subscription_next(subscription, 0, &batch, &error_), MESH_OK)
+            << error_.message;
+        const mesh_event* const* events = nullptr;
+        std::size_t count = 0;
+        EXPECT_EQ(mesh_batch_events(batch, &events, &count, nullptr), MESH_OK);
+        EXPECT_EQ(count, wanted);
+        const std::uint32_t kind = count > 0 ? events[0]->kind : 0;
+        EXPECT_EQ(mesh_batch_free(batch), MESH_OK);
+        return kind;
+    };
+    EXPECT_EQ(read(4), MESH_EVENT_SNAPSHOT_BEGIN);
+    mesh_batch* batch = nullptr;
+    EXPECT_EQ(mesh_subscription_next(subscription, 0, &batch, &error_), MESH_ERR_TIMEOUT);
+    etcdctl(*remote_, {"del", "cilium/state/ip/v1/default/10.2.0.1"});
+    EXPECT_EQ(read(1), MESH_EVENT_DELETE);
+    EXPECT_EQ(mesh_subscription_close(subscription), MESH_OK);
+    EXPECT_EQ(mesh_subscription_close(subscription), MESH_ERR_INVALID_ARGUMENT);
+}
+
+#ifdef MESH_EXAMPLES
+
+/// The programs of examples/link, as somebody who copied them runs them.
+class ExampleTest : public ApiTest {
+  protected:
+    void SetUp() override {
+        ApiTest::SetUp();
+        if (IsSkipped() || HasFatalFailure()) return;
+        write("etcd.yaml", yaml(*own_));
+        std::filesystem::create_directory(folder_.file("remotes"));
+        write("remotes/cluster2", yaml(*remote_));
+    }
+    [[nodiscard]] std::string yaml(const EtcdProcess& etcd) const {
+        return "endpoints: [\"" + etcd.endpoint() +
+               "\"]\ntrusted-ca-file: " + folder_.file("ca.crt") +
+               "\ncert-file: " + folder_.file("client.crt") +
+               "\nkey-file: " + folder_.file("client.key") + "\n";
+    }
+    [[nodiscard]] std::vector<std::string> command(const std::string& program) const {
+        return {MESH_EXAMPLES "/example_" + program, "cluster1", "1", folder_.file("etcd.yaml"),
+                folder_.file("remotes")};
+    }
+};
+
+TEST_F(ExampleTest, LookupInC) {
+    auto words = command("lookup");
+    words.emplace_back("10.2.0.1");
+    const auto found = test::run_command(words, folder_);
+    EXPECT_EQ(found.second,
+              "10.2.0.1/32 identity 131073 cluster cluster2 node 192.168.0.2 pod shop/echo-1\n");
+    EXPECT_EQ(found.first, 0);
+    words.emplace_back("10.9.9.9");
+    const auto missed = test::run_command(words, folder_);
+    EXPECT_THAT(missed.second, HasSubstr("not_found: ip 10.9.9.9"));
+    EXPECT_EQ(missed.first, 1);
+}
+
+TEST_F(ExampleTest, AnAgentOfOnesOwn) {
+    const std::string output = folder_.file("agent.out");
+    test::ChildProcess agent(command("agent"), output);
+    const auto until_printed = [&](const std::string& text) {
+        const auto end = std::chrono::steady_clock::now() + kLong;
+        while (std::chrono::steady_clock::now() < end) {
+            if (test::read_text(output).find(text) != std::string::npos) return true;
+            ::poll(nullptr, 0, 10);
+        }
+        return false;
+    };
+    EXPECT_TRUE(until_printed("following\n"));
+    EXPECT_TRUE(
+        until_printed("    10.11.0.10:80/TCP -> 10.1.0.1:8080@cluster1 10.2.0.1:8080@cluster2\n"))
+        << test::read_text(output);
+    put_echo(model::IpAddress::v4(10, 1, 0, 9));
+    EXPECT_TRUE(until_printed("-> 10.1.0.9:8080@cluster1 10.2.0.1:8080@cluster2\n"));
+    etcdctl(*own_, {"del", model::local_service_key("shop", "echo")});
+    EXPECT_TRUE(until_printed("- shop/echo\n")) << test::read_text(output);
+    EXPECT_EQ(agent.stop(SIGTERM), 0);
+}
+
+#endif
+
+}  // namespace
+}  // namespace mesh
