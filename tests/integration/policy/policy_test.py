@@ -141,4 +141,4 @@ for one in load_cases():
 
 if __name__ == "__main__":
     del sys.argv[2:4]  # what run_cases would take for words of names
-    sys.exit(run_cases(PolicyTest, seconds=870))
+    sys.exit(run_cases(PolicyTest, "ip", seconds=870))

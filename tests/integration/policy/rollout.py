@@ -58,7 +58,7 @@ class Rollout:
                 seen["now"] = cluster.ask_daemon(f"mesh-agent-{node}", "/v1/policy")
                 status = seen["now"]
                 return (status["synced"] and not status["errors"] and not status["counts"]["waiting"]
-                        and status.get("realised_revision", status["revision"]) == status["revision"]
+                        and status["realised_revision"] == status["revision"]
                         and {(p["kind"], p["namespace"], p["name"]) for p in status["policies"]} == keys)
             try:
                 wait_for("", realised, PATIENCE)
