@@ -397,7 +397,7 @@ TEST_F(PolicyEngineTest, AProxyIsToldTheRulesForThePeersOfAConnection) {
     EXPECT_EQ(methods(), Lines{"HEAD"});
     addresses[flow.client] = 0;
     EXPECT_FALSE(l7.find("http", flow).found);
-    EXPECT_EQ(l7.find("http", flow).client_identity, 2U) << "the world";
+    EXPECT_EQ(l7.find("http", flow).client_identity, 9U) << "the world";
     flow.server_port = 81;
     EXPECT_FALSE(l7.find("http", flow).found);
     flow.server_port = 80;
