@@ -378,7 +378,7 @@ __noinline int policy_judge(struct __sk_buff* skb, struct packet* p, __u32 endpo
     }
     if (p->source_identity == 0) p->source_identity = identity_of(&p->source, set);
     s->identity = egress ? p->destination_identity : p->source_identity;
-    /* To policies the world is one of each family: what 0.0.0.0/0 lets pass, ::/0 need not. */
+    /* To policies the world is one of each family. */
     if (s->identity == IDENTITY_WORLD)
         s->identity = p->v4 ? IDENTITY_WORLD_IPV4 : IDENTITY_WORLD_IPV6;
     int found = ROW_CHANGED;

@@ -73,7 +73,7 @@ PolicyEngineOptions policy_options(const MeshOptions& options) {
     out.audit = options.policy.audit;
     out.verdict_events = options.policy.verdict_events;
     out.proxy_mark = kProxyMark;
-    // As the datapath has it: the world is one of each family.
+    // As the datapath looks rows up: 0.0.0.0/0 is no IPv6 address's.
     out.local.dual_stack = true;
     out.identity_shift = options.max_connected_clusters == 511 ? 15 : 16;
     return out;

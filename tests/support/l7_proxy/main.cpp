@@ -120,7 +120,9 @@ struct Flags {
 void add_flags(CLI::App& app, Flags& flags) {
     HttpProxyOptions& options = flags.options;
     app.add_option("--listen", flags.listen);
-    app.add_option("--upstream", flags.upstream)->required();
+    app.add_option("--upstream", flags.upstream, "address:port; absent: where clients meant to go");
+    app.add_flag("--transparent", options.transparent);
+    app.add_option("--mark", options.mark);
     app.add_option("--rules", flags.rules);
     app.add_option("--loops", options.loops);
     app.add_option("--access-log", options.access_log.file);
@@ -141,10 +143,11 @@ void add_flags(CLI::App& app, Flags& flags) {
 
 int run(Flags& flags) {
     HttpProxyOptions& options = flags.options;
-    const Endpoint upstream = endpoint_of(flags.upstream);
     const auto ms = [](int n) { return Duration(std::chrono::milliseconds(n)); };
-    options.transparent = false;
-    options.resolve = [upstream](const Endpoint&) { return upstream; };
+    if (!flags.upstream.empty())
+        options.resolve = [upstream = endpoint_of(flags.upstream)](const Endpoint&) {
+            return upstream;
+        };
     options.limits.header_timeout = ms(flags.header_ms);
     options.limits.body_timeout = ms(flags.body_ms);
     options.limits.idle_timeout = ms(flags.idle_ms);
@@ -187,6 +190,7 @@ int run(Flags& flags) {
 int main(int argc, char** argv) {
     CLI::App app("the HTTP policy proxy by itself");
     Flags flags;
+    flags.options.transparent = false;
     add_flags(app, flags);
     CLI11_PARSE(app, argc, argv);
     try {

@@ -12,14 +12,20 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <system_error>
+#include <thread>
 
 namespace mesh::datapath {
 namespace {
+
+/// How long an earlier process is waited for: 5 s.
+constexpr int kLockAttempts = 250;
+constexpr std::chrono::milliseconds kLockPause{20};
 
 /// bpffs keeps names with a dot for itself.
 Result<void> check_name(const std::string& name) {
@@ -102,7 +108,15 @@ Result<PinDirectory> PinDirectory::open_existing(const std::string& bpffs,
 Result<Fd> PinDirectory::lock(const std::string& path) {
     Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!fd) return system_error(path, errno);
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    // A process that was killed keeps its files open until the last of its threads has gone.
+    int failed = 0;
+    for (int attempt = 0; attempt < kLockAttempts; ++attempt) {
+        failed = ::flock(fd.get(), LOCK_EX | LOCK_NB);
+        if (failed == 0 || errno != EWOULDBLOCK) break;
+        std::this_thread::sleep_for(kLockPause);
+        errno = EWOULDBLOCK;
+    }
+    if (failed != 0) {
         if (errno == EWOULDBLOCK) {
             return Error(Errc::kConflict,
                          path + ": another process writes these tables; one agent per node");

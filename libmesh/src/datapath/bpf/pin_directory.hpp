@@ -18,7 +18,7 @@ namespace mesh::datapath {
 
 class PinDirectory {
   public:
-    /// Mounts bpffs if needed, makes the directories, takes the lock.
+    /// Mounts bpffs if needed, makes the directories, takes the lock, for which it waits up to 5 s.
     /// @errors kInvalidArgument: the name cannot be one of bpffs; kConflict: locked by another
     ///         process; kPermission; kInternal
     [[nodiscard]] static Result<PinDirectory> open(const std::string& bpffs,

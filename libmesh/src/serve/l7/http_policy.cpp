@@ -35,6 +35,13 @@ class Pattern {
             out.text_ = text.substr(0, special);
             return out;
         }
+        if (text.find('|') == std::string::npos) {
+            out.text_ = beginning(text, special);
+        } else if (text.find_first_of("\\.+*?()[]{}^$") == std::string::npos) {
+            out.kind_ = Kind::kOneOf;
+            out.text_ = text;
+            return out;
+        }
         RE2::Options options;
         options.set_log_errors(false);
         options.set_never_capture(true);
@@ -61,15 +68,37 @@ class Pattern {
                 return text == text_;
             case Kind::kPrefix:
                 return text.starts_with(text_);
+            case Kind::kOneOf:
+                return one_of(text);
             case Kind::kRegex:
-                return RE2::FullMatch(re2::StringPiece(text.data(), text.size()), *regex_);
+                return text.starts_with(text_) &&
+                       RE2::FullMatch(re2::StringPiece(text.data(), text.size()), *regex_);
         }
         return false;
     }
 
   private:
-    enum class Kind : std::uint8_t { kAny, kExact, kPrefix, kRegex } kind_ = Kind::kAny;
-    std::string text_;
+    /// What every match of an expression without alternatives begins with; may be less.
+    static std::string beginning(const std::string& text, std::size_t special) {
+        std::string out = text.substr(0, special);
+        // The character before one of these may be absent; it may have several bytes.
+        if (std::string_view("*?{").find(text[special]) == std::string_view::npos) return out;
+        if (!out.empty()) out.pop_back();
+        while (!out.empty() && static_cast<unsigned char>(out.back()) >= 0x80) out.pop_back();
+        return out;
+    }
+
+    [[nodiscard]] bool one_of(std::string_view text) const {
+        for (std::string_view rest = text_;;) {
+            const auto bar = rest.find('|');
+            if (rest.substr(0, bar) == text) return true;
+            if (bar == std::string_view::npos) return false;
+            rest.remove_prefix(bar + 1);
+        }
+    }
+
+    enum class Kind : std::uint8_t { kAny, kExact, kPrefix, kOneOf, kRegex } kind_ = Kind::kAny;
+    std::string text_;  // all of it, what it begins with, or "a|b"
     std::shared_ptr<const RE2> regex_;
 };
 

@@ -195,8 +195,8 @@ class Bench {
     static model::IpAddress peer(std::size_t i, bool v4) {
         return address((v4 ? "10.9.0." : "fd00:9::") + std::to_string(i + 1));
     }
-    static std::uint32_t identity(std::size_t i) {
-        return i < kIdentities.size() ? kIdentities[i] : 2U;
+    static std::uint32_t identity(std::size_t i, bool v4 = true) {
+        return i < kIdentities.size() ? kIdentities[i] : v4 ? 9U : 10U;
     }
 
     /// Whether the pod may send or get the packet.
@@ -248,7 +248,7 @@ std::vector<PolicyRow> random_rows(std::mt19937& random) {
     const std::uint32_t count = below(40);
     for (std::uint32_t i = 0; i < count; ++i) {
         PolicyKey key;
-        key.identity = below(3) == 0 ? 0 : Bench::identity(below(7));
+        key.identity = below(3) == 0 ? 0 : Bench::identity(below(7), below(2) == 0);
         key.egress = below(2) == 0;
         const std::uint32_t kind = below(6);
         key.length = static_cast<std::uint8_t>(kind == 0 ? 0 : kind == 1 ? 8 : 9 + below(16));
@@ -281,7 +281,7 @@ TEST(PolicyRowsTest, TheProgramsDecideAsTheRuleSays) {
             const bool v4 = random() % 2 == 0;
             const std::size_t peer = random() % 7;
             Question question;
-            question.identity = Bench::identity(peer);
+            question.identity = Bench::identity(peer, v4);
             question.egress = random() % 2 == 0;
             question.protocol = kProtocols[random() % kProtocols.size()];
             question.port = static_cast<std::uint16_t>(8 + random() % 20);

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <re2/re2.h>
 
 #include "filter_harness.hpp"
 
@@ -51,6 +52,26 @@ TEST(HttpPolicy, PlainTextsAndBeginnings) {
     EXPECT_TRUE(passes(policy_of({{"", "/a.c", "", {}, {}}}), "GET", "/abc"));
     EXPECT_TRUE(passes(policy_of({{"", "/a/.*.*", "", {}, {}}}), "GET", "/a/b"));
     EXPECT_FALSE(passes(policy_of({{"", "/a\\.*", "", {}, {}}}), "GET", "/ab"));
+}
+
+TEST(HttpPolicy, ShortCutsSayWhatTheExpressionSays) {
+    const std::vector<std::string> expressions{
+        "/a|/b",   "/a|/b.*", "/a(b|c)", "/ab?",         "/ab*c",         "/ab{0,1}",
+        "/ab+",    "/a|",     "|/a",     "(?i)/AB",      "/a[bc]|d",      "/\\Qa.b\\E",
+        "/abc\\d", "/a.b",    "/a^b",    "/(a|b)c",      "/a$",           "^/a",
+        ".*",      "/.*",     "",        "/a\xc3\xa4?b", "/a\xc3\xa4{0}b"};
+    const std::vector<std::string> paths{"/a",    "/b", "/ab", "/ac", "/abb", "/abc",
+                                         "/abbc", "/",  "/bx", "/bc", "/a.b", "/aab",
+                                         "/abc1", "/d", "/AB", "/a?b"};
+    for (const std::string& expression : expressions) {
+        const auto rules = policy_of({{"", expression, "", {}, {}}});
+        ASSERT_NE(rules, nullptr) << expression;
+        for (const std::string& path : paths) {
+            EXPECT_EQ(passes(rules, "GET", path),
+                      expression.empty() || RE2::FullMatch(path, expression))
+                << expression << " " << path;
+        }
+    }
 }
 
 TEST(HttpPolicy, TheQueryIsPartOfThePath) {
