@@ -10,8 +10,8 @@ using model::policy::Direction;
 
 namespace {
 
-/// Of an address that nobody knows. @source wire.md §15
-constexpr std::uint32_t kWorldIpv4 = 9, kWorldIpv6 = 10;
+// Of an address that nobody knows. @source wire.md §15
+constexpr std::uint32_t kWorld = 2, kWorldIpv4 = 9, kWorldIpv6 = 10;
 
 }  // namespace
 
@@ -27,7 +27,8 @@ L7Answer L7Policy::find(std::string_view parser, const L7Flow& flow) const {
     if (at == views->end()) return out;
     const auto identity_of = [&](const model::IpAddress& address) {
         const std::uint32_t id = identity_of_(address);
-        return id != 0 ? id : address.is_v4() ? kWorldIpv4 : kWorldIpv6;
+        if (id != 0 && id != kWorld) return id;
+        return address.is_v4() ? kWorldIpv4 : kWorldIpv6;
     };
     out.endpoint = at->second->id;
     out.client_identity = identity_of(flow.client);

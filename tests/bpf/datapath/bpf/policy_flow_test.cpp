@@ -25,7 +25,10 @@ using datapath::PodEvent;
 using datapath::PolicyRow;
 using Verdict = PodEvent::Verdict;
 
-constexpr std::uint32_t kHost = 1, kWorld = 2, kRemoteNode = 6;
+constexpr std::uint32_t kHost = 1, kRemoteNode = 6;
+constexpr std::uint32_t world(bool v4) {
+    return v4 ? 9 : 10;
+}
 /// Of an outside CIDR: a number of this node only.
 constexpr std::uint32_t kLocalCidr = 0x1000005;
 
@@ -250,14 +253,14 @@ TEST_P(PolicyWorldTest, OutsideAddressesHaveIdentitiesOfThisNode) {
                 EXPECT_EQ(talk.open(), Fate::kAnswered);
                 EXPECT_EQ(talk.seen_client(), v4 ? fabric.node(1).ip4() : fabric.node(1).ip6());
             };
-            set(1, 0, {allow(kWorld, kEgress)});
+            set(1, 0, {allow(world(v4), kEgress)});
             masqueraded();
             set(1, 0, {allow(kRemoteNode, kEgress)});
             EXPECT_EQ(attempt(fabric, out), Fate::kDenied);
             // A CIDR that a policy names.
             know(1, v4 ? "10.250.0.96/28" : "fd25::100/124", kLocalCidr);
             EXPECT_EQ(attempt(fabric, out), Fate::kDenied);
-            set(1, 0, {allow(kWorld, kEgress)});
+            set(1, 0, {allow(world(v4), kEgress)});
             EXPECT_EQ(attempt(fabric, out), Fate::kDenied);
             set(1, 0, {allow(kLocalCidr, kEgress)});
             masqueraded();
@@ -349,12 +352,12 @@ TEST_P(PolicyServicesTest, AnOutsideClientsIdentityStaysOnThisNode) {
             const Attempt ask{&fabric.world, &fabric.pod(1, 1).netns, node, port, type, 8080};
             set(1, 1, {allow(kLocalCidr, kIngress)});
             EXPECT_EQ(attempt(fabric, ask), Fate::kAnswered);
-            set(1, 1, {allow(kWorld, kIngress)});
+            set(1, 1, {allow(world(v4), kIngress)});
             EXPECT_EQ(attempt(fabric, ask), Fate::kDenied);
             // Another node sees the world, or this node, and never a number that is this node's.
             serve(node, port, type, 2, 0);
             const Attempt far{&fabric.world, &fabric.pod(2, 0).netns, node, port, type, 8080};
-            set(2, 0, {allow(tunnel() ? kWorld : kRemoteNode, kIngress)});
+            set(2, 0, {allow(tunnel() ? world(v4) : kRemoteNode, kIngress)});
             EXPECT_EQ(attempt(fabric, far), Fate::kAnswered);
         }
     }
