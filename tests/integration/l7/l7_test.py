@@ -446,6 +446,15 @@ class L7Test(unittest.TestCase):
             self.assertEqual(read_all(busy), (OK, False))
         self.assertEqual(proxy.process.wait(PATIENCE), 0)
 
+    def test_ipv6(self):
+        proxy = self.proxy(self.server(EchoServer).port, "--listen", "[::1]:0", rules=[{"path": "/yes"}])
+        with socket.create_connection(("::1", proxy.port), timeout=PATIENCE) as c:
+            c.sendall(b"GET /yes HTTP/1.1\r\nHost: [::1]\r\n\r\nGET /no HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n")
+            reply, _ = read_all(c)
+        self.assertIn(b'"path": "/yes"', reply)
+        self.assertTrue(reply.endswith(b"Access denied\r\n"), reply)
+        self.assertEqual([line["source"]["ip"] for line in proxy.lines(2)], ["::1", "::1"])
+
     def test_several_loops(self):
         proxy = self.proxy(self.server(Nginx).port, "--loops", 4)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

@@ -93,7 +93,9 @@ class FilePolicy final : public PolicySource {
 
 Endpoint endpoint_of(const std::string& text) {
     const auto colon = text.rfind(':');
-    auto address = model::IpAddress::parse(text.substr(0, colon));
+    std::string host = text.substr(0, colon);
+    if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+    auto address = model::IpAddress::parse(host);
     if (colon == std::string::npos || !address)
         throw CLI::ValidationError(text, "expected address:port");
     return {*address, static_cast<std::uint16_t>(std::stoul(text.substr(colon + 1)))};

@@ -397,8 +397,9 @@ void Http2Filter::client_closed(Http2Stream& stream, std::uint32_t code) {
                                   NGHTTP2_CANCEL);
     if (code != NGHTTP2_NO_ERROR && !stream.response_ended &&
         stream.verdict == Verdict::kForwarded) {
-        stream.verdict = Verdict::kError;
-        stream.reason = "the stream was reset";
+        // What nghttp2 refuses does not come to take_request().
+        stream.verdict = stream.requested ? Verdict::kError : Verdict::kRefused;
+        stream.reason = stream.requested ? "the stream was reset" : text_of(Problem::kHttp2);
     }
     if (stream.requested || stream.verdict != Verdict::kForwarded) finish(stream);
     const std::int32_t id = std::exchange(stream.client_id, -1);

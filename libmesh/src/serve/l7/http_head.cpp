@@ -347,6 +347,7 @@ Problem read_target(std::string_view method, std::string_view target, std::strin
     out.method = method;
     out.target = target;
     out.host = host;
+    out.path = {};
     if (method.size() > kMaxMethod || !is_token(method)) return Problem::kMethod;
     if (!host.empty() && !is_authority(host)) return Problem::kHost;
     if (target == "*") {

@@ -197,6 +197,18 @@ TEST_F(Http2FilterTest, MalformedRequestsReachNobody) {
     }
 }
 
+TEST_F(Http2FilterTest, NothingOfOneRequestIsLoggedForAnother) {
+    from_client(headers(1, request("GET", "/a/path/that/is/long/enough/for/the/heap")));
+    from_client(headers(3, request("GET", "relative")));
+    from_client(headers(
+        5, {{":method", "GET"}, {":scheme", "http"}, {":authority", "u@a"}, {":path", "/x"}}));
+    ASSERT_EQ(host.logged.size(), 2U);
+    for (const auto& one : host.logged) {
+        EXPECT_EQ(one.path, "");
+        EXPECT_EQ(one.verdict, Verdict::kRefused);
+    }
+}
+
 TEST_F(Http2FilterTest, ConnectIsDenied) {
     from_client(headers(1, {{":method", "CONNECT"}, {":authority", "b:443"}}, false));
     EXPECT_EQ(status(1), "403");
