@@ -14,6 +14,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::chrono::milliseconds kTimeout{5000};
+constexpr std::chrono::milliseconds kLongTimeout{60'000};
 constexpr std::size_t kMaxAnswer = std::size_t{256} << 20;
 
 std::string where(const AgentSocket& agent) {
@@ -81,7 +82,9 @@ void merge_frontend(json::object& merged, const json::object& other, const std::
 }  // namespace
 
 Result<json::value> ask(const AgentSocket& agent, std::string_view target, std::string_view body) {
-    auto reply = serve::http_get(agent.path, target, kTimeout, kMaxAnswer, body);
+    // What comes with a body is work.
+    const auto timeout = body.empty() ? kTimeout : kLongTimeout;
+    auto reply = serve::http_get(agent.path, target, timeout, kMaxAnswer, body);
     if (!reply) {
         return unavailable(fmt::format("agent at {}: {}", where(agent), reply.error().detail()));
     }

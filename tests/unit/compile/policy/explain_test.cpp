@@ -198,7 +198,7 @@ std::string check_matches(const RefWorld& world, const RefIdentity& subject,
 }
 
 TEST(Explain, SaysWhatTheEntriesAndTheReferenceSay) {
-    for (std::uint64_t seed = 1; seed <= 8'000; ++seed) {
+    for (std::uint64_t seed = 1; seed <= 4'000; ++seed) {
         RandomWorld random(seed);
         const RefWorld world = random.make();
         compile::PolicyCompiler compiler(world.options);
