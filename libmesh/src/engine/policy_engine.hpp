@@ -184,6 +184,12 @@ class PolicyEngine {
         std::map<std::uint32_t, std::vector<datapath::PolicyRow>> held;
     };
     using Endpoints = std::map<datapath::EndpointId, Endpoint>;
+    using Rows = std::vector<datapath::PolicyRow>;
+    struct Replacement {
+        Endpoint* endpoint = nullptr;
+        datapath::EndpointEnforcement enforcement = datapath::EndpointEnforcement::kNone;
+        std::shared_ptr<const Rows> rows;
+    };
 
     void note_policy(const state::Changed<model::PolicyRecord>& change);
     void take_policy(const state::Changed<model::PolicyRecord>& change);
@@ -196,8 +202,9 @@ class PolicyEngine {
     [[nodiscard]] Result<void> write(const std::vector<compile::PolicyChange>& changes);
     void note_l7(const std::vector<compile::PolicyChange>& changes);
     [[nodiscard]] Result<void> write_due();
-    [[nodiscard]] Result<void> replace(Endpoint& endpoint,
-                                       std::span<const datapath::PolicyRow> rows);
+    [[nodiscard]] Result<void> replace(Endpoint& endpoint, std::shared_ptr<const Rows> rows);
+    [[nodiscard]] Result<void> write_replacements();
+    void note_replaced(const Replacement& done);
     [[nodiscard]] Result<void> change(Endpoint& endpoint,
                                       std::span<const datapath::PolicyRowChange> changes);
     [[nodiscard]] Result<void> lock(Endpoint& endpoint, PolicyState state, std::string why);
@@ -229,6 +236,7 @@ class PolicyEngine {
     bool adoption_done_ = false;
     bool release_due_ = false;  ///< clusters became known since the last flush
     bool enable_due_ = false;
+    std::vector<Replacement> replacements_;  ///< not written yet; empty between calls
     PolicyCounts counters_;
 };
 
