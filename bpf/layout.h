@@ -363,7 +363,7 @@ struct mesh_policy_header {
     /* By MESH_POLICY_LENGTHS: bit n is set if there may be rows of length n. */
     __u32 lengths[4];
     __u32 enforcement; /* MESH_ENFORCE_* */
-    __u32 version;     /* raised before each step of a change: what was read meanwhile is not used */
+    __u32 version; /* raised before each step of a change: what was read meanwhile is not used */
 };
 
 struct mesh_policy_entry {

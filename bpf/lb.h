@@ -639,8 +639,7 @@ __noinline int lb_forward(struct __sk_buff* skb, struct packet* p, __u32 point) 
      * route's device has none. Segments were checked when the packet came. */
     fib.tot_len = skb->gso_segs > 1 ? 0 : (__u16)(skb->len - ETH_HLEN);
     const long found = bpf_fib_lookup(skb, &fib, sizeof fib, 0);
-    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
-        return drop(skb, p, (__u8)point, MESH_DROP_TOO_BIG);
+    if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) return drop(skb, p, (__u8)point, MESH_DROP_TOO_BIG);
     if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
         return drop(skb, p, (__u8)point, MESH_DROP_NO_ENDPOINT);
     trace(skb, p, set, (__u8)point, MESH_TO_DEVICE);

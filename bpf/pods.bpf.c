@@ -326,8 +326,8 @@ static __always_inline bool is_local_scope(__u32 identity) {
 /* Whether an address with that entry, or without one, is nothing of the mesh. */
 static __always_inline bool is_outside(const struct mesh_ipcache_entry* entry) {
     /* Such a row inside a pod CIDR of the mesh has that one's cluster and tunnel. */
-    return !entry || (is_local_scope(entry->identity) && entry->cluster_id == 0 &&
-                      !is_set(&entry->tunnel));
+    return !entry ||
+           (is_local_scope(entry->identity) && entry->cluster_id == 0 && !is_set(&entry->tunnel));
 }
 
 /* One hop less. The caller has seen that the TTL is above 1. */

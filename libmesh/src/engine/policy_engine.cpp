@@ -15,10 +15,6 @@ using model::policy::Direction;
 
 namespace {
 
-/// Identities below are the same in all clusters; above, only this node knows them.
-constexpr std::uint32_t kFirstOfClusters = 256;
-constexpr std::uint32_t kLastOfClusters = 0x00ffffff;
-
 void keep_first(Result<void>& outcome, const Result<void>& next) {
     if (outcome && !next) outcome = next;
 }
