@@ -13,6 +13,7 @@
 #include "meshctl/agents.hpp"
 #include "meshctl/commands.hpp"
 #include "meshctl/policy_text.hpp"
+#include "meshctl/request_log.hpp"
 #include "meshctl/targets.hpp"
 
 namespace mesh::ctl {
@@ -29,6 +30,7 @@ volatile std::sig_atomic_t interrupted = 0;
 struct MonitorOptions {
     Target target;
     bool drops = false;
+    bool requests = false;
     std::string pod, reason, from_cluster;
     std::int64_t identity = 0;
     double seconds = 0;  ///< 0 = until interrupted
@@ -111,16 +113,39 @@ Result<void> look(const MonitorOptions& options, const AgentSocket& agent, std::
     return {};
 }
 
+// The same for what the agent's proxies did with requests.
+Result<void> look_at_requests(const MonitorOptions& options, const AgentSocket& agent,
+                              RequestLog& log, bool as_json) {
+    MESH_TRY(const json::value answer, ask(agent, "/v1/access-log"));
+    for (json::object& request : log.take(answer)) {
+        if (options.drops && !is_refused(request)) continue;
+        if (as_json) {
+            request["node"] = agent.node;
+            fmt::print("{}\n", json::serialize(request));
+        } else {
+            fmt::print("{}\n", request_text(agent.node, request));
+        }
+    }
+    std::fflush(stdout);
+    return {};
+}
+
 Result<void> monitor(Context& context, const MonitorOptions& options) {
     MESH_TRY(const Agents agents, find_agents(context, options.target));
     std::vector<std::int64_t> next(agents.sockets.size(), 0);
+    std::vector<RequestLog> requests(agents.sockets.size());
     std::signal(SIGINT, [](int) { interrupted = 1; });
     std::signal(SIGTERM, [](int) { interrupted = 1; });
     const TimePoint begin = context.clock.now();
     const auto limit = std::chrono::duration<double>(options.seconds);
     for (bool first = true;; first = false) {
         for (std::size_t i = 0; i < agents.sockets.size(); ++i) {
-            MESH_CHECK(look(options, agents.sockets[i], next[i], context.json()));
+            if (options.requests) {
+                MESH_CHECK(
+                    look_at_requests(options, agents.sockets[i], requests[i], context.json()));
+            } else {
+                MESH_CHECK(look(options, agents.sockets[i], next[i], context.json()));
+            }
         }
         if (first) fmt::print(stderr, "watching {} nodes\n", agents.sockets.size());
         const bool over = options.seconds > 0 && context.clock.now() - begin >= limit;
@@ -134,18 +159,27 @@ void add_monitor(CLI::App& app, Context& context) {
     CLI::App* command = app.add_subcommand(
         "monitor", "Show packets of pods as the datapath sees them: where they go, why dropped");
     add_target(command, options->target);
-    command->add_flag("--drops", options->drops, "Only packets that are dropped");
-    command->add_option("--pod", options->pod, "Only from or to this pod, NAMESPACE/NAME");
-    command->add_option("--identity", options->identity, "Only from or to this identity");
-    command->add_option("--reason", options->reason, "Only drops for this reason");
-    command->add_option("--peer-cluster", options->from_cluster, "Only from or to this cluster");
+    command->add_flag("--drops", options->drops,
+                      "Only packets that are dropped, or requests that are refused");
+    auto* requests = command->add_flag(
+        "--l7", options->requests,
+        "HTTP requests and DNS questions that went through a policy's proxy, instead of packets");
+    for (CLI::Option* of_packets :
+         {command->add_option("--pod", options->pod, "Only from or to this pod, NAMESPACE/NAME"),
+          command->add_option("--identity", options->identity, "Only from or to this identity"),
+          command->add_option("--reason", options->reason, "Only drops for this reason"),
+          command->add_option("--peer-cluster", options->from_cluster,
+                              "Only from or to this cluster")}) {
+        of_packets->excludes(requests);
+    }
     command->add_option("--seconds", options->seconds, "End after so long (default: until Ctrl-C)");
     add_output_flag(*command, context);
     command->footer(
         "With -o json each event is one line of JSON.\n"
         "Examples:\n"
         "  meshctl monitor --cluster cluster1 --drops\n"
-        "  meshctl monitor --cluster cluster1 --pod shop/echo-1 --peer-cluster cluster2");
+        "  meshctl monitor --cluster cluster1 --pod shop/echo-1 --peer-cluster cluster2\n"
+        "  meshctl monitor --cluster cluster1 --l7 --drops");
     on_chosen(command, context, [=, &context] { return monitor(context, *options); });
 }
 
