@@ -93,6 +93,14 @@ void add_policy_flags(CLI::App& app, Flags& flags) {
     app.add_flag("--policy-audit-mode", policy.audit,
                  "Let pass what policies deny, and tell it as an event")
         ->group(kGroup);
+    app.add_option("--policy-endpoint-mode", policy.endpoint_modes,
+                   "Another mode for some pods: always, default, never or audit, and the labels "
+                   "that a pod must have, as in audit:app=web,io.kubernetes.pod.namespace=shop; "
+                   "may be given several times, the first that fits a pod counts")
+        ->type_name("MODE:LABEL,...")
+        ->take_all()
+        ->allow_extra_args(false)
+        ->group(kGroup);
     app.add_option("--policy-default-local-cluster", policy.default_local_cluster,
                    "A selector of peers that names no cluster means the own one (as Cilium from "
                    "1.19); false: all clusters")

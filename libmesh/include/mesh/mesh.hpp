@@ -60,6 +60,10 @@ struct PolicyOptions {
     /// "always": always; "never": no policy is enforced.
     std::string enforcement = "default";
     bool audit = false;  ///< what policies deny passes, and is told as an event
+    /// Pods with another mode, "MODE:LABEL,...": "always", "default", "never" or "audit", and labels
+    /// that a pod must have all of, as in "audit:app=web,k8s:io.kubernetes.pod.namespace=shop". The
+    /// first that fits a pod counts for it, instead of `enforcement` and `audit`.
+    std::vector<std::string> endpoint_modes;
     /// A selector of peers that names no cluster means the own one; else all.
     bool default_local_cluster = true;
     /// A pod's node may always connect to it, and goes past L7 rules that do not name the host.

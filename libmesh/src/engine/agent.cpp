@@ -71,6 +71,12 @@ PolicyEngineOptions policy_options(const MeshOptions& options) {
     out.compile.allow_localhost = options.policy.allow_localhost;
     out.compile.default_local_cluster = options.policy.default_local_cluster;
     out.audit = options.policy.audit;
+    for (const std::string& text : options.policy.endpoint_modes) {
+        // Checked before.
+        if (auto one = compile::parse_endpoint_mode(text)) {
+            out.compile.endpoint_modes.push_back(*std::move(one));
+        }
+    }
     out.verdict_events = options.policy.verdict_events;
     out.proxy_mark = kProxyMark;
     // As the datapath looks rows up: 0.0.0.0/0 is no IPv6 address's.
@@ -138,9 +144,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                 const auto entry = pods->lookup(address);
                 return entry ? entry->identity : 0U;
             };
+            const bool enabled = policy.enabled();
             policy_.emplace(std::move(policy), own_, pods_->policy(), clock_, Rng(rng_.next()),
                             log_.named("policy"));
-            if (options_.policy.enforcement != "never") make_proxies();
+            if (enabled) make_proxies();
         }
         if (pods_) flow_collector_.emplace(executor, *pods_, clock_, log_.named("pods"));
         if (network_ && datapaths.bpf_pods != nullptr) {

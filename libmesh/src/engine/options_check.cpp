@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "compile/policy/endpoint_mode.hpp"
 #include "engine/encryption.hpp"
 #include "sources/config/etcd_yaml.hpp"
 
@@ -73,6 +74,11 @@ Result<void> check_options(const MeshOptions& options) {
     if (enforcement != "default" && enforcement != "always" && enforcement != "never") {
         return invalid_argument(fmt::format(
             "policy.enforcement: expected default, always or never, got \"{}\"", enforcement));
+    }
+    for (const std::string& mode : options.policy.endpoint_modes) {
+        if (const auto good = compile::parse_endpoint_mode(mode); !good) {
+            return good.error().with_prefix("policy.endpoint_modes");
+        }
     }
     MESH_CHECK(check_health(options.health));
     return Encryption::check(options.datapath);

@@ -29,18 +29,6 @@ json::array to_json(std::span<const model::Label> labels) {
     return all;
 }
 
-std::string_view enforcement_name(compile::Enforcement enforcement) {
-    switch (enforcement) {
-        case compile::Enforcement::kAlways:
-            return "always";
-        case compile::Enforcement::kNever:
-            return "never";
-        case compile::Enforcement::kDefault:
-            break;
-    }
-    return "default";
-}
-
 json::object to_json(const model::policy::PolicyKey& key, const PolicyStatus& status) {
     const auto& rules = status.policy->rules;
     return {{"kind", to_string(key.kind)},
@@ -111,7 +99,7 @@ json::object policy_document(const PolicyEngine& policy) {
                                       {"state", to_string(endpoint.state)},
                                       {"error", endpoint.why}});
     }
-    return {{"enforcement", enforcement_name(options.compile.enforcement)},
+    return {{"enforcement", to_string(options.compile.enforcement)},
             {"audit", options.audit},
             {"default_local_cluster", options.compile.default_local_cluster},
             {"allow_localhost", options.compile.allow_localhost},

@@ -21,6 +21,13 @@ void keep_first(Result<void>& outcome, const Result<void>& next) {
 
 }  // namespace
 
+bool PolicyEngineOptions::enabled() const noexcept {
+    return compile.enforcement != compile::Enforcement::kNever ||
+           std::ranges::any_of(compile.endpoint_modes, [](const compile::EndpointMode& mode) {
+               return mode.enforcement != compile::Enforcement::kNever;
+           });
+}
+
 std::string_view to_string(PolicyState state) noexcept {
     switch (state) {
         case PolicyState::kWaiting:
@@ -51,7 +58,7 @@ PolicyEngine::PolicyEngine(PolicyEngineOptions options, state::ClusterKey own,
 PolicyEngine::~PolicyEngine() = default;
 
 Result<void> PolicyEngine::start(bool open_until_synced) {
-    const bool enabled = options_.compile.enforcement != compile::Enforcement::kNever;
+    const bool enabled = options_.enabled();
     if (!enabled) {
         for (const auto& former : datapath_.endpoints()) {
             MESH_CHECK(datapath_.remove(former.endpoint));
@@ -273,7 +280,7 @@ void PolicyEngine::evaluate(Endpoint& endpoint, const state::ClusterTables& tabl
     if (identity == 0) {
         // Where there are no policies, none could hold for it, whoever it is.
         const bool none =
-            policies_.empty() && options_.compile.enforcement == compile::Enforcement::kDefault;
+            policies_.empty() && options_.compile.enforcement != compile::Enforcement::kAlways;
         if (!none) what.labels = {{model::policy::kSourceReserved, "init", ""}};
     } else if (const auto known = tables.find_identity(own_.name, model::IdentityId{identity})) {
         what.labels = known->labels;

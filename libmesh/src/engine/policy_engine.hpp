@@ -39,13 +39,16 @@ namespace mesh::engine {
 
 struct PolicyEngineOptions {
     compile::PolicyOptions compile;
-    bool audit = false;           ///< what rules deny passes, and is told
+    bool audit = false;           ///< what rules deny passes, and is told; of all endpoints
     bool verdict_events = false;  ///< also for what passes
     std::uint32_t proxy_mark = 0;
     std::uint32_t identity_shift = 16;  ///< bits of an identity below its cluster id
     compile::LocalIdentityOptions local = {};
     /// For proxies. @see L7Policy::IdentityOf
     L7Policy::IdentityOf identity_of = [](const model::IpAddress&) { return 0U; };
+
+    /// Whether any endpoint may be enforced.
+    [[nodiscard]] bool enabled() const noexcept;
 };
 
 /// A pod of this node, as policy sees it.
@@ -204,6 +207,7 @@ class PolicyEngine {
     [[nodiscard]] Result<void> write_due();
     [[nodiscard]] Result<void> replace(Endpoint& endpoint, std::shared_ptr<const Rows> rows);
     [[nodiscard]] Result<void> write_replacements();
+    [[nodiscard]] bool audits(const Endpoint& endpoint) const;
     void note_replaced(const Replacement& done);
     [[nodiscard]] Result<void> change(Endpoint& endpoint,
                                       std::span<const datapath::PolicyRowChange> changes);

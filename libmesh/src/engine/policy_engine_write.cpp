@@ -131,7 +131,7 @@ Result<void> PolicyEngine::replace(Endpoint& endpoint, std::shared_ptr<const Row
         return {};
     }
     const auto enforcement = !restricts(policy) ? EndpointEnforcement::kNone
-                             : options_.audit   ? EndpointEnforcement::kAudit
+                             : audits(endpoint) ? EndpointEnforcement::kAudit
                                                 : EndpointEnforcement::kRules;
     if (enforcement != EndpointEnforcement::kNone) hold_rows(endpoint, *rows);
     if (!endpoint.held.empty()) {
@@ -148,6 +148,13 @@ Result<void> PolicyEngine::replace(Endpoint& endpoint, std::shared_ptr<const Row
     }
     replacements_.push_back({&endpoint, enforcement, std::move(rows)});
     return {};
+}
+
+bool PolicyEngine::audits(const Endpoint& endpoint) const {
+    auto labels = endpoint.labels;
+    std::ranges::sort(labels);
+    const auto* mode = compile::find_mode(options_.compile.endpoint_modes, labels);
+    return mode != nullptr ? mode->audit : options_.audit;
 }
 
 /// Together, as each costs the kernel milliseconds by itself.

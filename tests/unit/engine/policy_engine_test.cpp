@@ -177,6 +177,38 @@ TEST_F(PolicyEngineTest, APolicyBecomesRowsOfThoseThatItSelectsAndGoesAgain) {
     EXPECT_EQ(engine_->counts().policies, 0U);
 }
 
+TEST_F(PolicyEngineTest, EndpointsWithCertainLabelsHaveAnotherMode) {
+    PolicyEngineOptions options;
+    for (const char* text :
+         {"audit:app=web,io.kubernetes.pod.namespace=shop", "always:app=api", "never:app=web"}) {
+        options.compile.endpoint_modes.push_back(*compile::parse_endpoint_mode(text));
+    }
+    make(options);
+    apply(kOwn, {identity(kWeb, "web"), identity(kApi, "api"), identity(kApi + 1, "db"),
+                 ip(1, kWeb), ip(2, kApi), ip(3, kApi + 1)});
+    engine_->set_pods({pod(1), pod(2), pod(3)}, true);
+    engine_->note_synced(kOwn);
+    flush();
+    EXPECT_EQ(mode(1), EndpointEnforcement::kNone);
+    EXPECT_EQ(mode(2), EndpointEnforcement::kRules);
+    EXPECT_EQ(rows(2), Lines{"in 1 0/0 allow"});
+    EXPECT_EQ(mode(3), EndpointEnforcement::kNone);
+    apply(kOwn, {policy("p", "{endpointSelector: {}, ingress: []}"),
+                 policy("q", "{endpointSelector: {}, ingressDeny: [{fromEntities: [world]}]}")});
+    flush();
+    EXPECT_EQ(mode(1), EndpointEnforcement::kAudit);
+    EXPECT_EQ(mode(3), EndpointEnforcement::kRules);
+
+    options.compile.endpoint_modes = {*compile::parse_endpoint_mode("default:app=web")};
+    options.compile.enforcement = compile::Enforcement::kNever;
+    EXPECT_TRUE(options.enabled());
+    options.compile.endpoint_modes = {*compile::parse_endpoint_mode("never:app=web")};
+    EXPECT_FALSE(options.enabled());
+    for (const char* bad : {"", "web", "open:app=web", "audit", "audit:"}) {
+        EXPECT_FALSE(compile::parse_endpoint_mode(bad)) << bad;
+    }
+}
+
 TEST_F(PolicyEngineTest, AnIdentityChangesItsRowsOnly) {
     set_up();
     apply(kOwn, {policy("p", kFromApi)});

@@ -77,7 +77,7 @@ class Explainer {
 
     /// @return true if no rule counts for the endpoint
     bool note_enforcement() {
-        if (options_.enforcement == Enforcement::kNever) {
+        if (origin_.enforcement == Enforcement::kNever) {
             out_.remark = "policy enforcement is off (mode \"never\")";
             return true;
         }
@@ -91,8 +91,8 @@ class Explainer {
             out_.enforcing.push_back(
                 {rule.policy->key, rule.policy->source, from.line, rule_path(rule)});
         }
-        if (options_.enforcement == Enforcement::kAlways) {
-            out_.remark = "all endpoints are enforced (mode \"always\")";
+        if (origin_.enforcement == Enforcement::kAlways) {
+            out_.remark = "it is enforced in any case (mode \"always\")";
         } else if (origin_.is_init) {
             out_.remark = "an endpoint without labels yet (reserved:init) is always enforced";
         } else if (!out_.enforced) {

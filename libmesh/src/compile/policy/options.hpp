@@ -2,19 +2,18 @@
 // of Cilium differ.
 #pragma once
 
-#include <cstdint>
 #include <string>
+#include <vector>
+
+#include "compile/policy/endpoint_mode.hpp"
 
 namespace mesh::compile {
-
-/// Of endpoints. kDefault: a direction is enforced once a policy with default deny selects the
-/// endpoint; kAlways: always; kNever: never. @source policy.md §4
-enum class Enforcement : std::uint8_t { kDefault, kAlways, kNever };
 
 /// The same for all policies of a node. @thread any thread (a plain value)
 struct PolicyOptions {
     std::string cluster;  ///< own name
     Enforcement enforcement = Enforcement::kDefault;
+    std::vector<EndpointMode> endpoint_modes{};  ///< of some endpoints; the first that fits counts
     /// Ingress from the node's own host is allowed unless it is denied, and goes past L7 rules that
     /// do not name the host ("allow-localhost: always", which auto comes to under Kubernetes).
     bool allow_localhost = true;

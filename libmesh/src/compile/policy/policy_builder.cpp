@@ -57,8 +57,8 @@ void PolicyBuilder::build_direction(const std::vector<const CachedRule*>& rules,
                                     EndpointPolicy& out, std::vector<SelectorId>& acquired) {
     const std::size_t at = index_of(direction);
     const bool exempt =
-        options_.enforcement == Enforcement::kNever || (subject.is_host && !options_.host_firewall);
-    bool enforced = !exempt && (options_.enforcement == Enforcement::kAlways || subject.is_init);
+        subject.enforcement == Enforcement::kNever || (subject.is_host && !options_.host_firewall);
+    bool enforced = !exempt && (subject.enforcement == Enforcement::kAlways || subject.is_init);
     std::vector<PeerShape> shapes;
     if (!exempt) {
         for (const CachedRule* rule : rules) {

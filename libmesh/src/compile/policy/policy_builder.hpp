@@ -38,6 +38,7 @@ class PolicyBuilder {
   public:
     struct Subject {
         bool is_host = false, is_init = false;
+        Enforcement enforcement = Enforcement::kDefault;
         const NamedPorts* own_ports = nullptr;
         const NamedPorts* peer_ports = nullptr;
     };

@@ -16,8 +16,10 @@ bool has_reserved(const std::vector<Label>& labels, std::string_view key) {
 }
 
 PolicyBuilder::Subject subject_of(const std::pair<std::vector<Label>, NamedPorts>& key,
-                                  const NamedPorts& peer_ports) {
+                                  const NamedPorts& peer_ports, const PolicyOptions& options) {
     PolicyBuilder::Subject subject;
+    const EndpointMode* mode = find_mode(options.endpoint_modes, key.first);
+    subject.enforcement = mode != nullptr ? mode->enforcement : options.enforcement;
     subject.is_host = has_reserved(key.first, "host");
     subject.is_init = has_reserved(key.first, "init");
     subject.own_ports = &key.second;
@@ -279,7 +281,7 @@ std::vector<const PolicyCompiler::RuleRow*> PolicyCompiler::selecting(
 void PolicyCompiler::build(SharedNumber number) {
     Shared& shared = shared_[number];
     const SubjectKey& key = *shared.key;
-    const PolicyBuilder::Subject subject = subject_of(key, peer_ports_);
+    const PolicyBuilder::Subject subject = subject_of(key, peer_ports_, options_);
     std::vector<const CachedRule*> rules;
     for (const RuleRow* row : selecting(key)) rules.push_back(&row->cached);
     // A reader may still hold the one before.
@@ -342,10 +344,11 @@ void PolicyCompiler::examine(const PolicyEndpoint& endpoint,
                              const std::function<void(const PolicyOrigin&)>& f) {
     SubjectKey key{endpoint.labels, endpoint.ports};
     std::ranges::sort(key.first);
-    const PolicyBuilder::Subject subject = subject_of(key, peer_ports_);
+    const PolicyBuilder::Subject subject = subject_of(key, peer_ports_, options_);
     PolicyOrigin origin;
     origin.is_host = subject.is_host;
     origin.is_init = subject.is_init;
+    origin.enforcement = subject.enforcement;
     origin.host = host_;
     std::vector<const CachedRule*> rules;
     for (const RuleRow* row : selecting(key)) {

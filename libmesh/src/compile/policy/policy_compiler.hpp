@@ -52,6 +52,7 @@ struct PolicyOrigin {
     std::shared_ptr<const EndpointPolicy> policy;
     bool installed = false;  ///< some endpoint has this very policy
     bool is_host = false, is_init = false;
+    Enforcement enforcement = Enforcement::kDefault;
     SelectorId host = kAnyPeer;  ///< selects the node's own host
 };
 
