@@ -3,6 +3,7 @@
 
 Exit code 77 = skipped, with the reason on standard error.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -10,12 +11,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
 from sandboxes import Cluster, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
+LOOP = pathlib.Path(__file__).resolve().parent / "http_loop.py"
 PATIENCE = 60  # seconds until something that must happen counts as not happening
 
 SPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
@@ -56,6 +60,46 @@ def policy(name, rules, subject="app: server"):
 def from_good(cluster, word="ingress", name="server"):
     return policy(name, f"  {word}:\n  - fromEndpoints:\n    - matchLabels:\n        app: good\n"
                         f"        io.cilium.k8s.policy.cluster: {cluster.name}\n")
+
+
+# One path, and a header that no client sends and the proxy adds: a request that has it has been through the rules.
+HTTP_PORT = 8081
+HTTP_RULES = """  ingress:
+  - fromEndpoints:
+    - matchLabels: {app: good, io.cilium.k8s.policy.cluster: %(other)s}
+    - {}
+    toPorts:
+    - ports: [{port: "8081", protocol: TCP}]
+      rules:
+        http:
+        - {method: GET, path: /public, headerMatches: [{name: X-Filtered, value: "yes", mismatch: ADD}]}
+"""
+EXPECTED = {"/public": 200, "/private": 403}
+
+
+def as_ruled(row):
+    return row.get("status") == EXPECTED[row["path"]]
+
+
+class Background:
+    """http_loop.py in a pod until close(); `rows` is what it has said so far."""
+
+    def __init__(self, cluster, pod, *args):
+        self.cluster, self.pod = cluster, pod
+        command = cluster.exec_command(f"shop/{pod}", "/usr/bin/python3", "-u", str(LOOP), *map(str, args))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.name, self.rows = f"{pod} of {cluster.name}", []
+        self.reader = threading.Thread(target=lambda: self.rows.extend(map(json.loads, self.process.stdout)),
+                                       daemon=True)
+        self.reader.start()
+
+    def close(self):
+        self.process.stdin.close()
+        try:
+            self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+        self.reader.join(PATIENCE)
 
 
 class FailSafe(unittest.TestCase):
@@ -127,6 +171,39 @@ class FailSafe(unittest.TestCase):
                     return False
             return True
         wait_for(f"policies {names} on both nodes", there, PATIENCE)
+
+    @contextlib.contextmanager
+    def agents_with(self, *flags):
+        """The agents of the first cluster have these flags, too, while the block runs."""
+        state = self.one.folder / "state.json"
+        before = state.read_text()
+        daemons = json.loads(before)
+        for daemon in daemons["daemons"]:
+            if daemon["name"] == "mesh-agent":
+                daemon["argv"] += flags
+        self.one.kill("mesh-agent")
+        state.write_text(json.dumps(daemons))
+        try:
+            self.one.start("mesh-agent")
+            yield
+        finally:
+            self.one.kill("mesh-agent")
+            state.write_text(before)
+            self.one.start("mesh-agent")
+
+    def background(self, *args):
+        started = Background(*args)
+        self.addCleanup(started.close)
+        return started
+
+    def wait_each(self, clients, what, seconds, count, fits):
+        """Waits until each client has that many rows that fit, of each path over kept and over new connections."""
+        for client in clients:
+            for path in EXPECTED:
+                for kind in ("kept", "new"):
+                    wait_for(f"{client.name}: {path}, {kind} connections: {what}",
+                             lambda: sum((r["path"], r["kind"]) == (path, kind) and fits(r) for r in list(client.rows))
+                             >= count, seconds)
 
     def ask(self, cluster, pod, seconds=2):
         done = subprocess.run(cluster.exec_command(f"shop/{pod}", "/usr/bin/python3", "-c", ASK,
@@ -217,16 +294,7 @@ class FailSafe(unittest.TestCase):
         self.one.meshctl("sandbox", "remove", "--cluster", self.one.name, "-f", "-", input=new)
 
     def test_a_policy_of_too_many_rows_locks_its_pod_alone(self):
-        state = self.one.folder / "state.json"
-        before = state.read_text()
-        daemons = json.loads(before)
-        for daemon in daemons["daemons"]:
-            if daemon["name"] == "mesh-agent":
-                daemon["argv"] += ["--bpf-policy-map-max", "20"]
-        self.one.kill("mesh-agent")
-        state.write_text(json.dumps(daemons))
-        try:
-            self.one.start("mesh-agent")
+        with self.agents_with("--bpf-policy-map-max", "20"):
             self.wait_policies(set())
             ports = ", ".join(f"{{port: '{9001 + 2 * i}'}}" for i in range(30))
             self.write(policy("server", f"  ingress: [{{toPorts: [{{ports: [{ports}]}}]}}]\n"))
@@ -237,10 +305,82 @@ class FailSafe(unittest.TestCase):
             self.write(from_good(self.two))
             self.wait_policies({"server"})
             self.assert_good_of_two_only()
-        finally:
-            self.one.kill("mesh-agent")
-            state.write_text(before)
-            self.one.start("mesh-agent")
+
+    def test_http_rules_while_their_agent_is_killed_and_started(self):
+        log = self.one.folder / "logs" / "http-access.log"
+        with self.agents_with("--http-access-log", str(log)):
+            self.write(policy("server", HTTP_RULES % {"other": self.two.name}))
+            self.wait_policies({"server"})
+            server = self.background(self.one, "server", "serve", HTTP_PORT)
+            wait_for("the server listens", lambda: server.rows, PATIENCE)
+            clients = [self.background(cluster, pod, "ask", self.address[self.one.name], HTTP_PORT,
+                                       f"{cluster.name}/{pod}", *EXPECTED)
+                       for cluster, pod in ((self.two, "good"), (self.one, "bad"), (self.one, "good"))]
+            self.wait_each(clients, "answers as ruled", PATIENCE, 3, as_ruled)
+            at = {"kill": time.monotonic()}
+            self.one.kill("mesh-agent", "node1")
+            at["down"] = time.monotonic()
+            logged = log.stat().st_size
+            self.wait_each(clients, "requests without an agent", PATIENCE, 3, lambda r: r["began"] > at["down"])
+            at["start"] = time.monotonic()
+            self.one.start("mesh-agent", "node1")
+            self.wait_each(clients, "as ruled again", 30, 1, lambda r: r["began"] > at["start"] and as_ruled(r))
+            at["again"] = time.monotonic()
+            self.wait_each(clients, "as ruled still", PATIENCE, 3, lambda r: r["began"] > at["again"] and as_ruled(r))
+            for client in clients:
+                self.wait_logged(log, logged, client)
+            for one in (*clients, server):
+                one.close()
+        self.assert_ruled_at_all_times(server.rows[1:], clients)
+        self.assert_closed_while_down(server.rows[1:], clients, at)
+
+    def assert_ruled_at_all_times(self, reached, clients):
+        """Nothing has reached the server but what the rules let pass, and all of it through the proxy."""
+        rows = {row["id"]: row for client in clients for row in client.rows}
+        self.assertEqual([r for r in reached if r["first"] != "GET /public HTTP/1.1"
+                          or r["headers"].get("x-filtered") != "yes" or r["headers"].get("x-id") not in rows], [])
+        for row in rows.values():
+            if row["path"] == "/private":
+                self.assertNotIn("reached", row.get("body", ""), row)
+            if row.get("status") == 200:
+                self.assertEqual((row["path"], row["body"]), ("/public", f"reached {row['id']}"), row)
+        # The server's record is whole.
+        self.assertLessEqual({i for i, row in rows.items() if row.get("status") == 200},
+                             {r["headers"]["x-id"] for r in reached})
+
+    def assert_closed_while_down(self, reached, clients, at):
+        """Without an agent nothing is answered or reaches the server; with one, every answer is as ruled."""
+        rows = {row["id"]: row for client in clients for row in client.rows}
+        for row in rows.values():
+            if "status" in row and (row["ended"] < at["kill"] or row["began"] > at["again"]):
+                self.assertTrue(as_ruled(row), row)
+        for client in clients:
+            ports = [row["port"] for row in client.rows
+                     if row["kind"] == "kept" and row["ended"] < at["kill"] and "port" in row]
+            self.assertLess(len(set(ports)), len(ports), f"{client.name} keeps no connection")
+        down = [row for row in rows.values() if row["began"] > at["down"] and row["ended"] < at["start"]]
+        self.assertEqual([row for row in down if "error" not in row], [])
+        self.assertEqual([r for r in reached
+                          if rows[r["headers"]["x-id"]]["began"] > at["down"] and r["at"] < at["start"]], [])
+
+    def wait_logged(self, log, size, client):
+        """Waits for a line for each path from that client, behind the log's first bytes."""
+        address = next(ip for ip in client.cluster.pods(client.pod)[client.pod]["ips"] if ":" not in ip)
+
+        def lines():
+            text = log.read_bytes()[size:].decode()
+            found = {}
+            for line in map(json.loads, text.splitlines()[:None if text.endswith("\n") else -1]):
+                if line.get("source", {}).get("ip") == address and line.get("path") in EXPECTED and as_ruled(line):
+                    found[line["path"]] = line
+            return found.keys() == EXPECTED.keys() and found
+        found = wait_for(f"the access log has lines of {client.name}", lines, PATIENCE)
+        for path, verdict in (("/public", "forwarded"), ("/private", "denied")):
+            line = found[path]
+            self.assertEqual((line["direction"], line["method"], line["verdict"]), ("ingress", "GET", verdict), line)
+            self.assertEqual((line["destination"]["ip"], line["destination"]["port"]),
+                             (self.address[self.one.name], HTTP_PORT), line)
+            self.assertGreater(line["source"]["identity"], 255, line)
 
 
 if __name__ == "__main__":
