@@ -16,7 +16,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, Loop, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, Loop, failed, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 MARKER, CONTROL = "secret-of-a-pod-4711", "plain-control-4712"
@@ -199,7 +199,7 @@ class EncryptionTest(unittest.TestCase):
             cluster.wait_used("echo", {self.one.name: 2, self.two.name: 2})
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             for cluster in (self.one, self.two):
                 cluster.print_logs()
 

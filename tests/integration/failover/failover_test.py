@@ -16,7 +16,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, Loop, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, Loop, failed, run_cases, wait_for  # noqa: E402
 
 from kills import HeldConnection, kill_node, pod_link, set_agent_flags, signal_pod  # noqa: E402
 
@@ -57,7 +57,7 @@ class FailoverTest(unittest.TestCase):
         cluster.apply("echo.yaml", replicas=replicas, annotations=ANNOTATIONS, port=8080 + cluster.id)
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             for cluster in (self.one, self.two):
                 cluster.print_logs()
 

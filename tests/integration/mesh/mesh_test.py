@@ -14,7 +14,7 @@ import sys
 import tempfile
 import unittest
 
-from sandboxes import Cluster, HeldSocket, Loop, run_cases, wait_for
+from sandboxes import Cluster, HeldSocket, Loop, failed, run_cases, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 GLOBAL = 'service.cilium.io/global: "true"'
@@ -73,7 +73,7 @@ class MeshTest(unittest.TestCase):
             cluster.wait_used("echo", self.both)
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             for cluster in (self.one, self.two):
                 cluster.print_logs()
 

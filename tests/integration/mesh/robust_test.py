@@ -15,7 +15,7 @@ import tempfile
 import time
 import unittest
 
-from sandboxes import Cluster, Loop, run_cases, wait_for
+from sandboxes import Cluster, Loop, failed, run_cases, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 
@@ -95,7 +95,7 @@ class RobustTest(unittest.TestCase):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             for cluster in (self.one, self.two):
                 cluster.print_logs()
 

@@ -50,6 +50,12 @@ while not stop.is_set() and (count == 0 or n < count):
 """
 
 
+def failed(test):
+    """Whether the test that tearDown is for has failed. Python 3.11's outcome.success does not tell by then."""
+    result = test._outcome.result
+    return any(getattr(case, "test_case", case) is test for case, _ in result.failures + result.errors)
+
+
 def wait_for(what, condition, seconds=DEADLINE):
     """Returns the condition's first true value; fails naming what was waited for and the last thing seen."""
     end = time.monotonic() + seconds

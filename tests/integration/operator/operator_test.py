@@ -140,7 +140,8 @@ class OperatorTest(unittest.TestCase):
             self.process.kill()
             self.process.wait()
         self.etcd.kill()
-        failed = any(error for _, error in getattr(self._outcome, "errors", []))
+        result = self._outcome.result
+        failed = any(case is self for case, _ in result.failures + result.errors)
         if failed:
             for name in ("operator.log", "etcd.log"):
                 path = os.path.join(self.directory, name)

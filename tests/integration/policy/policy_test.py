@@ -20,7 +20,7 @@ import unittest
 import yaml
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import run_cases  # noqa: E402
+from sandboxes import failed, run_cases  # noqa: E402
 
 from matrix import Matrix, describe  # noqa: E402
 from rollout import Rollout  # noqa: E402
@@ -67,7 +67,7 @@ class PolicyTest(unittest.TestCase):
             raise AssertionError(f"left behind: {left}")
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             for cluster in self.world.clusters.values():
                 cluster.print_logs(5)
 

@@ -14,7 +14,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, failed, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 PATIENCE = 60  # seconds until something that must happen counts as not happening
@@ -101,7 +101,7 @@ class Explain(unittest.TestCase):
                      PATIENCE)
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             self.one.print_logs()
 
     # -- what the cases share

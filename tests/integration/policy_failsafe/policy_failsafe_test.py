@@ -16,7 +16,7 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, failed, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 LOOP = pathlib.Path(__file__).resolve().parent / "http_loop.py"
@@ -144,7 +144,7 @@ class FailSafe(unittest.TestCase):
         self.wait_open()
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             self.one.print_logs()
 
     # -- what the cases share

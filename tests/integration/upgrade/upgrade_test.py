@@ -19,7 +19,7 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "mesh"))
-from sandboxes import DEADLINE, Cluster, Loop, run_cases, wait_for  # noqa: E402
+from sandboxes import DEADLINE, Cluster, Loop, failed, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/release/bin").resolve()
 NODES = ("node1", "node2")
@@ -119,7 +119,7 @@ class UpgradeTest(unittest.TestCase):
             raise AssertionError(f"left behind: {left}")
 
     def tearDown(self):
-        if not self._outcome.success:
+        if failed(self):
             for cluster in (self.one, self.two):
                 cluster.print_logs()
 
