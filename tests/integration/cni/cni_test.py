@@ -463,6 +463,8 @@ class AgentTest(unittest.TestCase):
         again = self.runtime.add(a, dict(config, agentTimeoutSeconds=0), pod="a")
         self.cluster.start("mesh-agent", "node1")
         wait_for("the agent attaches it", lambda: self.listed()["shop", "a"]["attached"])
+        # Locked until the new agent knows its own cluster, and with it the policies.
+        wait_for("it has its policy", lambda: self.listed()["shop", "a"]["policy"]["state"] == "ready")
         for address in addresses(again):
             ping(b, address)
         for container in (a, b):
