@@ -64,12 +64,15 @@ TEST(LoopThread, HandsTheCallersExceptionBack) {
 TEST(LoopThread, MayBeDestroyedByItsOwnHandler) {
     const auto kept = std::make_shared<int>(7);
     auto loop = std::make_unique<LoopThread>([](std::string_view what) { ADD_FAILURE() << what; });
-    std::atomic<bool> destroyed{false};
+    std::atomic<bool> posted{false}, destroyed{false};
     asio::post(loop->executor(), [&, kept] {
+        // The loop must outlive every call on its executor, that to post() included.
+        while (!posted) std::this_thread::yield();
         asio::post(loop->executor(), [kept] { ADD_FAILURE() << "after the end"; });
         loop.reset();
         destroyed = true;
     });
+    posted = true;
     // The thread drops what waited, and ends.
     while (!destroyed || kept.use_count() > 1) std::this_thread::yield();
     EXPECT_EQ(loop, nullptr);
