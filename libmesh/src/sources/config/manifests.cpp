@@ -389,7 +389,7 @@ ManifestUpdate ManifestSet::apply(std::string_view name, std::string_view text) 
     }
     file.errors.clear();
     file.ever_good = true;
-    std::map<k8s::ObjectKey, ObjectPtr> objects;
+    Objects objects;
     for (auto& object : parsed.objects) objects.emplace(k8s::key_of(*object), std::move(object));
     replace(std::string(name), file, std::move(objects), update);
     return update;
@@ -415,47 +415,18 @@ ManifestUpdate ManifestSet::fail(std::string_view name, std::string why) {
     return update;
 }
 
-void ManifestSet::replace(const std::string& name, File& file,
-                          std::map<k8s::ObjectKey, ObjectPtr> objects, ManifestUpdate& update) {
-    std::set<k8s::ObjectKey> touched;
-    for (const auto& [key, object] : file.objects) touched.insert(key);
-    for (const auto& [key, object] : objects) touched.insert(key);
-    for (const k8s::ObjectKey& key : touched) {
-        auto& candidates = candidates_[key];
-        const ObjectPtr before = candidates.empty() ? nullptr : candidates.begin()->second;
-        if (const auto now = objects.find(key); now != objects.end()) {
-            candidates.insert_or_assign(name, now->second);
-        } else {
-            candidates.erase(name);
-        }
-        const ObjectPtr after = candidates.empty() ? nullptr : candidates.begin()->second;
-        if (candidates.empty()) candidates_.erase(key);
-        const bool same = before == after || (before && after && *before == *after);
-        if (!same) update.changes.push_back({key, after});
-        note_duplicates(key, update);
-    }
-    file.objects = std::move(objects);
-}
-
-void ManifestSet::note_duplicates(const k8s::ObjectKey& key, ManifestUpdate& update) {
-    std::set<std::string> now;
-    if (const auto found = candidates_.find(key); found != candidates_.end()) {
-        const auto& candidates = found->second;
-        for (auto other = std::next(candidates.begin()); other != candidates.end(); ++other) {
-            now.insert(fmt::format("{}: {} is defined in {} already, which is used", other->first,
-                                   key.to_string(), candidates.begin()->first));
-        }
-    }
-    std::set<std::string>& before = duplicates_[key];
-    std::ranges::set_difference(now, before, std::back_inserter(update.errors));
-    before = std::move(now);
-    if (before.empty()) duplicates_.erase(key);
+void ManifestSet::replace(const std::string& name, File& file, Objects objects,
+                          ManifestUpdate& update) {
+    definitions_.replace(
+        name, file.objects, std::move(objects),
+        [&](const k8s::ObjectKey& key, const auto& object) {
+            update.changes.push_back({key, object});
+        },
+        update.errors);
 }
 
 std::map<k8s::Kind, std::size_t> ManifestSet::counts() const {
-    std::map<k8s::Kind, std::size_t> counts;
-    for (const auto& [key, candidates] : candidates_) ++counts[key.kind];
-    return counts;
+    return definitions_.counts();
 }
 
 std::vector<std::string> ManifestSet::errors() const {
@@ -463,7 +434,8 @@ std::vector<std::string> ManifestSet::errors() const {
     for (const auto& [name, file] : files_) {
         all.insert(all.end(), file.errors.begin(), file.errors.end());
     }
-    for (const auto& [key, texts] : duplicates_) all.insert(all.end(), texts.begin(), texts.end());
+    const auto duplicates = definitions_.duplicates();
+    all.insert(all.end(), duplicates.begin(), duplicates.end());
     return all;
 }
 

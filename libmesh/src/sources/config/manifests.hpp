@@ -16,6 +16,7 @@
 
 #include "model/kubernetes.hpp"
 #include "runtime/clock.hpp"
+#include "sources/config/definitions.hpp"
 #include "sources/config/directory_watcher.hpp"
 #include "sources/config/policy_set.hpp"
 
@@ -56,7 +57,7 @@ class ManifestSet {
     /// The file cannot be read: its objects stay as they were. @param why names the file
     [[nodiscard]] ManifestUpdate fail(std::string_view file, std::string why);
 
-    [[nodiscard]] std::size_t size() const noexcept { return candidates_.size(); }
+    [[nodiscard]] std::size_t size() const noexcept { return definitions_.size(); }
     /// Number of objects by kind.
     [[nodiscard]] std::map<model::k8s::Kind, std::size_t> counts() const;
     /// All that is wrong now, by file.
@@ -65,20 +66,17 @@ class ManifestSet {
     [[nodiscard]] bool incomplete() const;
 
   private:
-    using ObjectPtr = std::shared_ptr<const model::k8s::Object>;
+    using ObjectDefinitions = Definitions<model::k8s::ObjectKey, model::k8s::Object>;
+    using Objects = ObjectDefinitions::Values;
     struct File {
-        std::map<model::k8s::ObjectKey, ObjectPtr> objects;
+        Objects objects;
         std::vector<std::string> errors;
         bool ever_good = false;
     };
-    void replace(const std::string& name, File& file,
-                 std::map<model::k8s::ObjectKey, ObjectPtr> objects, ManifestUpdate& update);
-    void note_duplicates(const model::k8s::ObjectKey& key, ManifestUpdate& update);
+    void replace(const std::string& name, File& file, Objects objects, ManifestUpdate& update);
 
     std::map<std::string, File, std::less<>> files_;
-    /// Per object the files that define it.
-    std::map<model::k8s::ObjectKey, std::map<std::string, ObjectPtr>> candidates_;
-    std::map<model::k8s::ObjectKey, std::set<std::string>> duplicates_;  ///< error texts
+    ObjectDefinitions definitions_;
     std::set<std::string> skipped_told_;
 };
 

@@ -1,9 +1,5 @@
 #include "sources/config/policy_set.hpp"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "sources/config/policy_documents.hpp"
@@ -60,45 +56,16 @@ PolicySetUpdate PolicySet::fail(std::string_view name, std::string why) {
 
 void PolicySet::replace(const std::string& name, File& file, Records records,
                         PolicySetUpdate& update) {
-    std::set<PolicyKey> touched;
-    for (const auto& [key, record] : file.records) touched.insert(key);
-    for (const auto& [key, record] : records) touched.insert(key);
-    for (const PolicyKey& key : touched) {
-        auto& candidates = candidates_[key];
-        const RecordPtr before = candidates.empty() ? nullptr : candidates.begin()->second;
-        if (const auto now = records.find(key); now != records.end()) {
-            candidates.insert_or_assign(name, now->second);
-        } else {
-            candidates.erase(name);
-        }
-        const RecordPtr after = candidates.empty() ? nullptr : candidates.begin()->second;
-        if (candidates.empty()) candidates_.erase(key);
-        const bool same = before == after || (before && after && *before == *after);
-        if (!same) update.changes.push_back({key, after});
-        note_duplicates(key, update);
-    }
-    file.records = std::move(records);
-}
-
-void PolicySet::note_duplicates(const PolicyKey& key, PolicySetUpdate& update) {
-    std::set<std::string> now;
-    if (const auto found = candidates_.find(key); found != candidates_.end()) {
-        const auto& candidates = found->second;
-        for (auto other = std::next(candidates.begin()); other != candidates.end(); ++other) {
-            now.insert(fmt::format("{}: {} is defined in {} already, which is used", other->first,
-                                   key.to_string(), candidates.begin()->first));
-        }
-    }
-    std::set<std::string>& before = duplicates_[key];
-    std::ranges::set_difference(now, before, std::back_inserter(update.errors));
-    before = std::move(now);
-    if (before.empty()) duplicates_.erase(key);
+    definitions_.replace(
+        name, file.records, std::move(records),
+        [&](const PolicyKey& key, const auto& record) {
+            update.changes.push_back({key, record});
+        },
+        update.errors);
 }
 
 std::map<model::policy::PolicyKind, std::size_t> PolicySet::counts() const {
-    std::map<model::policy::PolicyKind, std::size_t> counts;
-    for (const auto& [key, candidates] : candidates_) ++counts[key.kind];
-    return counts;
+    return definitions_.counts();
 }
 
 std::vector<std::string> PolicySet::errors() const {
@@ -106,7 +73,8 @@ std::vector<std::string> PolicySet::errors() const {
     for (const auto& [name, file] : files_) {
         all.insert(all.end(), file.errors.begin(), file.errors.end());
     }
-    for (const auto& [key, texts] : duplicates_) all.insert(all.end(), texts.begin(), texts.end());
+    const auto duplicates = definitions_.duplicates();
+    all.insert(all.end(), duplicates.begin(), duplicates.end());
     return all;
 }
 

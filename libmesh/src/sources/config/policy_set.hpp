@@ -5,13 +5,12 @@
 
 #include <cstddef>
 #include <map>
-#include <memory>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "model/policy_record.hpp"
+#include "sources/config/definitions.hpp"
 
 namespace mesh::sources::config {
 
@@ -31,7 +30,7 @@ class PolicySet {
     /// The file cannot be read: its policies stay as they were. @param why names the file
     [[nodiscard]] PolicySetUpdate fail(std::string_view file, std::string why);
 
-    [[nodiscard]] std::size_t size() const noexcept { return candidates_.size(); }
+    [[nodiscard]] std::size_t size() const noexcept { return definitions_.size(); }
     /// Number of policies by kind.
     [[nodiscard]] std::map<model::policy::PolicyKind, std::size_t> counts() const;
     /// All that is wrong now, by file.
@@ -39,20 +38,17 @@ class PolicySet {
     [[nodiscard]] model::UnreadPolicies unread() const;
 
   private:
-    using RecordPtr = std::shared_ptr<const model::PolicyRecord>;
-    using Records = std::map<model::policy::PolicyKey, RecordPtr>;
+    using PolicyDefinitions = Definitions<model::policy::PolicyKey, model::PolicyRecord>;
+    using Records = PolicyDefinitions::Values;
     struct File {
         Records records;
         std::vector<std::string> errors;
         model::UnreadPolicies unread;
     };
     void replace(const std::string& name, File& file, Records records, PolicySetUpdate& update);
-    void note_duplicates(const model::policy::PolicyKey& key, PolicySetUpdate& update);
 
     std::map<std::string, File, std::less<>> files_;
-    /// Per policy the files that define it.
-    std::map<model::policy::PolicyKey, std::map<std::string, RecordPtr>> candidates_;
-    std::map<model::policy::PolicyKey, std::set<std::string>> duplicates_;  ///< error texts
+    PolicyDefinitions definitions_;
 };
 
 }  // namespace mesh::sources::config
