@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "model/fqdn_pattern.hpp"
+
 namespace mesh::compile {
 
 using namespace model::policy;
@@ -43,25 +45,6 @@ bool header_holds(const HttpRequest& request, std::string_view text) {
     return has_header(request, text.substr(0, colon), value);
 }
 
-/// A pattern of names as an expression: '*' stays inside of a label. @source policy.md §2
-std::string name_expression(std::string_view pattern) {
-    std::string out;
-    if (pattern.starts_with("**.")) {
-        out = "([-a-z0-9_]+[.])+";
-        pattern.remove_prefix(3);
-    }
-    for (const char c : pattern) {
-        if (c == '*') {
-            out += "[-a-z0-9_]*";
-        } else if (c == '.') {
-            out += "[.]";
-        } else {
-            out += c;
-        }
-    }
-    return out;
-}
-
 }  // namespace
 
 bool lets_pass(const HttpRule& rule, const HttpRequest& request) {
@@ -81,8 +64,7 @@ bool lets_pass(const HttpRule& rule, const HttpRequest& request) {
 bool lets_pass(const FqdnSelector& rule, std::string_view name) {
     std::string text = lower(name);
     if (text.ends_with('.')) text.pop_back();
-    if (!rule.match_name.empty()) return text == rule.match_name;
-    return rule.match_pattern == "*" || full_match(text, name_expression(rule.match_pattern));
+    return matches(rule, text);
 }
 
 std::string to_string(const HttpRule& rule) {

@@ -1,9 +1,6 @@
 // Which names a matchName or matchPattern selects, compiled: of the DNS rules of one endpoint and
-// port, and of all toFQDNs of a node. Names are those of dns_message.hpp.
-//
-// matchName: the name itself. matchPattern: '*' stands for any number of letters, digits, '-' and
-// '_', thus never for a dot; "**." in front for one label or more; a lone "*" selects every name.
-// @source policy.md §2
+// port, and of all toFQDNs of a node. Names are those of dns_message.hpp; what a pattern selects is
+// model/fqdn_pattern.hpp's matter.
 #pragma once
 
 #include <cstddef>
@@ -16,16 +13,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "model/fqdn_pattern.hpp"
 #include "model/policy.hpp"
 
 namespace mesh::serve::dns {
 
-/// True if the pattern selects the name. @param pattern lower case, no dot at the end
-/// @complexity O(|pattern| × |name|)
-[[nodiscard]] bool matches_pattern(std::string_view pattern, std::string_view name) noexcept;
-/// An empty selector selects every name: what a rule without L7 makes of those beside it.
-[[nodiscard]] bool matches(const model::policy::FqdnSelector& selector,
-                           std::string_view name) noexcept;
+using model::policy::matches;
+using model::policy::matches_pattern;
 
 /// The labels at a pattern's end that have no '*' ("example.com" of "*.example.com"); empty if the
 /// last one has some. What it selects ends in them.
