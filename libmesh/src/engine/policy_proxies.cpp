@@ -123,7 +123,7 @@ Result<void> PolicyProxies::start_dns() {
     return {};
 }
 
-serve::dns::Decision PolicyProxies::decide(const serve::dns::DnsQuestion& question) const {
+serve::dns::Decision PolicyProxies::decide(const serve::dns::DnsQuestion& question) {
     L7Flow flow;
     flow.direction = Direction::kEgress;
     flow.protocol = question.transport == serve::dns::Transport::kUdp ? 17 : 6;
@@ -133,11 +133,7 @@ serve::dns::Decision PolicyProxies::decide(const serve::dns::DnsQuestion& questi
     const L7Answer answer = policy_.l7().find("dns", flow);
     serve::dns::Decision decision;
     decision.endpoint = answer.endpoint;
-    decision.allow = std::ranges::any_of(answer.any_of, [&](const auto& rules) {
-        return rules == nullptr || std::ranges::any_of(rules->dns, [&](const auto& selector) {
-                   return serve::dns::matches(selector, question.name);
-               });
-    });
+    decision.allow = dns_rules_.allow(answer.any_of, question.name);
     return decision;
 }
 

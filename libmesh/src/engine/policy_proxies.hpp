@@ -21,6 +21,7 @@
 #include "engine/policy_engine.hpp"
 #include "runtime/clock.hpp"
 #include "serve/dns/dns_proxy.hpp"
+#include "serve/dns/dns_rules.hpp"
 #include "serve/l7/http_proxy.hpp"
 
 namespace mesh::engine {
@@ -65,7 +66,7 @@ class PolicyProxies {
     [[nodiscard]] Result<void> start_http();
     [[nodiscard]] Result<void> start_dns();
     [[nodiscard]] Result<std::uint16_t> listen_http(model::policy::Direction direction);
-    [[nodiscard]] serve::dns::Decision decide(const serve::dns::DnsQuestion& question) const;
+    [[nodiscard]] serve::dns::Decision decide(const serve::dns::DnsQuestion& question);
     void learn(const serve::dns::Learnt& learnt, std::function<void()> done);
     void tick();
     void wait();
@@ -77,6 +78,7 @@ class PolicyProxies {
     Logger log_;
     FqdnNames names_;
     HttpRules http_rules_;
+    serve::dns::DnsRuleSets dns_rules_;
     std::unique_ptr<serve::l7::HttpProxy> http_;
     std::unique_ptr<serve::dns::DnsProxy> dns_;
     bool prepared_ = false;
