@@ -8,7 +8,6 @@ Exit code 77 = skipped, with the reason on standard error.
 """
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, Loop, failed, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, Loop, delete_clusters, failed, run_cases, wait_for  # noqa: E402
 
 from kills import HeldConnection, kill_node, pod_link, set_agent_flags, signal_pod  # noqa: E402
 
@@ -33,7 +32,7 @@ class FailoverTest(unittest.TestCase):
         cls.root = tempfile.mkdtemp(prefix="mesh-fo-")
         cls.one = Cluster(BIN, cls.root, f"f{os.getpid()}a", 11, "embedded")
         cls.two = Cluster(BIN, cls.root, f"f{os.getpid()}b", 12, "embedded", inherit=cls.one)
-        cls.addClassCleanup(cls.clean)
+        cls.addClassCleanup(delete_clusters, cls.root, cls.one, cls.two)
         for cluster in (cls.one, cls.two):
             cluster.create()
         cls.one.meshctl("clustermesh", "connect", "--cluster", cls.one.name, "--to", cls.two.name)
@@ -42,15 +41,6 @@ class FailoverTest(unittest.TestCase):
         cls.one.apply("client.yaml")
         for cluster in (cls.one, cls.two):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
-
-    @classmethod
-    def clean(cls):
-        for cluster in (cls.one, cls.two):
-            cluster.delete()
-        left = [name for cluster in (cls.one, cls.two) for name in cluster.leftovers()]
-        shutil.rmtree(cls.root, ignore_errors=True)
-        if left:
-            raise AssertionError(f"left behind: {left}")
 
     @classmethod
     def deploy(cls, cluster, replicas=2):

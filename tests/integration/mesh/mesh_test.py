@@ -8,13 +8,12 @@ Exit code 77 = skipped, with the reason on standard error.
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
-from sandboxes import Cluster, HeldSocket, Loop, failed, run_cases, wait_for
+from sandboxes import Cluster, HeldSocket, Loop, delete_clusters, failed, run_cases, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 GLOBAL = 'service.cilium.io/global: "true"'
@@ -33,7 +32,7 @@ class MeshTest(unittest.TestCase):
         one = Cluster(BIN, cls.root, f"e{os.getpid()}a", 1, "embedded")
         two = Cluster(BIN, cls.root, f"e{os.getpid()}b", 2, "real", inherit=one)
         cls.one, cls.two = one, two
-        cls.addClassCleanup(cls.clean)
+        cls.addClassCleanup(delete_clusters, cls.root, cls.one, cls.two)
         for cluster in (one, two):
             cluster.create()
         one.meshctl("clustermesh", "connect", "--cluster", one.name, "--to", two.name)
@@ -42,16 +41,6 @@ class MeshTest(unittest.TestCase):
             cluster.apply("client.yaml")
         for cluster in (one, two):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
-
-    @classmethod
-    def clean(cls):
-        clusters = (cls.one, cls.two)
-        for cluster in clusters:
-            cluster.delete()
-        left = [name for cluster in clusters for name in cluster.leftovers()]
-        shutil.rmtree(cls.root, ignore_errors=True)
-        if left:
-            raise AssertionError(f"left behind: {left}")
 
     @classmethod
     def deploy(cls, cluster, replicas=2, annotations=GLOBAL):

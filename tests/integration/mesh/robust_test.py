@@ -8,14 +8,13 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
-from sandboxes import Cluster, Loop, failed, run_cases, wait_for
+from sandboxes import Cluster, Loop, delete_clusters, failed, run_cases, wait_for
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 
@@ -60,7 +59,7 @@ class RobustTest(unittest.TestCase):
         cls.root = tempfile.mkdtemp(prefix="mesh-robust-")
         cls.one = Cluster(BIN, cls.root, f"r{os.getpid()}a", 3, "embedded")
         cls.two = Cluster(BIN, cls.root, f"r{os.getpid()}b", 4, "real", inherit=cls.one)
-        cls.addClassCleanup(cls.clean)
+        cls.addClassCleanup(delete_clusters, cls.root, cls.one, cls.two)
         for cluster in (cls.one, cls.two):
             cluster.create()
         cls.one.meshctl("clustermesh", "connect", "--cluster", cls.one.name, "--to", cls.two.name)
@@ -69,16 +68,6 @@ class RobustTest(unittest.TestCase):
             cluster.apply("client.yaml")
         for cluster in (cls.one, cls.two):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
-
-    @classmethod
-    def clean(cls):
-        left = []
-        for cluster in (cls.one, cls.two):
-            cluster.delete()
-            left += cluster.leftovers()
-        shutil.rmtree(cls.root, ignore_errors=True)
-        if left:
-            raise AssertionError(f"left behind: {left}")
 
     @classmethod
     def deploy(cls, cluster, replicas=2):

@@ -3,6 +3,7 @@ import collections
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,18 @@ while not stop.is_set() and (count == 0 or n < count):
     if count == 0:
         time.sleep(0.002)
 """
+
+
+def delete_clusters(root, *clusters):
+    """Ends the clusters and their folder; fails if they left something on the machine."""
+    left = []
+    for cluster in clusters:
+        cluster.delete()
+    for cluster in clusters:
+        left += cluster.leftovers()
+    shutil.rmtree(root, ignore_errors=True)
+    if left:
+        raise AssertionError(f"left behind: {left}")
 
 
 def failed(test):

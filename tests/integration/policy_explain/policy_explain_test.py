@@ -7,48 +7,19 @@ Exit code 77 = skipped, with the reason on standard error.
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, failed, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, delete_clusters, failed, run_cases, wait_for  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "policy"))
+from shop import ASK, PODS, SPACE  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 PATIENCE = 60  # seconds until something that must happen counts as not happening
-
-PODS = """
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: good, namespace: shop, labels: {app: good}}
-spec: {nodeName: node1, containers: [{name: c, command: [sleep, infinity]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: bad, namespace: shop, labels: {app: bad}}
-spec: {nodeName: node2, containers: [{name: c, command: [sleep, infinity]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: shop, labels: {app: server}}
-spec: {nodeName: node1, containers: [{name: c, command: [mesh-echo], ports: [{name: http, containerPort: 8080}]}]}
-"""
-
-ASK = """
-import socket, sys
-try:
-    with socket.create_connection((sys.argv[1], 8080), timeout=float(sys.argv[2])) as s:
-        s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        print("answer" if s.recv(1) else "closed")
-except OSError as e:
-    print(type(e).__name__)
-"""
 
 
 def policy(cluster, app="good"):
@@ -72,25 +43,15 @@ class Explain(unittest.TestCase):
         cls.root = tempfile.mkdtemp(prefix="mesh-explain-")
         cls.one = Cluster(BIN, cls.root, f"x{os.getpid()}a", 41, "embedded")
         cls.two = Cluster(BIN, cls.root, f"x{os.getpid()}b", 42, "embedded", inherit=cls.one)
-        cls.addClassCleanup(cls.clean)
+        cls.addClassCleanup(delete_clusters, cls.root, cls.one, cls.two)
         for cluster in (cls.one, cls.two):
             cluster.create()
         cls.one.meshctl("clustermesh", "connect", "--cluster", cls.one.name, "--to", cls.two.name)
         for cluster in (cls.one, cls.two):
-            cluster.meshctl("sandbox", "apply", "--cluster", cluster.name, "-f", "-", input=PODS)
+            cluster.meshctl("sandbox", "apply", "--cluster", cluster.name, "-f", "-", input=SPACE + "---" + PODS)
         for cluster in (cls.one, cls.two):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
         cls.address = next(ip for ip in cls.one.pods("server")["server"]["ips"] if ":" not in ip)
-
-    @classmethod
-    def clean(cls):
-        left = []
-        for cluster in (cls.one, cls.two):
-            cluster.delete()
-            left += cluster.leftovers()
-        shutil.rmtree(cls.root, ignore_errors=True)
-        if left:
-            raise AssertionError(f"left behind: {left}")
 
     def setUp(self):
         self.policy("delete", "shop/server")

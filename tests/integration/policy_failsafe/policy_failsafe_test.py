@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,40 +15,14 @@ import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "mesh"))
-from sandboxes import Cluster, failed, run_cases, wait_for  # noqa: E402
+from sandboxes import Cluster, delete_clusters, failed, run_cases, wait_for  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "policy"))
+from shop import ASK, PODS, SPACE  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/dev/bin").resolve()
 LOOP = pathlib.Path(__file__).resolve().parent / "http_loop.py"
 PATIENCE = 60  # seconds until something that must happen counts as not happening
-
-SPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
-PODS = """
-apiVersion: v1
-kind: Pod
-metadata: {name: good, namespace: shop, labels: {app: good}}
-spec: {nodeName: node1, containers: [{name: c, command: [sleep, infinity]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: bad, namespace: shop, labels: {app: bad}}
-spec: {nodeName: node2, containers: [{name: c, command: [sleep, infinity]}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: server, namespace: shop, labels: {app: server}}
-spec: {nodeName: node1, containers: [{name: c, command: [mesh-echo], ports: [{name: http, containerPort: 8080}]}]}
-"""
-
-# One request to an address: says "answer", or what became of it.
-ASK = """
-import socket, sys
-try:
-    with socket.create_connection((sys.argv[1], 8080), timeout=float(sys.argv[2])) as s:
-        s.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        print("answer" if s.recv(1) else "closed")
-except OSError as e:
-    print(type(e).__name__)
-"""
 
 
 def policy(name, rules, subject="app: server"):
@@ -110,7 +83,7 @@ class FailSafe(unittest.TestCase):
         cls.root = tempfile.mkdtemp(prefix="mesh-policy-")
         cls.one = Cluster(BIN, cls.root, f"p{os.getpid()}a", 31, "real")
         cls.two = Cluster(BIN, cls.root, f"p{os.getpid()}b", 32, "embedded", inherit=cls.one)
-        cls.addClassCleanup(cls.clean)
+        cls.addClassCleanup(delete_clusters, cls.root, cls.one, cls.two)
         for cluster in (cls.one, cls.two):
             cluster.create()
         cls.one.meshctl("clustermesh", "connect", "--cluster", cls.one.name, "--to", cls.two.name)
@@ -120,16 +93,6 @@ class FailSafe(unittest.TestCase):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
         cls.address = {c.name: next(ip for ip in c.pods("server")["server"]["ips"] if ":" not in ip)
                        for c in (cls.one, cls.two)}
-
-    @classmethod
-    def clean(cls):
-        left = []
-        for cluster in (cls.one, cls.two):
-            cluster.delete()
-            left += cluster.leftovers()
-        shutil.rmtree(cls.root, ignore_errors=True)
-        if left:
-            raise AssertionError(f"left behind: {left}")
 
     @staticmethod
     def apply(cluster, text):

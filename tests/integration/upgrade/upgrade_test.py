@@ -19,7 +19,7 @@ import threading
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "mesh"))
-from sandboxes import DEADLINE, Cluster, Loop, failed, run_cases, wait_for  # noqa: E402
+from sandboxes import DEADLINE, Cluster, Loop, delete_clusters, failed, run_cases, wait_for  # noqa: E402
 
 BIN = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "build/release/bin").resolve()
 NODES = ("node1", "node2")
@@ -97,7 +97,7 @@ class UpgradeTest(unittest.TestCase):
         one = Cluster(BIN, cls.root, f"u{os.getpid()}a", 1, "embedded")
         two = Cluster(BIN, cls.root, f"u{os.getpid()}b", 2, "embedded", inherit=one)
         cls.one, cls.two = one, two
-        cls.addClassCleanup(cls.clean)
+        cls.addClassCleanup(delete_clusters, cls.root, cls.one, cls.two)
         for cluster in (one, two):
             cluster.create()
         one.meshctl("clustermesh", "connect", "--cluster", one.name, "--to", two.name)
@@ -107,16 +107,6 @@ class UpgradeTest(unittest.TestCase):
         for cluster in (one, two):
             cluster.meshctl("status", "--cluster", cluster.name, "--wait")
             cluster.wait_used("echo", {one.name: 2, two.name: 2})
-
-    @classmethod
-    def clean(cls):
-        clusters = (cls.one, cls.two)
-        for cluster in clusters:
-            cluster.delete()
-        left = [name for cluster in clusters for name in cluster.leftovers()]
-        shutil.rmtree(cls.root, ignore_errors=True)
-        if left:
-            raise AssertionError(f"left behind: {left}")
 
     def tearDown(self):
         if failed(self):
