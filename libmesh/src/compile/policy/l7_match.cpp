@@ -5,8 +5,10 @@
 #include <re2/re2.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "model/fqdn_pattern.hpp"
+#include "model/http_path.hpp"
 
 namespace mesh::compile {
 
@@ -29,27 +31,41 @@ bool full_match(const std::string& text, const std::string& pattern) {
     return expression.ok() && RE2::FullMatch(text, expression);
 }
 
-/// Some header of that name has the value, or (empty) any.
+/// The header is there, and its values, joined as a list, are `value` or that is empty.
 bool has_header(const HttpRequest& request, std::string_view name, std::string_view value) {
-    return std::ranges::any_of(request.headers, [&](const auto& header) {
-        return lower(header.first) == lower(name) && (value.empty() || header.second == value);
-    });
+    bool present = false;
+    std::string joined;
+    for (const auto& [other, text] : request.headers) {
+        if (lower(other) != lower(name)) continue;
+        if (std::exchange(present, true)) joined += ',';
+        joined += text;
+    }
+    return present && (value.empty() || joined == value);
 }
 
-/// "Name" or "Name: value".
+/// "Name", "Name: value", or as Cilium's parser takes it, "Name value".
 bool header_holds(const HttpRequest& request, std::string_view text) {
-    const std::size_t colon = text.find(':');
-    if (colon == std::string_view::npos) return has_header(request, text, {});
-    std::string_view value = text.substr(colon + 1);
-    while (value.starts_with(' ')) value.remove_prefix(1);
-    return has_header(request, text.substr(0, colon), value);
+    const std::size_t end = std::min(text.find_first_of(": "), text.size());
+    std::string_view value = text.substr(end);
+    const std::string_view before = value.starts_with(':') ? ": " : " ";
+    value.remove_prefix(std::min(value.find_first_not_of(before), value.size()));
+    while (value.ends_with(' ')) value.remove_suffix(1);
+    return has_header(request, text.substr(0, end), value);
+}
+
+/// The path passes as sent and as a server may resolve it.
+bool path_holds(const std::string& path, const std::string& pattern) {
+    if (pattern.empty()) return true;
+    std::string resolved;
+    model::normalise_path(path, resolved);
+    return full_match(path, pattern) && full_match(resolved, pattern);
 }
 
 }  // namespace
 
 bool lets_pass(const HttpRule& rule, const HttpRequest& request) {
     if (!rule.method.empty() && !full_match(request.method, rule.method)) return false;
-    if (!rule.path.empty() && !full_match(request.path, rule.path)) return false;
+    if (!path_holds(request.path, rule.path)) return false;
     if (!rule.host.empty() && !full_match(request.host, rule.host)) return false;
     return std::ranges::all_of(
                rule.headers,

@@ -113,9 +113,4 @@ struct HeadEnd {
 /// Fields that may not come behind a body, since they say how to read the message.
 [[nodiscard]] bool forbidden_in_trailer(std::string_view name) noexcept;
 
-/// The path as servers may resolve it: escapes of unreserved characters, of "/" and of "\" are
-/// decoded, "\" is "/", "//" is "/", segments "." and ".." (also with ";...") are resolved. The
-/// query is left alone. @source RFC 3986 §6.2.2
-void normalise_path(std::string_view path, std::string& out);
-
 }  // namespace mesh::serve::l7

@@ -7,6 +7,8 @@
 #include <optional>
 #include <utility>
 
+#include "model/http_path.hpp"
+
 namespace mesh::serve::l7 {
 
 namespace policy = model::policy;
@@ -232,7 +234,7 @@ void HttpPolicy::decide(const RequestView& request, Decision& decision) const {
     decision.clear();
     bool differs = false;
     if (!request.plain_path) {
-        normalise_path(request.path, decision.normal_path);
+        model::normalise_path(request.path, decision.normal_path);
         differs = decision.normal_path != request.path;
     }
     for (std::size_t i = 0; i < rules_.size(); ++i) {

@@ -3,7 +3,7 @@
 //
 // Matching is Cilium's: regular expressions (RE2) match all of the method, of the path as sent with
 // its query, and of the host as sent with its port. Beyond it, a path that servers may resolve to
-// another one (see normalise_path) passes only if one rule allows it both as sent and resolved.
+// another one (model/http_path.hpp) passes only if one rule allows it both as sent and resolved.
 //
 // @source policy.md §2
 #pragma once

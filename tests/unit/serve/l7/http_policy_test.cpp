@@ -112,7 +112,7 @@ TEST(HttpPolicy, PathsThatServersMayResolveToOthersDoNotGetPast) {
 TEST(HttpPolicy, Normalisation) {
     const auto normal = [](std::string_view path) {
         std::string out;
-        normalise_path(path, out);
+        model::normalise_path(path, out);
         return out;
     };
     EXPECT_EQ(normal("/"), "/");
