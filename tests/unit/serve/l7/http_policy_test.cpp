@@ -5,6 +5,7 @@
 #include <re2/re2.h>
 
 #include "filter_harness.hpp"
+#include "model/http_path.hpp"
 
 namespace mesh::serve::l7::test {
 namespace {
