@@ -116,7 +116,15 @@ void CacheLedger::found(std::string_view key, std::string_view value, std::int64
     // Unknown to the remote, whose list has ended: a stray.
     const bool stray = entry.wanted == 0 && *kind != kOther && listed_[*kind];
     if (stray) return enqueue(*kind, node, std::nullopt, false);
-    if (lease == lease_) return;
+    if (lease == lease_) {
+        // The remote spoke before the own etcd did: what waits is there already. A canary of a
+        // former run speaks as well for this one.
+        const bool canary =
+            *kind == kOther && entry.wanted != 0 && key.starts_with(model::kSyncedPrefix);
+        if (canary) entry.wanted = entry.present;
+        if (entry.wanted == entry.present) dequeue(node);
+        return;
+    }
     // Right only once it hangs on our lease, too.
     const Hash present = std::exchange(entry.present, kUnknown);
     if (entry.order != 0 || (entry.wanted != 0 && entry.wanted != present)) return;

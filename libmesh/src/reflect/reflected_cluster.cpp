@@ -1,5 +1,6 @@
 #include "reflect/reflected_cluster.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "model/keys.hpp"
@@ -39,8 +40,10 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
     asio::awaitable<void> stop() {
         const auto self = shared_from_this();
         waker_.stop();
+        config_watch_.reset();
         co_await reader_.stop();
         co_await tasks_.join();
+        config_watch_.reset();  // made meanwhile
     }
 
     [[nodiscard]] ReflectedStatus status() const {
@@ -109,6 +112,7 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
             request.range = range;
             const auto listed = co_await own_.client().async_list(std::move(request), page);
             if (!listed) co_return listed.error();
+            if (&range == &ranges.front()) watch_config(listed->revision);
         }
         present_ = epoch;
         if (!ledger_.end_present()) {
@@ -117,6 +121,27 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
             reader_.read_again();
         }
         co_return Result<void>{};
+    }
+
+    /// Who removes or changes the config, by hand or with the lease, has most likely done more.
+    void watch_config(std::int64_t revision) {
+        etcd::WatchOptions options;
+        options.range.key = model::cluster_config_key(name_);
+        options.start_revision = revision + 1;
+        etcd::WatchEvents events;
+        events.on_events = [this](const etcd::Header&, std::span<const etcd::WatchEvent> news) {
+            const bool ours = std::ranges::all_of(news, [this](const etcd::WatchEvent& event) {
+                return event.kind == etcd::WatchEvent::Kind::kPut && event.kv.lease == own_.lease();
+            });
+            if (!ours) list_again();
+        };
+        events.on_end = [this](const etcd::WatchEnd&) { list_again(); };
+        config_watch_ = own_.client().watch(std::move(options), std::move(events));
+    }
+
+    void list_again() {
+        present_ = 0;
+        waker_.wake();
     }
 
     asio::awaitable<Result<void>> write_batch() {
@@ -172,6 +197,7 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
     Waker waker_;
     RemoteReader reader_;
     ReflectedStatus counters_;
+    std::unique_ptr<etcd::Watch> config_watch_;
     std::uint64_t present_ = 0;  ///< the epoch in which the own etcd was listed last
     std::size_t singles_ = 0;    ///< writes to do one by one
     bool started_ = false;

@@ -109,6 +109,17 @@ TEST_F(CacheLedgerTest, ARestartWritesWhatDiffersAndNothingElse) {
                                      "-cilium/cache/nodes/v1/ape/gone"));
 }
 
+TEST_F(CacheLedgerTest, WhoSpeaksFirstDoesNotMatter) {
+    own = {{"cilium/cluster-config/ape", {"{}", kLease}},
+           {"cilium/cache/nodes/v1/ape/same", {"1", kLease}},
+           {"cilium/cache/nodes/v1/ape/gone", {"3", kLease}},
+           {"cilium/synced/ape/cilium/cache/nodes/v1", {"then", kLease}}};
+    ledger.put_config("{}");
+    list_remote(Resource::kNodes, {{"same", "1"}});
+    list_own();
+    EXPECT_THAT(flush(), ElementsAre("-cilium/cache/nodes/v1/ape/gone"));
+}
+
 TEST_F(CacheLedgerTest, AnotherLeaseHasAllKeysPutAgainAsTheyWere) {
     own = {{"cilium/cache/nodes/v1/ape/a", {"1", 3}},
            {"cilium/cluster-config/ape", {"{}", 3}},
