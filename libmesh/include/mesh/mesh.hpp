@@ -11,6 +11,7 @@
 #include <mesh/error.hpp>
 #include <mesh/events.hpp>
 #include <mesh/export.hpp>
+#include <mesh/publish.hpp>
 #include <mesh/views.hpp>
 #include <optional>
 #include <span>
@@ -60,9 +61,10 @@ struct PolicyOptions {
     /// "always": always; "never": no policy is enforced.
     std::string enforcement = "default";
     bool audit = false;  ///< what policies deny passes, and is told as an event
-    /// Pods with another mode, "MODE:LABEL,...": "always", "default", "never" or "audit", and labels
-    /// that a pod must have all of, as in "audit:app=web,k8s:io.kubernetes.pod.namespace=shop". The
-    /// first that fits a pod counts for it, instead of `enforcement` and `audit`.
+    /// Pods with another mode, "MODE:LABEL,...": "always", "default", "never" or "audit", and
+    /// labels that a pod must have all of, as in
+    /// "audit:app=web,k8s:io.kubernetes.pod.namespace=shop". The first that fits a pod counts for
+    /// it, instead of `enforcement` and `audit`.
     std::vector<std::string> endpoint_modes;
     /// A selector of peers that names no cluster means the own one; else all.
     bool default_local_cluster = true;
@@ -203,8 +205,9 @@ class MESH_API Mesh {
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
     /// Stops and joins the thread; not to be called from the log callback. Subscriptions are
-    /// closed: what waits in them may still be read. The kernel keeps serving what was written
-    /// last; a later open() with the same pin_directory adopts it.
+    /// closed: what waits in them may still be read. Publications leave, as by their close(),
+    /// within some 3 seconds for all. The kernel keeps serving what was written last; a later
+    /// open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
@@ -266,6 +269,13 @@ class MESH_API Mesh {
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options = {});
     /// Likewise, told to `callback` on a thread of the subscription's own.
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options, EventsCallback callback);
+
+    /// Registers a workload that no Kubernetes object describes, such as the host that this runs
+    /// on, in the own cluster; until the Publication or the mesh ends. Returns at once:
+    /// Publication::wait() tells what came of it. The etcd user needs to write
+    /// mesh/local/workloads/v1/<name> and to read that and mesh/local/workload-status/v1/<name>.
+    /// @errors kInvalidArgument names the field
+    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
 
     /// The status document that `meshctl status -o json` shows: own cluster, remotes with their
     /// state, freshness, counts and refusals, datapath. JSON text.

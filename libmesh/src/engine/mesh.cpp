@@ -274,6 +274,12 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
         impl_->link->loop(), std::move(callback));
 }
 
+Result<Publication> Mesh::publish(const WorkloadOptions& options) {
+    std::optional<Result<Publication>> publication;
+    impl_->thread.run([&] { publication.emplace(impl_->agent->publications().publish(options)); });
+    return *std::move(publication);
+}
+
 std::string Mesh::status_json() const {
     std::string text;
     impl_->thread.run([&] { text = impl_->agent->status_json(); });
