@@ -1,7 +1,7 @@
 // Handles of the C ABI. A handle is a number that was never given out before, in the clothes of a
 // pointer: whatever a caller passes can be looked up, and is known or is not.
 //
-// Used by mesh_c.cpp only.
+// Used by the functions of the C ABI only.
 #pragma once
 
 #include <cstdint>

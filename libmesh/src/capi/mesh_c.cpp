@@ -1,20 +1,30 @@
 // The functions of mesh/mesh.h. Each is: check what was given, call the C++ API inside guard().
 #include <mesh/mesh.h>
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <mesh/mesh.hpp>
 #include <mesh/version.hpp>
-#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "capi/calls.hpp"
 #include "capi/handles.hpp"
 
-using mesh::capi::Handles;
+using mesh::capi::close_handle;
+using mesh::capi::copy_text;
+using mesh::capi::guard;
 using mesh::capi::Kind;
+using mesh::capi::kMostStructBytes;
+using mesh::capi::MeshObject;
+using mesh::capi::new_handle;
+using mesh::capi::take_options;
+using mesh::capi::tell;
+using mesh::capi::text_or_empty;
+using mesh::capi::to_timeout;
+using mesh::capi::with;
+using mesh::capi::with_mesh;
+using mesh::capi::wrong;
 
 namespace {
 
@@ -25,70 +35,6 @@ static_assert(offsetof(mesh_ip_record, cluster_id) == offsetof(mesh::IpRecord, c
 static_assert(offsetof(mesh_ip_record, prefix_length) == offsetof(mesh::IpRecord, prefix_length));
 static_assert(offsetof(mesh_ip_record, family) == offsetof(mesh::IpRecord, family));
 static_assert(offsetof(mesh_ip_record, encryption_key) == offsetof(mesh::IpRecord, encryption_key));
-
-/// No caller's struct is larger; a size beyond it was not set at all.
-constexpr std::size_t kMostStructBytes = 4096;
-
-int tell(mesh_error* error, int code, std::string_view message) noexcept {
-    if (error == nullptr || error->struct_size < sizeof(mesh_error)) return code;
-    error->code = code;
-    const std::size_t length = std::min(message.size(), sizeof error->message - 1);
-    std::memcpy(error->message, message.data(), length);
-    error->message[length] = '\0';
-    return code;
-}
-
-int tell(mesh_error* error, const mesh::Error& from) noexcept {
-    return tell(error, -static_cast<int>(from.code()), from.detail());
-}
-
-/// Runs a function's body: no exception leaves, whatever it is.
-template <class Body>
-int guard(mesh_error* error, Body&& body) noexcept {
-    try {
-        const int code = body();
-        if (code == MESH_OK) tell(error, MESH_OK, "");
-        return code;
-    } catch (const std::bad_alloc&) {
-        return tell(error, MESH_ERR_NO_MEMORY, "out of memory");
-    } catch (const std::exception& e) {
-        return tell(error, MESH_ERR_INTERNAL, e.what());
-    } catch (...) {
-        return tell(error, MESH_ERR_INTERNAL, "unknown exception");
-    }
-}
-
-int wrong(mesh_error* error, std::string_view what) noexcept {
-    return tell(error, MESH_ERR_INVALID_ARGUMENT, what);
-}
-
-/// Takes a caller's options, of an older or a newer header.
-/// @param least size of the first version
-template <class T>
-bool take_options(const T* from, T& to, std::size_t least) {
-    const std::size_t size = from->struct_size;
-    if (size < least || size > kMostStructBytes) return false;
-    const auto* const bytes = reinterpret_cast<const unsigned char*>(from);
-    // What we do not know must not have been asked for.
-    for (std::size_t i = sizeof(T); i < size; ++i) {
-        if (bytes[i] != 0) return false;
-    }
-    std::memcpy(&to, from, std::min(size, sizeof(T)));
-    return true;
-}
-
-class MeshObject final : public mesh::capi::Object {
-  public:
-    explicit MeshObject(std::unique_ptr<mesh::Mesh> mesh)
-        : Object(Kind::kMesh), mesh_(std::move(mesh)) {}
-    void interrupt() noexcept override { mesh_->interrupt(); }
-    [[nodiscard]] bool busy() const noexcept override { return mesh_->on_own_thread(); }
-    [[nodiscard]] mesh::Mesh& operator*() const noexcept { return *mesh_; }
-    [[nodiscard]] mesh::Mesh* operator->() const noexcept { return mesh_.get(); }
-
-  private:
-    std::unique_ptr<mesh::Mesh> mesh_;
-};
 
 class SubscriptionObject final : public mesh::capi::Object {
   public:
@@ -112,45 +58,6 @@ class BatchObject final : public mesh::capi::Object {
     mesh::EventBatch batch_;
 };
 
-/// Calls `body(object)` if the handle is one of that kind.
-template <class T, class Handle, class Body>
-int with(const Handle* handle, Kind kind, const char* name, mesh_error* error,
-         Body&& body) noexcept {
-    return guard(error, [&] {
-        const auto use = Handles::instance().find(handle, kind);
-        if (use.get() == nullptr) {
-            return wrong(error, std::string(name) + ": not an open handle of this kind");
-        }
-        return body(*static_cast<T*>(use.get()));
-    });
-}
-
-template <class Body>
-int with_mesh(const mesh_ctx* handle, mesh_error* error, Body&& body) noexcept {
-    return with<MeshObject>(handle, Kind::kMesh, "mesh", error, std::forward<Body>(body));
-}
-
-template <class Handle>
-int close(Handle* handle, Kind kind) noexcept {
-    if (handle == nullptr) return MESH_OK;
-    return guard(nullptr, [&] {
-        switch (Handles::instance().remove(handle, kind)) {
-            case Handles::Removed::kYes:
-                return MESH_OK;
-            case Handles::Removed::kBusy:
-                return MESH_ERR_BUSY;
-            case Handles::Removed::kUnknown:
-                break;
-        }
-        return MESH_ERR_INVALID_ARGUMENT;
-    });
-}
-
-template <class T>
-T* new_handle(std::unique_ptr<mesh::capi::Object> object) {
-    return static_cast<T*>(Handles::instance().add(std::move(object)));
-}
-
 int give(mesh_batch** out, mesh::EventBatch batch) {
     *out = new_handle<mesh_batch>(std::make_unique<BatchObject>(std::move(batch)));
     return MESH_OK;
@@ -158,10 +65,6 @@ int give(mesh_batch** out, mesh::EventBatch batch) {
 
 int give(mesh_batch** out, mesh::Result<mesh::EventBatch> batch, mesh_error* error) {
     return batch ? give(out, *std::move(batch)) : tell(error, batch.error());
-}
-
-std::string text_or_empty(const char* text) {
-    return text == nullptr ? std::string() : std::string(text);
 }
 
 mesh::LogCallback make_log(mesh_log_fn log, void* user_data) {
@@ -238,11 +141,6 @@ class Callback {
     mesh_subscribe_options options_;
 };
 
-std::chrono::milliseconds to_timeout(std::int64_t milliseconds) {
-    constexpr std::int64_t kYear = 365LL * 24 * 3600 * 1000;
-    return std::chrono::milliseconds(std::clamp<std::int64_t>(milliseconds, -1, kYear));
-}
-
 bool are_objects(std::uint32_t objects) {
     return objects != 0 && (objects & ~MESH_OBJECT_ALL) == 0;
 }
@@ -289,7 +187,7 @@ int mesh_open(const mesh_options* options, mesh_ctx** out, mesh_error* error) {
 }
 
 int mesh_close(mesh_ctx* mesh) {
-    return close(mesh, Kind::kMesh);
+    return close_handle(mesh, Kind::kMesh);
 }
 
 int mesh_wait_ready(mesh_ctx* mesh, int64_t timeout_ms, mesh_error* error) {
@@ -310,11 +208,7 @@ int mesh_status_json(mesh_ctx* mesh, char** out, mesh_error* error) {
     if (out != nullptr) *out = nullptr;
     return with_mesh(mesh, error, [&](MeshObject& object) {
         if (out == nullptr) return wrong(error, "out: expected a place for the text, got NULL");
-        const std::string text = object->status_json();
-        auto* const copy = static_cast<char*>(std::malloc(text.size() + 1));
-        if (copy == nullptr) throw std::bad_alloc();
-        std::memcpy(copy, text.c_str(), text.size() + 1);
-        *out = copy;
+        *out = copy_text(object->status_json());
         return MESH_OK;
     });
 }
@@ -396,7 +290,7 @@ int mesh_batch_events(mesh_batch* batch, const mesh_event* const** events, size_
 }
 
 int mesh_batch_free(mesh_batch* batch) {
-    return close(batch, Kind::kBatch);
+    return close_handle(batch, Kind::kBatch);
 }
 
 int mesh_subscribe(mesh_ctx* mesh, const mesh_subscribe_options* options, mesh_subscription** out,
@@ -459,7 +353,7 @@ int mesh_subscription_next(mesh_subscription* subscription, int64_t timeout_ms, 
 }
 
 int mesh_subscription_close(mesh_subscription* subscription) {
-    return close(subscription, Kind::kSubscription);
+    return close_handle(subscription, Kind::kSubscription);
 }
 
 }  // extern "C"
