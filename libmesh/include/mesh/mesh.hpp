@@ -85,10 +85,11 @@ struct PolicyOptions {
 /// Where rows go.
 struct DatapathOptions {
     enum class Kind : std::uint8_t {
-        kMemory,  ///< kept in memory only: needs no privileges
+        kMemory,  ///< tables of the kernel's bounds, in memory: what mesh-agent does without rights
         kBpf,     ///< BPF maps and programs of the kernel: needs root
+        kNone,    ///< nowhere: the mesh is read, by whoever needs no privileges
     };
-    Kind kind = Kind::kMemory;
+    Kind kind = Kind::kNone;
     /// cgroup v2 folder whose processes get service load balancing (kBpf).
     std::string cgroup;
     /// BPF file system; mounted there if it is none yet (kBpf).
@@ -210,7 +211,9 @@ struct PolicyTraceQuery {
 class MESH_API Mesh {
   public:
     /// Checks the options and starts to follow the own cluster and the remotes on a thread of its
-    /// own, or on the executor given. Returns at once; nothing needs to be reachable yet.
+    /// own, or on the executor given. Returns at once; nothing needs to be reachable yet. When the
+    /// clusters' first lists are read, free pages of the process's heap go back to the system
+    /// (glibc's malloc_trim).
     /// @errors kInvalidArgument names the option; kPermission without the rights for kBpf;
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);

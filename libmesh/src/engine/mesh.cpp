@@ -389,7 +389,9 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
 
 Result<Publication> Mesh::publish(const WorkloadOptions& options) {
     std::optional<Result<Publication>> publication;
-    impl_->thread.run([&] { publication.emplace(impl_->agent->publications().publish(options)); });
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) {
+        publication.emplace(agent.publications().publish(options, impl_->loop.turns()));
+    }));
     return *std::move(publication);
 }
 
