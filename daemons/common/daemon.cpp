@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <boost/asio/co_spawn.hpp>
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <string>
 #include <utility>
 
 #include "common/log_sink.hpp"
@@ -43,6 +45,14 @@ void notify_systemd(const char* state) {
                    reinterpret_cast<const sockaddr*>(&address),
                    static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + length));
     ::close(fd);
+}
+
+/// systemd of Type=notify-reload tells by the time which of its requests this is the answer to.
+void notify_reloading() {
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    const long long us = 1'000'000LL * now.tv_sec + now.tv_nsec / 1000;
+    notify_systemd(("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(us)).c_str());
 }
 
 rlimit descriptor_limit() {
@@ -84,7 +94,9 @@ struct Daemon::Impl {
             if (number == SIGHUP) {
                 if (reload) {
                     log.info("SIGHUP: reloading");
+                    if (ready) notify_reloading();
                     reload();
+                    if (ready && !stopping) notify_systemd("READY=1");
                 } else {
                     log.info("SIGHUP: nothing to reload");
                 }

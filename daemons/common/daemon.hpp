@@ -45,7 +45,8 @@ class Daemon {
     [[nodiscard]] boost::asio::awaitable<void> stop_requested();
     /// Asks for a clean stop, as SIGTERM does.
     void request_stop();
-    /// Called on each SIGHUP. Without it SIGHUP is logged and ignored.
+    /// Called on each SIGHUP; systemd is told before and after. Without it SIGHUP is logged and
+    /// ignored.
     void on_reload(std::function<void()> reload);
     /// Tells systemd (sd_notify, if NOTIFY_SOCKET is set) READY=1; only the first call counts.
     void set_ready();

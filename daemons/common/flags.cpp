@@ -5,6 +5,8 @@
 #include <map>
 #include <string>
 
+#include "common/describe.hpp"
+
 namespace mesh::daemon {
 
 void add_common_flags(CLI::App& app, CommonFlags& flags, std::string_view examples) {
@@ -41,6 +43,10 @@ const CLI::App& last_chosen(const CLI::App& app) {
 }  // namespace
 
 std::optional<int> parse_command_line(CLI::App& app, int argc, const char* const* argv) {
+    if (argc == 2 && std::string_view(argv[1]) == "--describe") {
+        std::cout << describe_command_line(app) << '\n';
+        return kExitOk;
+    }
     try {
         app.parse(argc, argv);
     } catch (const CLI::CallForHelp&) {

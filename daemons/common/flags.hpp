@@ -32,7 +32,8 @@ struct CommonFlags {
 /// @param flags filled by parse_command_line(); must outlive the app
 void add_common_flags(CLI::App& app, CommonFlags& flags, std::string_view examples);
 
-/// Parses argv. Prints help and version to stdout, and one line about a bad flag to stderr.
+/// Parses argv. Prints help and version to stdout, and one line about a bad flag to stderr. A lone
+/// --describe, which --help does not show, prints describe_command_line().
 /// @return nullopt to go on; kExitOk after --help or --version; kExitUsage after a bad flag
 [[nodiscard]] std::optional<int> parse_command_line(CLI::App& app, int argc,
                                                     const char* const* argv);

@@ -16,6 +16,9 @@
 
 #include "common/daemon.hpp"
 #include "common/flags.hpp"
+#include "kvstore_mesh_report.hpp"
+#include "model/validate.hpp"
+#include "reflect/kvstore_mesh.hpp"
 #include "rpc/server.hpp"
 #include "serve/etcd/cluster_access.hpp"
 #include "serve/etcd/etcd_service.hpp"
@@ -39,10 +42,44 @@ struct Flags {
     std::string data_dir;
     std::string listen_remote = "0.0.0.0:2379";
     std::string listen_local;
+    bool legacy_readers = false;
     std::string tls_ca, tls_cert, tls_key;
     std::string status_socket;
     int metrics_port = -1;
+    bool kvstoremesh = false;
+    std::string clustermesh_config, kvstoremesh_etcd_config;
+    std::uint32_t max_connected_clusters = 255;
+    double kvstoremesh_qps = 100;
+    std::int64_t kvstoremesh_drain_grace = 180;
 };
+
+void add_kvstoremesh_flags(CLI::App& app, Flags& flags) {
+    auto* kvstoremesh = app.add_flag(
+        "--kvstoremesh", flags.kvstoremesh,
+        "Reflect all remotes of --clustermesh-config below cilium/cache/ of the cluster's etcd");
+    auto* remotes = app.add_option("--clustermesh-config", flags.clustermesh_config,
+                                   "Folder of remotes, one file each (--kvstoremesh)");
+    kvstoremesh->needs(remotes);
+    remotes->needs(kvstoremesh);
+    app.add_option("--kvstoremesh-etcd-config", flags.kvstoremesh_etcd_config,
+                   "etcd client YAML by which the cache is written, as admin-CLUSTER (default: "
+                   "--etcd-config; needed with --embedded)")
+        ->needs(kvstoremesh);
+    app.add_option("--max-connected-clusters", flags.max_connected_clusters,
+                   "255 or 511, equal in all clusters of the mesh (--kvstoremesh)")
+        ->needs(kvstoremesh)
+        ->capture_default_str();
+    app.add_option("--kvstoremesh-qps", flags.kvstoremesh_qps,
+                   "Transactions per second to the cluster's etcd, once a remote is synced")
+        ->needs(kvstoremesh)
+        ->check(CLI::Range(1.0, 1e6))
+        ->capture_default_str();
+    app.add_option("--kvstoremesh-drain-grace", flags.kvstoremesh_drain_grace,
+                   "Seconds between the end of a removed remote's config and that of its cache")
+        ->needs(kvstoremesh)
+        ->check(CLI::Range(0, 86400))
+        ->capture_default_str();
+}
 
 void add_flags(CLI::App& app, Flags& flags) {
     app.add_option("--cluster-name", flags.cluster_name, "Name of this cluster")->required();
@@ -63,6 +100,9 @@ void add_flags(CLI::App& app, Flags& flags) {
     app.add_option("--listen-local", flags.listen_local,
                    "ADDRESS:PORT for this cluster's programs: local-CLUSTER reads, admin-CLUSTER "
                    "writes (--embedded)");
+    app.add_flag("--legacy-readers", flags.legacy_readers,
+                 "Let remotes of Cilium 1.12 to 1.15 take their init lock and lease: in memory, "
+                 "per connection; they never reach the etcd");
     app.add_option("--tls-ca", flags.tls_ca, "CA that signed the clients' certificates")
         ->required();
     app.add_option("--tls-cert", flags.tls_cert, "Server certificate")->required();
@@ -71,6 +111,7 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Unix socket for status (HTTP and JSON): /v1/status, /metrics, /healthz");
     app.add_option("--metrics-port", flags.metrics_port,
                    "Serve the same on this port of 127.0.0.1 as well; 0 = any");
+    add_kvstoremesh_flags(app, flags);
 }
 
 /// Changes that a client may have missed and still resume; beyond that it lists again.
@@ -135,6 +176,7 @@ class Proxy {
     asio::awaitable<mesh::Result<void>> run() {
         MESH_CO_CHECK(open());
         MESH_CO_CHECK(listen());
+        MESH_CO_CHECK(open_kvstore_mesh());
         MESH_CO_CHECK(serve_status());
         if (mirror_) {
             mirror_->on_change([this] { on_mirror(); });
@@ -142,6 +184,7 @@ class Proxy {
         } else {
             daemon_.set_ready();
         }
+        if (kvstore_mesh_) kvstore_mesh_->start();
         co_await daemon_.stop_requested();
         co_await stop();
         co_return mesh::Result<void>{};
@@ -201,7 +244,8 @@ class Proxy {
         options.tls->client_certificate = mesh::rpc::ClientCertificate::kRequired;
         server = std::make_unique<mesh::rpc::Server>(daemon_.executor(), std::move(options), clock_,
                                                      log_.named(name));
-        service_->attach(*server, name, std::move(policy));
+        service_->attach(*server, name, std::move(policy),
+                         name == "remote" && flags_.legacy_readers);
         const auto port = server->listen(to.host, to.port);
         if (!port) return port.error().with_prefix(flag);
         log_.info("{} listener on {}:{}", name, to.host, *port);
@@ -212,14 +256,44 @@ class Proxy {
         const std::size_t all = mesh::daemon::most_descriptors();
         const std::size_t descriptors =
             std::max<std::size_t>(all, 2 * kOtherDescriptors) - kOtherDescriptors;
-        MESH_CHECK(add_listener("--listen-remote", flags_.listen_remote, "remote",
-                                std::make_shared<mesh::serve::RemoteAccess>(flags_.cluster_name),
-                                remote_limits(descriptors), remote_));
+        MESH_CHECK(add_listener(
+            "--listen-remote", flags_.listen_remote, "remote",
+            std::make_shared<mesh::serve::RemoteAccess>(flags_.cluster_name, flags_.legacy_readers),
+            remote_limits(descriptors), remote_));
         if (flags_.listen_local.empty()) return {};
         return add_listener(
             "--listen-local", flags_.listen_local, "local",
             std::make_shared<mesh::serve::LocalAccess>(flags_.cluster_name, flags_.embedded),
             local_limits(descriptors), local_);
+    }
+
+    mesh::Result<void> open_kvstore_mesh() {
+        if (!flags_.kvstoremesh) return {};
+        const mesh::model::ClusterId id{flags_.cluster_id};
+        MESH_CHECK(mesh::model::check_local_cluster(flags_.cluster_name, id,
+                                                    flags_.max_connected_clusters));
+        const bool own = !flags_.kvstoremesh_etcd_config.empty();
+        if (!own && flags_.embedded) {
+            return mesh::invalid_argument(
+                "--kvstoremesh with --embedded: expected --kvstoremesh-etcd-config FILE, which "
+                "names --listen-local's address and the certificate admin-CLUSTER");
+        }
+        MESH_TRY(const auto config, mesh::sources::config::read_etcd_yaml(
+                                        own ? flags_.kvstoremesh_etcd_config : flags_.etcd_config));
+        MESH_TRY(auto client, mesh::etcd::Client::make(
+                                  daemon_.executor(), mesh::sources::config::client_options(config),
+                                  clock_, mesh::Rng(rng_.next()), log_.named("cache")));
+        mesh::reflect::KvstoreMeshOptions options;
+        options.local_name = flags_.cluster_name;
+        options.local_id = id;
+        options.max_clusters = flags_.max_connected_clusters;
+        options.remotes_directory = flags_.clustermesh_config;
+        options.own.qps = flags_.kvstoremesh_qps;
+        options.drain_grace = std::chrono::seconds(flags_.kvstoremesh_drain_grace);
+        kvstore_mesh_ = std::make_unique<mesh::reflect::KvstoreMesh>(
+            daemon_.executor(), std::move(client), std::move(options), clock_,
+            mesh::Rng(rng_.next()), log_.named("kvstoremesh"));
+        return {};
     }
 
     mesh::Result<void> serve_status() {
@@ -238,8 +312,13 @@ class Proxy {
                 .content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics()};
         });
         status_->set_health([this]() -> mesh::Result<void> {
-            if (!mirror_ || mirror_->status().serving) return {};
-            return mesh::unavailable("nothing to serve yet: " + mirror_->status().last_failure);
+            if (mirror_ && !mirror_->status().serving) {
+                return mesh::unavailable("nothing to serve yet: " + mirror_->status().last_failure);
+            }
+            if (kvstore_mesh_ && !kvstore_mesh_->ready()) {
+                return mesh::unavailable("the remotes are not in the cache yet; see /v1/status");
+            }
+            return {};
         });
         return status_->start();
     }
@@ -275,6 +354,9 @@ class Proxy {
                                                   {"failures", mirror.failures},
                                                   {"last_failure", mirror.last_failure}};
         }
+        if (kvstore_mesh_) {
+            out["kvstoremesh"] = mesh::proxy_daemon::to_json(kvstore_mesh_->status());
+        }
         return out;
     }
 
@@ -308,6 +390,7 @@ class Proxy {
             gauge("mesh_proxy_upstream_lists_total", "Complete lists taken.",
                   mirror_->status().lists, "counter");
         }
+        if (kvstore_mesh_) text += mesh::proxy_daemon::to_metrics(kvstore_mesh_->status());
         return text;
     }
 
@@ -322,6 +405,7 @@ class Proxy {
 
     asio::awaitable<void> stop() {
         co_await status_->async_stop();
+        if (kvstore_mesh_) co_await kvstore_mesh_->stop();
         co_await remote_->async_drain(std::chrono::seconds(1));
         if (local_) co_await local_->async_drain(std::chrono::seconds(1));
         if (mirror_) {
@@ -346,6 +430,7 @@ class Proxy {
     std::unique_ptr<mesh::serve::Mirror> mirror_;
     std::unique_ptr<mesh::rpc::Server> remote_, local_;
     std::unique_ptr<mesh::serve::StatusServer> status_;
+    std::unique_ptr<mesh::reflect::KvstoreMesh> kvstore_mesh_;
     bool announced_ = false;
 };
 
@@ -362,7 +447,10 @@ int main(int argc, char** argv) {
         "mesh-proxy --cluster-name cluster1 --cluster-id 1 --etcd-config etcd.yaml --tls-ca ca.crt "
         "--tls-cert server.crt --tls-key server.key\n"
         "mesh-proxy --cluster-name cluster1 --cluster-id 1 --embedded --data-dir /var/lib/libmesh "
-        "--listen-local 127.0.0.1:2378 --tls-ca ca.crt --tls-cert server.crt --tls-key server.key");
+        "--listen-local 127.0.0.1:2378 --tls-ca ca.crt --tls-cert server.crt --tls-key server.key\n"
+        "mesh-proxy --cluster-name cluster1 --cluster-id 1 --etcd-config etcd.yaml --kvstoremesh "
+        "--clustermesh-config /etc/libmesh/remotes --tls-ca ca.crt --tls-cert server.crt --tls-key "
+        "server.key");
     if (const auto code = mesh::daemon::parse_command_line(app, argc, argv)) return *code;
     const mesh::SystemClock clock;
     mesh::daemon::Daemon daemon("mesh-proxy", flags.common);

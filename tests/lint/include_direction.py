@@ -34,6 +34,7 @@ ALLOWED = {
     "serve/dns": FOUNDATIONS,
     "attach": FOUNDATIONS + ["sources/config", "datapath", "serve/status"],
     "publish": FOUNDATIONS + ["sources/etcd", "sources/config", "state/tables", "compile/identities"],
+    "reflect": FOUNDATIONS + ["sources/etcd", "sources/config", "publish"],
     "engine": None,   # all but capi and sandbox
     "sandbox": FOUNDATIONS + ["sources/config", "sources/etcd", "datapath", "attach", "serve/status"],
     "capi": None,

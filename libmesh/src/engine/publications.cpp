@@ -75,7 +75,7 @@ class Publications::State : public std::enable_shared_from_this<State> {
           make_client_(std::move(make_client)),
           tasks_(loop_) {}
 
-    Result<Publication> publish(const WorkloadOptions& options) {
+    Result<Publication> publish(const WorkloadOptions& options, const SerialLoop::Turns& turns) {
         MESH_TRY(model::Workload workload, to_workload(options));
         if (options.lease_ttl < kLeastTtl || options.lease_ttl > kLongestTtl) {
             return invalid_argument("lease_ttl: expected 2 to 86400 s, got " +
@@ -90,7 +90,7 @@ class Publications::State : public std::enable_shared_from_this<State> {
                          "name: this mesh publishes \"" + workload.name + "\" already");
         }
         MESH_CHECK(start_client());
-        if (!link_) link_ = std::make_shared<LoopLink>(loop_, std::this_thread::get_id());
+        if (!link_) link_ = std::make_shared<LoopLink>(loop_, turns);
         auto shared = std::make_shared<Publication::Impl>();
         const std::uint64_t id = ++last_id_;
         shared->name = workload.name;
@@ -199,8 +199,9 @@ Publications::Publications(asio::any_io_executor loop, const Clock& clock, Rng r
                                      std::move(make_client))) {}
 Publications::~Publications() = default;
 
-Result<Publication> Publications::publish(const WorkloadOptions& options) {
-    return state_->publish(options);
+Result<Publication> Publications::publish(const WorkloadOptions& options,
+                                          const SerialLoop::Turns& turns) {
+    return state_->publish(options, turns);
 }
 
 asio::awaitable<void> Publications::async_stop() {

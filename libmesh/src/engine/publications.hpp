@@ -15,12 +15,12 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include "base/log.hpp"
 #include "model/workload.hpp"
 #include "publish/workload_registration.hpp"
 #include "runtime/clock.hpp"
+#include "runtime/serial_loop.hpp"
 #include "runtime/task_group.hpp"
 #include "sources/etcd/client.hpp"
 
@@ -31,18 +31,18 @@ namespace engine {
 /// The way from any thread to the loop. @thread any thread
 class LoopLink {
   public:
-    LoopLink(boost::asio::any_io_executor loop, std::thread::id thread)
-        : loop_(std::move(loop)), thread_(thread) {}
+    LoopLink(boost::asio::any_io_executor loop, SerialLoop::Turns turns)
+        : loop_(std::move(loop)), turns_(std::move(turns)) {}
     /// @return false if the mesh is gone; nothing is done then
     bool post(std::function<void()> call);
     /// After this the loop is not used.
     void sever();
-    [[nodiscard]] bool on_loop() const noexcept { return std::this_thread::get_id() == thread_; }
+    [[nodiscard]] bool on_loop() const noexcept { return turns_.on_loop(); }
 
   private:
     boost::asio::any_io_executor loop_;
-    std::thread::id thread_;  ///< not changed later
-    std::mutex mutex_;        // guards severed_, and the loop from being used when it is
+    SerialLoop::Turns turns_;
+    std::mutex mutex_;  // guards severed_, and the loop from being used when it is
     bool severed_ = false;
 };
 
@@ -81,8 +81,9 @@ class Publications {
     Publications(const Publications&) = delete;
     Publications& operator=(const Publications&) = delete;
 
-    /// @errors as Mesh::publish()
-    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
+    /// @param turns of the mesh's loop @errors as Mesh::publish()
+    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options,
+                                              const SerialLoop::Turns& turns);
     /// All leave, those that etcd does not let go in time with their leases; then the client ends.
     [[nodiscard]] boost::asio::awaitable<void> async_stop();
 

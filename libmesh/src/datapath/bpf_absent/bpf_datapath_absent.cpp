@@ -7,7 +7,8 @@ struct BpfDatapath::State {};
 
 namespace {
 Error built_without() {
-    return unavailable("this library was built without BPF (MESH_WITH_BPF)");
+    return unavailable(
+        "this libmesh was built without BPF (MESH_WITH_BPF=OFF): expected the memory datapath");
 }
 }  // namespace
 

@@ -9,7 +9,8 @@ struct BpfPods::State {};
 
 namespace {
 Error built_without() {
-    return unavailable("this library was built without BPF (MESH_WITH_BPF)");
+    return unavailable(
+        "this libmesh was built without BPF (MESH_WITH_BPF=OFF): expected the memory datapath");
 }
 }  // namespace
 
@@ -45,6 +46,15 @@ std::vector<Endpoint> BpfPods::endpoints() const {
 }
 Result<void> BpfPods::set_non_masquerade(const std::vector<model::IpPrefix>&) {
     return built_without();
+}
+Result<void> BpfPods::configure_encryption(const PodsEncryption&) {
+    return built_without();
+}
+Result<void> BpfPods::set_encrypted(const model::IpAddress&, bool) {
+    return built_without();
+}
+std::vector<model::IpAddress> BpfPods::encrypted() const {
+    return {};
 }
 Result<void> BpfPods::attach(std::uint32_t, DeviceRole) {
     return built_without();

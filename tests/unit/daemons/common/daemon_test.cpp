@@ -136,34 +136,92 @@ TEST(DaemonTest, SignalsStopAndReload) {
     EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr("SIGTERM: stopping"));
 }
 
+/// What systemd would be: the socket that NOTIFY_SOCKET names, while this object is there.
+class NotifySocket {
+  public:
+    NotifySocket() : directory_(::mkdtemp(pattern_.data())) {
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::strcpy(address.sun_path, path().c_str());
+        EXPECT_EQ(::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+        ::setenv("NOTIFY_SOCKET", path().c_str(), 1);
+    }
+    ~NotifySocket() {
+        ::unsetenv("NOTIFY_SOCKET");
+        ::close(fd_);
+        ::unlink(path().c_str());
+        ::rmdir(directory_.c_str());
+    }
+    NotifySocket(const NotifySocket&) = delete;
+    NotifySocket& operator=(const NotifySocket&) = delete;
+
+    [[nodiscard]] std::vector<std::string> told() const {
+        std::vector<std::string> all;
+        char buffer[100];
+        for (ssize_t got = 0; (got = ::recv(fd_, buffer, sizeof(buffer), 0)) > 0;) {
+            all.emplace_back(buffer, static_cast<std::size_t>(got));
+        }
+        return all;
+    }
+
+  private:
+    [[nodiscard]] std::string path() const { return directory_ + "/n"; }
+    std::string pattern_ = "/tmp/mesh-notify-XXXXXX";
+    std::string directory_;
+    int fd_ = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+};
+
 TEST(DaemonTest, TellsSystemdOnceThatItIsReady) {
     testing::internal::CaptureStderr();
-    std::string pattern = "/tmp/mesh-notify-XXXXXX";
-    const std::string directory = ::mkdtemp(pattern.data());
-    const std::string path = directory + "/n";
-    const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strcpy(address.sun_path, path.c_str());
-    ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-    ::setenv("NOTIFY_SOCKET", path.c_str(), 1);
-    {
-        Daemon daemon("mesh-test", {});
-        daemon.set_ready();
-        daemon.set_ready();
-        daemon.request_stop();
-    }
-    ::unsetenv("NOTIFY_SOCKET");
-    std::vector<std::string> told;
-    char buffer[100];
-    for (ssize_t got = 0; (got = ::recv(fd, buffer, sizeof(buffer), 0)) > 0;) {
-        told.emplace_back(buffer, static_cast<std::size_t>(got));
-    }
-    EXPECT_THAT(told, testing::ElementsAre("READY=1", "STOPPING=1"));
-    ::close(fd);
-    ::unlink(path.c_str());
-    ::rmdir(directory.c_str());
+    const NotifySocket systemd;
+    Daemon daemon("mesh-test", {});
+    daemon.set_ready();
+    daemon.set_ready();
+    daemon.request_stop();
+    EXPECT_THAT(systemd.told(), testing::ElementsAre("READY=1", "STOPPING=1"));
     (void)testing::internal::GetCapturedStderr();
+}
+
+TEST(DaemonTest, TellsSystemdOfReloads) {
+    testing::internal::CaptureStderr();
+    const NotifySocket systemd;
+    Daemon daemon("mesh-test", {});
+    daemon.on_reload([&] { asio::post(daemon.executor(), [&] { daemon.request_stop(); }); });
+    const int code = daemon.run([&]() -> asio::awaitable<Result<void>> {
+        daemon.set_ready();
+        ::kill(::getpid(), SIGHUP);
+        co_await daemon.stop_requested();
+        co_return Result<void>{};
+    });
+    EXPECT_EQ(code, kExitOk);
+    EXPECT_THAT(systemd.told(),
+                testing::ElementsAre("READY=1", testing::StartsWith("RELOADING=1\nMONOTONIC_USEC="),
+                                     "READY=1", "STOPPING=1"));
+    (void)testing::internal::GetCapturedStderr();
+}
+
+TEST(CommandsTest, TheCommandLineIsDescribed) {
+    CLI::App app{"about", "mesh-test"};
+    std::string text;
+    bool on = false;
+    app.add_option("-o,--output", text, "how")->check(CLI::IsMember({"table", "json"}))->required();
+    app.add_option("--secret", text, "not shown")->group("");
+    CLI::App* get = app.add_subcommand("get", "gets");
+    get->add_flag("--all", on, "everything");
+    get->add_option("NAME", text, "which");
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(parse(app, {"--describe"}), kExitOk);
+    const auto all = boost::json::parse(testing::internal::GetCapturedStdout()).as_object();
+    const auto& flags = all.at("flags").as_array();
+    ASSERT_EQ(flags.size(), 2U) << "--help and --output";
+    EXPECT_EQ(flags.at(1).at("names"), (boost::json::value{"-o", "--output"}));
+    EXPECT_EQ(flags.at(1).at("value"), "TEXT:{table,json}");
+    EXPECT_EQ(flags.at(1).at("required"), true);
+    EXPECT_EQ(flags.at(0).at("value"), "") << "--help takes none";
+    const auto& command = all.at("commands").at(0);
+    EXPECT_EQ(command.at("name"), "get");
+    EXPECT_EQ(command.at("flags").at(1).at("names").at(0), "--all");
+    EXPECT_EQ(command.at("positionals").at(0).at("name"), "NAME");
 }
 
 }  // namespace

@@ -12,6 +12,8 @@ import statistics
 import subprocess
 import time
 
+from common import goal, Skipped, table
+
 PROXY_CPU, LOAD_CPU = 0, 1
 BODY = "x" * 1024
 
@@ -158,10 +160,10 @@ RULES = [{"method": "GET", "path": "/api/v[0-9]+/items.*"}]
 MANY = [{"method": "GET|HEAD", "path": f"/service{n}/[a-z]+/.*", "host": "127\\.0\\.0\\.1:[0-9]+"} for n in range(49)] + RULES
 
 
-def run(bin_dir, folder, table, goal, skipped):
+def l7(bin_dir, folder):
     missing = [name for name in ("nginx", "haproxy", "wrk", "h2load") if not shutil.which(name)]
     if missing or (os.cpu_count() or 1) < 2:
-        raise skipped(f"needs two CPUs and {', '.join(missing) or 'nothing else'}")
+        raise Skipped(f"needs two CPUs and {', '.join(missing) or 'nothing else'}")
     seconds, rounds = int(os.environ.get("MESH_BENCH_SECONDS", "3")), int(os.environ.get("MESH_BENCH_ROUNDS", "3"))
     ways = Ways(bin_dir, folder)
     http1 = {"direct": None,
