@@ -766,9 +766,11 @@ int mesh_from_device(struct __sk_buff* skb) {
 static __always_inline bool leaves_mesh(const struct packet* p,
                                         const struct mesh_pods_settings* set) {
     const struct mesh_ipcache_entry* entry = find_ip(&p->destination);
-    /* Where packets are encapsulated, nobody between the nodes need know pods' addresses. */
+    /* Where packets are encapsulated, nobody between the nodes need know pods' addresses, nor need
+     * those of the mesh that no tunnel leads to: nodes, and hosts that registered themselves. */
     if (!is_outside(entry))
-        return (entry->flags & MESH_IPCACHE_NODE) && (set->flags & MESH_PODS_TUNNEL);
+        return (set->flags & MESH_PODS_TUNNEL) &&
+               ((entry->flags & MESH_IPCACHE_NODE) || !is_set(&entry->tunnel));
     struct mesh_ipcache_key key = {.prefix_length = 128, .address = p->destination};
     return !bpf_map_lookup_elem(&non_masquerade, &key);
 }

@@ -393,6 +393,35 @@ TEST_P(MasqueradeTest, ABlockThatOnlyPoliciesNameIsOutsideOfTheMesh) {
     }
 }
 
+/// A host that registered itself is of the mesh, and knows pods' addresses only where they are
+/// routed.
+TEST_P(MasqueradeTest, AHostOfTheMeshWithoutATunnelIsReachedAsNodesAre) {
+    datapath::PodsChanges registered;
+    for (const auto* block : {"10.250.0.100/32", "fd25::100/128"}) {
+        registered.upserts.push_back({.prefix = *model::IpPrefix::parse(block),
+                                      .identity = (1U << 16) + 77,
+                                      .cluster_id = 1,
+                                      .tunnel = {}});
+    }
+    ASSERT_TRUE(fabric.node(1).pods().apply(registered));
+    if (!GetParam()) {
+        fabric.world.ip("route add " + fabric.node(1).cidr4() + " via " + fabric.node(1).ip4());
+        fabric.world.ip("-6 route add " + fabric.node(1).cidr6() + " via " + fabric.node(1).ip6());
+    }
+    for (const int family : {AF_INET, AF_INET6}) {
+        const bool v4 = family == AF_INET;
+        const Listener listener(fabric.world, family, SOCK_STREAM, 7007);
+        fabric.pod(1, 0).netns.run([&] {
+            const Socket socket(family, SOCK_STREAM);
+            ASSERT_EQ(socket.connect(world(family), 7007), 0);
+            const std::string node = v4 ? fabric.node(1).ip4() : fabric.node(1).ip6();
+            const std::string pod = v4 ? fabric.pod(1, 0).ip4 : fabric.pod(1, 0).ip6;
+            EXPECT_EQ(listener.sender(), GetParam() ? node : pod);
+        });
+    }
+    EXPECT_TRUE(fabric.node(1).pods().drops().empty());
+}
+
 class OverlayTest : public ::testing::Test {
   protected:
     Fabric fabric{true};
