@@ -12,6 +12,7 @@ behind an address, and every change of that.
 """
 from ._mesh import lib as _lib
 from ._native import text as _text
+from . import cli
 from .errors import (Busy, Cancelled, Capacity, Compacted, Conflict, Corrupt, Internal, InvalidArgument, MeshError,
                      NoMemory, NotFound, PermissionDenied, Timeout, Unavailable)
 from .events import Batch, Event
@@ -27,5 +28,5 @@ __all__ = [
     "Backend", "Batch", "Batches", "Busy", "Cancelled", "Capacity", "Cluster", "Compacted", "Conflict", "Corrupt",
     "Etcd", "Event", "EventKind", "Frontend", "IP_RECORD_FORMAT", "Identity", "Internal", "InvalidArgument", "Ip",
     "Mesh", "MeshError", "NoMemory", "Node", "NotFound", "Object", "Objects", "PermissionDenied", "Service",
-    "Subscription", "Timeout", "Unavailable", "Watch", "ip_record_dtype",
+    "Subscription", "Timeout", "Unavailable", "Watch", "cli", "ip_record_dtype",
 ]
