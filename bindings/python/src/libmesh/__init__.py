@@ -19,6 +19,7 @@ from .events import Batch, Event
 from .ips import IP_RECORD_FORMAT, ip_record_dtype
 from .mesh import Etcd, Mesh
 from .objects import Backend, Cluster, EventKind, Frontend, Identity, Ip, Node, Object, Objects, Service
+from .publish import Publication, PublicationState, Workload, WorkloadBackend
 from .watch import Batches, Subscription, Watch
 
 #: The version of libmesh.so that is loaded.
@@ -27,6 +28,7 @@ __version__ = _text(_lib.mesh_version())
 __all__ = [
     "Backend", "Batch", "Batches", "Busy", "Cancelled", "Capacity", "Cluster", "Compacted", "Conflict", "Corrupt",
     "Etcd", "Event", "EventKind", "Frontend", "IP_RECORD_FORMAT", "Identity", "Internal", "InvalidArgument", "Ip",
-    "Mesh", "MeshError", "NoMemory", "Node", "NotFound", "Object", "Objects", "PermissionDenied", "Service",
-    "Subscription", "Timeout", "Unavailable", "Watch", "cli", "ip_record_dtype",
+    "Mesh", "MeshError", "NoMemory", "Node", "NotFound", "Object", "Objects", "PermissionDenied", "Publication",
+    "PublicationState", "Service", "Subscription", "Timeout", "Unavailable", "Watch", "Workload", "WorkloadBackend",
+    "cli", "ip_record_dtype",
 ]
