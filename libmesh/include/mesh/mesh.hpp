@@ -3,6 +3,8 @@
 // thin program around it; an embedder links it instead.
 #pragma once
 
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/version.hpp>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -11,6 +13,7 @@
 #include <mesh/error.hpp>
 #include <mesh/events.hpp>
 #include <mesh/export.hpp>
+#include <mesh/publish.hpp>
 #include <mesh/views.hpp>
 #include <optional>
 #include <span>
@@ -23,7 +26,8 @@ namespace mesh {
 /// How loud a log line is.
 enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
 
-/// Takes one finished log line. Called on the mesh's own thread; must not block or throw.
+/// Takes one finished log line. Called on the mesh's loop: its thread, the executor, or a thread
+/// that calls a member. Must not block or throw, and may use the mesh: also destroy it.
 using LogCallback =
     std::function<void(LogSeverity severity, std::string_view subsystem, std::string_view text)>;
 
@@ -181,6 +185,12 @@ struct MeshOptions {
     /// otherwise (max-stale-age); 0 = what is known of it stays, fail-static.
     std::chrono::seconds remote_max_stale_age{0};
     LogCallback log;
+    /// Where all of it runs, one handler at a time whoever runs the executor: that of an io_context
+    /// or a thread_pool, or one made of these. Empty = a thread of the mesh's own. Its context goes
+    /// after the mesh has ended: see Mesh::close().
+    boost::asio::any_io_executor executor;
+    /// Of the program, which with an executor is the library's own; leave it.
+    unsigned boost_version = BOOST_VERSION;
 };
 
 /// A packet to be explained; as `meshctl policy trace` takes it.
@@ -194,35 +204,49 @@ struct PolicyTraceQuery {
     std::string dns;                   ///< a name that is asked for; empty: none
 };
 
-/// The mesh as one node sees it.
-/// @thread every member function may be called from any thread
+/// The mesh as one node sees it. Its members look at it between two of its handlers, on the
+/// caller's thread: they never wait for an executor to be run, only for the handler that runs now.
+/// @thread every member function may be called from any thread, those that run the executor too;
+///         only wait_ready() waits for what the executor has yet to do
 class MESH_API Mesh {
   public:
     /// Checks the options and starts to follow the own cluster and the remotes on a thread of its
-    /// own. Returns at once; nothing needs to be reachable yet. When the clusters' first lists are
-    /// read, free pages of the process's heap go back to the system (glibc's malloc_trim).
+    /// own, or on the executor given. Returns at once; nothing needs to be reachable yet. When the
+    /// clusters' first lists are read, free pages of the process's heap go back to the system
+    /// (glibc's malloc_trim).
     /// @errors kInvalidArgument names the option; kPermission without the rights for kBpf;
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// Stops and joins the thread; not to be called from the log callback. Subscriptions are
-    /// closed: what waits in them may still be read. The kernel keeps serving what was written
-    /// last; a later open() with the same pin_directory adopts it.
+    /// close(). With a thread of its own: waits until all has ended, publications having left, as by
+    /// their close(), within some 3 seconds for all, and joins it, unless it is that thread, as in a
+    /// log callback. With an executor it returns at once, and the rest ends as that is run: the log
+    /// callback is not called any more. The kernel keeps serving what was written last; a later
+    /// open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
 
+    /// Begins to end it and returns at once. From now on members tell of nothing, or kCancelled,
+    /// and subscriptions are closed: what waits in them may still be read.
+    /// @param done called once nothing of the mesh runs and it keeps nothing of the executor, whose
+    ///        context may then go: on the loop, last of all; at once if it has ended before. It may
+    ///        destroy the mesh, and is called also after that was destroyed. An executor that is
+    ///        destroyed with the mesh still ending leaves its memory and files behind.
+    void close(std::function<void()> done = {});
+
     /// True once the own cluster and every configured remote are ready, and no file of a remote is
     /// in error.
     [[nodiscard]] bool ready() const;
-    /// Waits for ready(); not to be called from the log callback.
-    /// @return false when `timeout` passed first, or it was interrupted
+    /// Waits for ready(); looks only, on the mesh's loop. Not on a thread without which the
+    /// executor is not run: there it only ends with `timeout`.
+    /// @return false when `timeout` passed first, it was interrupted, or closed
     [[nodiscard]] bool wait_ready(std::chrono::milliseconds timeout) const;
     /// Has wait_ready() return false at once, now and later: before the destructor, where other
     /// threads may be waiting.
     void interrupt() noexcept;
     [[nodiscard]] bool interrupted() const noexcept;
-    /// Whether the caller is the mesh's own thread, as in a log callback.
+    /// Whether the caller is on the mesh's loop, as in a log callback.
     [[nodiscard]] bool on_own_thread() const noexcept;
 
     /// All services of the own cluster, with the backends of every cluster, by namespace and name.
@@ -270,6 +294,13 @@ class MESH_API Mesh {
     /// Likewise, told to `callback` on a thread of the subscription's own.
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options, EventsCallback callback);
 
+    /// Registers a workload that no Kubernetes object describes, such as the host that this runs
+    /// on, in the own cluster; until the Publication or the mesh ends. Returns at once:
+    /// Publication::wait() tells what came of it. The etcd user needs to write
+    /// mesh/local/workloads/v1/<name> and to read that and mesh/local/workload-status/v1/<name>.
+    /// @errors kInvalidArgument names the field
+    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
+
     /// The status document that `meshctl status -o json` shows: own cluster, remotes with their
     /// state, freshness, counts and refusals, datapath. JSON text.
     [[nodiscard]] std::string status_json() const;
@@ -294,8 +325,8 @@ class MESH_API Mesh {
 
   private:
     struct Impl;
-    explicit Mesh(std::unique_ptr<Impl> impl);
-    std::unique_ptr<Impl> impl_;
+    explicit Mesh(std::shared_ptr<Impl> impl);
+    std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace mesh

@@ -50,9 +50,15 @@ class Observer::Writer {
 Observer::Observer(Sources sources) : sources_(std::move(sources)) {}
 
 Observer::~Observer() {
+    close();
+}
+
+void Observer::close() {
     for (const auto& weak : queues_) {
         if (const auto queue = weak.lock()) queue->close(false);
     }
+    queues_.clear();
+    wanted_ = 0;
 }
 
 std::uint32_t Observer::wanted() {
