@@ -20,11 +20,14 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
 set(CPACK_DEBIAN_PACKAGE_SECTION net)
+# Where dpkg-shlibdeps finds libmesh.so.1, which no installed package has.
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${PROJECT_BINARY_DIR}/lib)
 set(version ${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE})
 
-# mesh_package(<name> SUMMARY <line> TEXT <sentences> [SECTION s] [DEPENDS d] [RECOMMENDS r] [SUGGESTS s] [UNIT u STATE paths])
+# mesh_package(<name> SUMMARY <line> TEXT <sentences> [SECTION s] [DEPENDS d] [RECOMMENDS r] [SUGGESTS s] [UNIT u STATE paths]
+#              [SCRIPTS debian/<name>.<script>...])
 function(mesh_package name)
-  cmake_parse_arguments(ARG "" "SUMMARY;TEXT;SECTION;DEPENDS;RECOMMENDS;SUGGESTS;UNIT;STATE" "" ${ARGN})
+  cmake_parse_arguments(ARG "" "SUMMARY;TEXT;SECTION;DEPENDS;RECOMMENDS;SUGGESTS;UNIT;STATE" "SCRIPTS" ${ARGN})
   if(NOT name IN_LIST packages)
     return()
   endif()
@@ -38,12 +41,16 @@ function(mesh_package name)
     endif()
   endforeach()
   set(control)
+  set(executable FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+  foreach(script IN LISTS ARG_SCRIPTS)
+    configure_file(${here}/debian/${name}.${script} ${made}/control/${name}/${script} COPYONLY ${executable})
+    list(APPEND control ${made}/control/${name}/${script})
+  endforeach()
   if(ARG_UNIT)
     set(UNIT ${ARG_UNIT}.service)
     set(STATE ${ARG_STATE})
     foreach(script IN ITEMS postinst prerm postrm)
-      configure_file(${here}/debian/${script}.in ${made}/control/${name}/${script} @ONLY
-        FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+      configure_file(${here}/debian/${script}.in ${made}/control/${name}/${script} @ONLY ${executable})
       list(APPEND control ${made}/control/${name}/${script})
     endforeach()
     file(WRITE ${made}/control/${name}/conffiles "/etc/libmesh/${ARG_UNIT}.env\n")
@@ -92,6 +99,11 @@ mesh_package(meshctl
   SUMMARY "Many clusters, one mesh: the command line"
   TEXT "${about}\nThis asks agents what they know, explains policies, connects clusters, and
 makes clusters on one machine to try.")
+mesh_package(python3-libmesh SECTION python SCRIPTS postinst prerm
+  DEPENDS "libmesh1 (= ${version}), python3 (>= 3.11~), python3 (<< 3.12), python3-cffi-backend"
+  SUGGESTS "python3-numpy"
+  SUMMARY "Many clusters, one mesh: the library for Python"
+  TEXT "${about}\nThis is package libmesh for Python 3, by which a program sees the whole mesh.")
 if(TARGET mesh-operator)
   install(FILES ${here}/etc/manifests.README DESTINATION /etc/libmesh/manifests RENAME README COMPONENT mesh-operator
     EXCLUDE_FROM_ALL)

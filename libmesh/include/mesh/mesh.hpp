@@ -3,6 +3,8 @@
 // thin program around it; an embedder links it instead.
 #pragma once
 
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/version.hpp>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -11,6 +13,7 @@
 #include <mesh/error.hpp>
 #include <mesh/events.hpp>
 #include <mesh/export.hpp>
+#include <mesh/publish.hpp>
 #include <mesh/views.hpp>
 #include <optional>
 #include <span>
@@ -20,10 +23,14 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_mesh
+/// @{
+
 /// How loud a log line is.
 enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
 
-/// Takes one finished log line. Called on the mesh's own thread; must not block or throw.
+/// Takes one finished log line. Called on the mesh's loop: its thread, the executor, or a thread
+/// that calls a member. Must not block or throw, and may use the mesh: also destroy it.
 using LogCallback =
     std::function<void(LogSeverity severity, std::string_view subsystem, std::string_view text)>;
 
@@ -60,9 +67,10 @@ struct PolicyOptions {
     /// "always": always; "never": no policy is enforced.
     std::string enforcement = "default";
     bool audit = false;  ///< what policies deny passes, and is told as an event
-    /// Pods with another mode, "MODE:LABEL,...": "always", "default", "never" or "audit", and labels
-    /// that a pod must have all of, as in "audit:app=web,k8s:io.kubernetes.pod.namespace=shop". The
-    /// first that fits a pod counts for it, instead of `enforcement` and `audit`.
+    /// Pods with another mode, "MODE:LABEL,...": "always", "default", "never" or "audit", and
+    /// labels that a pod must have all of, as in
+    /// "audit:app=web,k8s:io.kubernetes.pod.namespace=shop". The first that fits a pod counts for
+    /// it, instead of `enforcement` and `audit`.
     std::vector<std::string> endpoint_modes;
     /// A selector of peers that names no cluster means the own one; else all.
     bool default_local_cluster = true;
@@ -79,11 +87,13 @@ struct PolicyOptions {
 
 /// Where rows go.
 struct DatapathOptions {
+    /// What takes the rows.
     enum class Kind : std::uint8_t {
-        kMemory,  ///< kept in memory only: needs no privileges
+        kMemory,  ///< tables of the kernel's bounds, in memory: what mesh-agent does without rights
         kBpf,     ///< BPF maps and programs of the kernel: needs root
+        kNone,    ///< nowhere: the mesh is read, by whoever needs no privileges
     };
-    Kind kind = Kind::kMemory;
+    Kind kind = Kind::kNone;
     /// cgroup v2 folder whose processes get service load balancing (kBpf).
     std::string cgroup;
     /// BPF file system; mounted there if it is none yet (kBpf).
@@ -152,6 +162,8 @@ struct EtcdOptions {
     std::string cert_pem, key_pem;  ///< PEM texts of the client's pair; both or neither
 };
 
+/// How to open a mesh: who this node is, where its cluster's etcd and the remotes are. All else has
+/// a default. @thread any thread (a plain value)
 struct MeshOptions {
     std::string cluster_name;                    ///< spec wire.md §17
     std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
@@ -179,6 +191,12 @@ struct MeshOptions {
     /// otherwise (max-stale-age); 0 = what is known of it stays, fail-static.
     std::chrono::seconds remote_max_stale_age{0};
     LogCallback log;
+    /// Where all of it runs, one handler at a time whoever runs the executor: that of an io_context
+    /// or a thread_pool, or one made of these. Empty = a thread of the mesh's own. Its context goes
+    /// after the mesh has ended: see Mesh::close().
+    boost::asio::any_io_executor executor;
+    /// Of the program, which with an executor is the library's own; leave it.
+    unsigned boost_version = BOOST_VERSION;
 };
 
 /// A packet to be explained; as `meshctl policy trace` takes it.
@@ -192,34 +210,50 @@ struct PolicyTraceQuery {
     std::string dns;                   ///< a name that is asked for; empty: none
 };
 
-/// The mesh as one node sees it.
-/// @thread every member function may be called from any thread
+/// The mesh as one node sees it. Its members look at it between two of its handlers, on the
+/// caller's thread: they never wait for an executor to be run, only for the handler that runs now.
+/// @thread every member function may be called from any thread, those that run the executor too;
+///         only wait_ready() waits for what the executor has yet to do
 class MESH_API Mesh {
   public:
     /// Checks the options and starts to follow the own cluster and the remotes on a thread of its
-    /// own. Returns at once; nothing needs to be reachable yet.
+    /// own, or on the executor given. Returns at once; nothing needs to be reachable yet. When the
+    /// clusters' first lists are read, free pages of the process's heap go back to the system
+    /// (glibc's malloc_trim).
     /// @errors kInvalidArgument names the option; kPermission without the rights for kBpf;
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// Stops and joins the thread; not to be called from the log callback. Subscriptions are
-    /// closed: what waits in them may still be read. The kernel keeps serving what was written
-    /// last; a later open() with the same pin_directory adopts it.
+    /// close(). With a thread of its own: waits until all has ended, publications having left, as
+    /// by their close(), within some 3 seconds for all, and joins it, unless it is that thread, as
+    /// in a log callback. With an executor it returns at once, and the rest ends as that is run:
+    /// the log callback is not called any more. The kernel keeps serving what was written last; a
+    /// later open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
 
+    /// Begins to end it and returns at once. From now on members tell of nothing, or kCancelled,
+    /// and subscriptions are closed: what waits in them may still be read.
+    /// @param done called once nothing of the mesh runs and it keeps nothing of the executor, whose
+    ///        context may then go: on the loop, last of all; at once if it has ended before. It may
+    ///        destroy the mesh, and is called also after that was destroyed. An executor that is
+    ///        destroyed with the mesh still ending leaves its memory and files behind.
+    void close(std::function<void()> done = {});
+
     /// True once the own cluster and every configured remote are ready, and no file of a remote is
     /// in error.
     [[nodiscard]] bool ready() const;
-    /// Waits for ready(); not to be called from the log callback.
-    /// @return false when `timeout` passed first, or it was interrupted
+    /// Waits for ready(); looks only, on the mesh's loop. Not on a thread without which the
+    /// executor is not run: there it only ends with `timeout`.
+    /// @return false when `timeout` passed first, it was interrupted, or closed
     [[nodiscard]] bool wait_ready(std::chrono::milliseconds timeout) const;
     /// Has wait_ready() return false at once, now and later: before the destructor, where other
     /// threads may be waiting.
     void interrupt() noexcept;
+    /// Whether interrupt() was called.
     [[nodiscard]] bool interrupted() const noexcept;
-    /// Whether the caller is the mesh's own thread, as in a log callback.
+    /// Whether the caller is on the mesh's loop, as in a log callback.
     [[nodiscard]] bool on_own_thread() const noexcept;
 
     /// All services of the own cluster, with the backends of every cluster, by namespace and name.
@@ -241,7 +275,9 @@ class MESH_API Mesh {
     /// All of a kind, as they are at one moment, by cluster in the order of preference and by key.
     /// @complexity O(objects); half of it on the mesh's thread
     [[nodiscard]] std::vector<NodeView> nodes() const;
+    /// Likewise.
     [[nodiscard]] std::vector<IpView> ips() const;
+    /// Likewise.
     [[nodiscard]] std::vector<IdentityView> identities() const;
     /// The own cluster first, then the remotes by name.
     [[nodiscard]] std::vector<ClusterView> clusters() const;
@@ -249,6 +285,7 @@ class MESH_API Mesh {
     /// cluster id; for a million of them.
     [[nodiscard]] std::vector<IpRecord> ip_records() const;
     /// Likewise into memory of the caller's.
+    /// @param records room for them
     /// @param count how many there are
     /// @return whether `records` was large enough; else nothing is written
     [[nodiscard]] bool read_ip_records(std::span<IpRecord> records, std::size_t& count) const;
@@ -258,6 +295,7 @@ class MESH_API Mesh {
     /// lookup() likewise, and one service by "namespace/name".
     /// @errors as lookup() and backends()
     [[nodiscard]] Result<EventBatch> list_ip(std::string_view address) const;
+    /// Likewise.
     [[nodiscard]] Result<EventBatch> list_service(std::string_view service) const;
 
     /// Follows changes: a snapshot, then each change in order; before ready() the snapshot is what
@@ -267,11 +305,20 @@ class MESH_API Mesh {
     /// Likewise, told to `callback` on a thread of the subscription's own.
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options, EventsCallback callback);
 
+    /// Registers a workload that no Kubernetes object describes, such as the host that this runs
+    /// on, in the own cluster; until the Publication or the mesh ends. Returns at once:
+    /// Publication::wait() tells what came of it. The etcd user needs to write
+    /// `mesh/local/workloads/v1/<name>` and to read that and
+    /// `mesh/local/workload-status/v1/<name>`.
+    /// @errors kInvalidArgument names the field
+    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
+
     /// The status document that `meshctl status -o json` shows: own cluster, remotes with their
     /// state, freshness, counts and refusals, datapath. JSON text.
     [[nodiscard]] std::string status_json() const;
     /// The documents of services() and service() as JSON text.
     [[nodiscard]] std::string services_json() const;
+    /// Likewise; nullopt: no such service.
     [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
                                                           std::string_view name) const;
     /// Whether a packet passes and by which rules of both its ends, where each is written, who the
@@ -291,8 +338,10 @@ class MESH_API Mesh {
 
   private:
     struct Impl;
-    explicit Mesh(std::unique_ptr<Impl> impl);
-    std::unique_ptr<Impl> impl_;
+    explicit Mesh(std::shared_ptr<Impl> impl);
+    std::shared_ptr<Impl> impl_;
 };
+
+/// @}
 
 }  // namespace mesh

@@ -23,6 +23,7 @@
 #include "engine/policy_proxies.hpp"
 #include "engine/policy_trace.hpp"
 #include "runtime/backoff.hpp"
+#include "runtime/heap.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "sources/config/memory_files.hpp"
@@ -40,6 +41,8 @@ constexpr std::chrono::seconds kStaleRecheck{1};
 /// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
 /// nodes that flap share a comparison.
 constexpr std::chrono::milliseconds kRoutesPace{50};
+/// Between two times that what lists left free is given back.
+constexpr std::chrono::seconds kGiveBackPace{10};
 constexpr std::size_t kAccessLines = 1000;
 /// Of packets for the node's own proxies.
 constexpr std::uint32_t kProxyMark = 0x4d502000;
@@ -128,6 +131,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                      .merger = node_.merger(),
                      .own = own_,
                      .clusters = [this] { return clusters_->status(); }}),
+          publications_(executor, clock_, Rng(rng_.next()), log_.named("publish"),
+                        [this, own] {
+                            return etcd::Client::make(executor_,
+                                                      sources::config::client_options(own), clock_,
+                                                      Rng(rng_.next()), log_.named("publish"));
+                        }),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor),
@@ -185,7 +194,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             node_.apply(batch);
             schedule_flush();
         };
-        events.on_state = [this](const std::string&, state::SessionState) { schedule_flush(); };
+        events.on_state = [this](const std::string&, state::SessionState state) {
+            lists_read_ = lists_read_ || state == state::SessionState::kReady;
+            schedule_flush();
+        };
         events.on_reset = [this](const std::string& cluster) {
             node_.drain(cluster);
             schedule_flush();
@@ -274,6 +286,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (encryption_) encryption_->stop();
         traffic_due_.cancel();
         pace_.cancel();
+        co_await publications_.async_stop();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
         if (proxies_) co_await proxies_->async_stop();
@@ -294,6 +307,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     [[nodiscard]] const NodeState& node() const noexcept { return node_; }
     [[nodiscard]] observe::Observer& observer() noexcept { return observer_; }
+    [[nodiscard]] Publications& publications() noexcept { return publications_; }
     [[nodiscard]] const PodNetwork* pod_network() const noexcept {
         return network_ ? &*network_ : nullptr;
     }
@@ -488,7 +502,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                 backoff_.reset();
             }
         }
+        give_back();
         if (on_change_) on_change_();
+    }
+
+    /// A cluster's lists were read: pages of answers, and what was made of them, are free now.
+    void give_back() {
+        if (!lists_read_ || !adoption_done_) return;
+        const TimePoint now = clock_.now();
+        if (given_back_ && now - *given_back_ < kGiveBackPace) return;
+        lists_read_ = false;
+        given_back_ = now;
+        give_back_free_memory();
     }
 
     [[nodiscard]] bool refresh_network() {
@@ -708,6 +733,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     state::ClusterKey own_;
     NodeState node_;
     observe::Observer observer_;
+    Publications publications_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
     std::optional<PolicyEngine> policy_;      ///< of a node with a pod network
@@ -736,6 +762,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     bool own_written_ = false;  ///< the own cluster's services are in the datapath
     bool sweep_due_ = false;    ///< sockets to removed backends are to be looked for
     bool stopped_ = false;
+    bool lists_read_ = false;  ///< of some cluster, since the last give_back()
+    std::optional<TimePoint> given_back_;
     std::uint64_t sockets_ended_ = 0;
 };
 
@@ -778,6 +806,9 @@ const NodeState& Agent::node() const noexcept {
 }
 observe::Observer& Agent::observer() noexcept {
     return impl_->observer();
+}
+Publications& Agent::publications() noexcept {
+    return impl_->publications();
 }
 const PodNetwork* Agent::pod_network() const noexcept {
     return impl_->pod_network();

@@ -1,17 +1,22 @@
+#include <fmt/format.h>
+
+#include <atomic>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/json/serialize.hpp>
+#include <boost/version.hpp>
 #include <condition_variable>
-#include <future>
 #include <mesh/mesh.hpp>
 #include <mutex>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "engine/agent.hpp"
 #include "engine/documents.hpp"
 #include "observe/subscription.hpp"
+#include "runtime/context_end.hpp"
 #include "runtime/loop_thread.hpp"
+#include "runtime/serial_loop.hpp"
 
 namespace mesh {
 
@@ -19,16 +24,27 @@ namespace asio = boost::asio;
 
 namespace {
 
-Logger make_logger(LogCallback callback) {
-    if (!callback) return {};
-    return Logger(
-        "mesh",
-        [callback = std::move(callback)](LogLevel level, std::string_view subsystem,
-                                         std::string_view text) {
-            callback(static_cast<LogSeverity>(level), subsystem, text);
-        },
-        LogLevel::kDebug);
-}
+/// What lets lines through to the embedder's callback, until it is shut.
+class LogGate : public std::enable_shared_from_this<LogGate> {
+  public:
+    explicit LogGate(LogCallback callback) : callback_(std::move(callback)) {}
+    [[nodiscard]] Logger logger() {
+        if (!callback_) return {};
+        return Logger(
+            "mesh",
+            [self = shared_from_this()](LogLevel level, std::string_view subsystem,
+                                        std::string_view text) {
+                if (self->shut_) return;
+                self->callback_(static_cast<LogSeverity>(level), subsystem, text);
+            },
+            LogLevel::kDebug);
+    }
+    void shut() noexcept { shut_ = true; }
+
+  private:
+    const LogCallback callback_;
+    std::atomic<bool> shut_{false};
+};
 
 template <class Pick>
 auto views(const EventBatch& batch, Pick pick) {
@@ -38,57 +54,78 @@ auto views(const EventBatch& batch, Pick pick) {
     return all;
 }
 
-/// The way from subscriptions, which may outlive a mesh, to its thread.
-class Link {
-  public:
-    Link(const LoopThread& thread, observe::Observer& observer)
-        : thread_(thread), observer_(observer) {
-        thread_.run([&] { loop_ = std::this_thread::get_id(); });
-    }
-    /// Not on the loop: it may be in the midst of anything, and the mutex held by one who waits for
-    /// it.
-    [[nodiscard]] bool resync(observe::Queue& queue) {
-        const std::lock_guard lock(mutex_);
-        if (severed_) return false;
-        thread_.run([&] { observer_.resync(queue); });
-        return true;
-    }
-    [[nodiscard]] std::thread::id loop() const noexcept { return loop_; }
-    /// After this neither the thread nor the observer is used.
-    void sever() {
-        const std::lock_guard lock(mutex_);
-        severed_ = true;
-    }
-
-  private:
-    const LoopThread& thread_;
-    observe::Observer& observer_;
-    std::thread::id loop_;  ///< not changed later
-    std::mutex mutex_;      // guards severed_, and what a severed one must not use
-    bool severed_ = false;
-};
-
 }  // namespace
 
-struct Mesh::Impl {
-    explicit Impl(Logger logger)
-        : log(std::move(logger)), thread([this](std::string_view what) {
-              log.error("an exception left a handler, a defect of ours: {}", what);
-          }) {}
+struct Mesh::Impl : std::enable_shared_from_this<Mesh::Impl> {
+    explicit Impl(MeshOptions& options)
+        : gate(std::make_shared<LogGate>(std::move(options.log))),
+          log(gate->logger()),
+          thread(options.executor ? nullptr : std::make_unique<LoopThread>(on_failure(log))),
+          loop(thread ? thread->executor() : options.executor,
+               thread ? SerialLoop::Below::kOneThread : SerialLoop::Below::kAny, on_failure(log)) {}
     Impl(const Impl&) = delete;
     Impl& operator=(const Impl&) = delete;
 
-    ~Impl() {
-        if (agent == nullptr) return;
-        link->sever();
-        std::promise<void> stopped;
-        thread.run([&] {
-            agent->on_change({});
-            asio::co_spawn(thread.executor(), agent->stop(),
-                           [&](std::exception_ptr) { stopped.set_value(); });
+    /// On the loop, while the mesh is open. @return whether it is
+    template <class Call>
+    bool with_agent(Call&& call) const {
+        bool open = false;
+        loop.run([&] {
+            open = phase == Phase::kOpen;
+            if (open) call(*agent);
         });
-        stopped.get_future().wait();
-        thread.run([&] { agent.reset(); });
+        return open;
+    }
+
+    /// The same as a result.
+    template <class Call>
+    [[nodiscard]] Result<void> ask(Call&& call) const {
+        if (with_agent(std::forward<Call>(call))) return {};
+        return Error(Errc::kCancelled, "the mesh is closed");
+    }
+
+    [[nodiscard]] Result<void> start(MeshOptions&& options) {
+        Result<void> outcome;
+        if (!thread) watch_for_end(options.executor);
+        loop.run([&] {
+            auto made = engine::Agent::make(loop.executor(), std::move(options), clock, log);
+            if (!made) {
+                outcome = made.error();
+                return;
+            }
+            agent = *std::move(made);
+            phase = Phase::kOpen;
+            agent->on_change([this] { update_ready(); });
+            agent->start();
+        });
+        return outcome;
+    }
+
+    /// @param done may be empty; called at once if it has ended before
+    void close(std::function<void()> done) {
+        loop.run([&] {
+            if (phase == Phase::kClosed) return;
+            if (done) on_closed.push_back(std::exchange(done, {}));
+            if (phase == Phase::kClosing) return;
+            phase = Phase::kClosing;
+            agent->on_change({});
+            agent->observer().close();
+            // What is to end has a share of this, which may have no other owner by then.
+            asio::co_spawn(loop.executor(), agent->stop(),
+                           [ending = Ending(shared_from_this())](std::exception_ptr) mutable {
+                               ending.finish();
+                           });
+        });
+        interrupt();
+        if (done) done();
+    }
+
+    void interrupt() noexcept {
+        {
+            const std::lock_guard lock(mutex);
+            interrupted = true;
+        }
+        changed.notify_all();
     }
 
     void update_ready() {
@@ -100,57 +137,121 @@ struct Mesh::Impl {
         changed.notify_all();
     }
 
-    Logger log;
+    void wait_closed() {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return closed; });
+    }
+
+    /// A mesh that is ending. If its executor is destroyed before it has, it stays in memory: it
+    /// has timers and sockets of an executor that there is no more.
+    class Ending {
+      public:
+        explicit Ending(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+        Ending(Ending&&) noexcept = default;
+        Ending& operator=(Ending&&) = delete;
+        ~Ending() {
+            if (impl_) abandon(std::move(impl_));
+        }
+        void finish() { std::exchange(impl_, {})->finish(); }
+
+      private:
+        static void abandon(std::shared_ptr<Impl> impl) {
+            static std::mutex mutex;  // guards all
+            static auto* const all = new std::vector<std::shared_ptr<Impl>>;
+            const std::lock_guard lock(mutex);
+            all->push_back(std::move(impl));
+        }
+        std::shared_ptr<Impl> impl_;
+    };
+
+    enum class Phase : std::uint8_t { kClosed, kOpen, kClosing };
+
     SystemClock clock;
-    std::unique_ptr<engine::Agent> agent;  // on the thread only
-    std::shared_ptr<Link> link;
-    mutable std::mutex mutex;  // guards ready and interrupted
+    const std::shared_ptr<LogGate> gate;
+    const Logger log;
+    const std::unique_ptr<LoopThread> thread;  ///< null with an executor of the embedder's
+    SerialLoop loop;
+    // On the loop only:
+    std::unique_ptr<engine::Agent> agent;
+    Phase phase = Phase::kClosed;
+    std::vector<std::function<void()>> on_closed;
+
+    mutable std::mutex mutex;  // guards all below
     mutable std::condition_variable changed;
     bool ready = false;
     bool interrupted = false;
-    LoopThread thread;
+    bool closed = false;
+
+  private:
+    static LoopThread::OnFailure on_failure(const Logger& log) {
+        return [log](std::string_view what) {
+            log.error("an exception left a handler, a defect of ours: {}", what);
+        };
+    }
+
+    void finish() {
+        agent.reset();
+        phase = Phase::kClosed;
+        loop.release();
+        {
+            const std::lock_guard lock(mutex);
+            closed = true;
+        }
+        changed.notify_all();
+        for (const auto& done : std::exchange(on_closed, {})) {
+            try {
+                done();
+            } catch (...) {
+                // The embedder's: there is nobody to tell.
+            }
+        }
+    }
 };
 
 Result<std::unique_ptr<Mesh>> Mesh::open(MeshOptions options) {
-    auto impl = std::make_unique<Impl>(make_logger(options.log));
-    std::optional<Error> failed;
-    impl->thread.run([&] {
-        auto agent = engine::Agent::make(impl->thread.executor(), std::move(options), impl->clock,
-                                         impl->log);
-        if (!agent) {
-            failed = agent.error();
-            return;
-        }
-        impl->agent = *std::move(agent);
-        impl->agent->on_change([raw = impl.get()] { raw->update_ready(); });
-        impl->agent->start();
-    });
-    if (failed) return *std::move(failed);
-    impl->link = std::make_shared<Link>(impl->thread, impl->agent->observer());
+    if (options.executor && options.boost_version != BOOST_VERSION) {
+        return invalid_argument(fmt::format(
+            "executor: expected one of Boost {}, with which libmesh was built, got Boost {}",
+            BOOST_VERSION, options.boost_version));
+    }
+    auto impl = std::make_shared<Impl>(options);
+    MESH_CHECK(impl->start(std::move(options)));
     return std::unique_ptr<Mesh>(new Mesh(std::move(impl)));
 }
 
-Mesh::Mesh(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Mesh::~Mesh() = default;
+Mesh::Mesh(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Mesh::~Mesh() {
+    impl_->close({});
+    if (impl_->thread && !impl_->loop.on_loop()) {
+        impl_->wait_closed();
+        impl_->thread->stop();
+        return;
+    }
+    // The rest comes later, and what the callback uses may be gone by then.
+    impl_->loop.run([&] { impl_->gate->shut(); });
+}
+
+void Mesh::close(std::function<void()> done) {
+    impl_->close(std::move(done));
+}
 
 bool Mesh::ready() const {
     bool result = false;
-    impl_->thread.run([&] { result = impl_->agent->ready(); });
+    impl_->with_agent([&](const engine::Agent& agent) { result = agent.ready(); });
     return result;
 }
 
 bool Mesh::wait_ready(std::chrono::milliseconds timeout) const {
+    // What it would wait for cannot come before it returns.
+    if (impl_->loop.on_loop()) timeout = std::chrono::milliseconds::zero();
     std::unique_lock lock(impl_->mutex);
     impl_->changed.wait_for(lock, timeout, [&] { return impl_->ready || impl_->interrupted; });
     return impl_->ready && !impl_->interrupted;
 }
 
 void Mesh::interrupt() noexcept {
-    {
-        const std::lock_guard lock(impl_->mutex);
-        impl_->interrupted = true;
-    }
-    impl_->changed.notify_all();
+    impl_->interrupt();
 }
 
 bool Mesh::interrupted() const noexcept {
@@ -159,19 +260,19 @@ bool Mesh::interrupted() const noexcept {
 }
 
 bool Mesh::on_own_thread() const noexcept {
-    return impl_->thread.on_loop();
+    return impl_->loop.on_loop();
 }
 
 std::vector<ServiceView> Mesh::services() const {
     std::vector<ServiceView> views;
-    impl_->thread.run([&] { views = impl_->agent->node().services(); });
+    impl_->with_agent([&](engine::Agent& agent) { views = agent.node().services(); });
     return views;
 }
 
 std::optional<ServiceView> Mesh::service(std::string_view namespace_, std::string_view name) const {
     std::optional<ServiceView> view;
-    impl_->thread.run([&] {
-        view = impl_->agent->node().service({std::string(namespace_), std::string(name)});
+    impl_->with_agent([&](engine::Agent& agent) {
+        view = agent.node().service({std::string(namespace_), std::string(name)});
     });
     return view;
 }
@@ -184,7 +285,7 @@ Result<EventBatch> Mesh::list_service(std::string_view name) const {
     const state::ObjectName key{std::string(name.substr(0, slash)),
                                 std::string(name.substr(slash + 1))};
     observe::BlockPtr block;
-    impl_->thread.run([&] { block = impl_->agent->observer().service(key); });
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) { block = agent.observer().service(key); }));
     if (!block) return not_found("service " + std::string(name) + ": the own cluster has none");
     return observe::to_batch({std::move(block)});
 }
@@ -205,7 +306,7 @@ Result<std::vector<BackendView>> Mesh::backends(std::string_view name) const {
 Result<EventBatch> Mesh::list_ip(std::string_view text) const {
     MESH_TRY(const auto address, model::IpAddress::parse(text));
     observe::BlockPtr block;
-    impl_->thread.run([&] { block = impl_->agent->observer().lookup(address); });
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) { block = agent.observer().lookup(address); }));
     if (!block) return not_found("ip " + address.to_string() + ": no cluster has it");
     return observe::to_batch({std::move(block)});
 }
@@ -217,8 +318,9 @@ Result<IpView> Mesh::lookup(std::string_view text) const {
 
 EventBatch Mesh::list(Objects objects) const {
     std::vector<observe::BlockPtr> blocks;
-    impl_->thread.run(
-        [&] { blocks = impl_->agent->observer().list(static_cast<std::uint32_t>(objects)); });
+    impl_->with_agent([&](engine::Agent& agent) {
+        blocks = agent.observer().list(static_cast<std::uint32_t>(objects));
+    });
     return observe::to_batch(std::move(blocks));
 }
 
@@ -237,8 +339,8 @@ std::vector<ClusterView> Mesh::clusters() const {
 
 std::vector<IpRecord> Mesh::ip_records() const {
     std::vector<IpRecord> records;
-    impl_->thread.run([&] {
-        impl_->agent->observer().read_ips([&](std::size_t count) {
+    impl_->with_agent([&](engine::Agent& agent) {
+        agent.observer().read_ips([&](std::size_t count) {
             records.resize(count);
             return records.data();
         });
@@ -248,8 +350,9 @@ std::vector<IpRecord> Mesh::ip_records() const {
 }
 
 bool Mesh::read_ip_records(std::span<IpRecord> records, std::size_t& count) const {
-    impl_->thread.run([&] {
-        count = impl_->agent->observer().read_ips([&](std::size_t wanted) -> IpRecord* {
+    count = 0;
+    impl_->with_agent([&](engine::Agent& agent) {
+        count = agent.observer().read_ips([&](std::size_t wanted) -> IpRecord* {
             return wanted <= records.size() ? records.data() : nullptr;
         });
     });
@@ -268,15 +371,33 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
         return invalid_argument("subscribe: objects: expected one or more of the kinds there are");
     }
     MESH_TRY(auto queue, observe::Queue::make(objects, options.max_queued_bytes));
-    impl_->thread.run([&] { impl_->agent->observer().subscribe(queue); });
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) { agent.observer().subscribe(queue); }));
+    // It may outlive the mesh, of which it keeps no more than whose turn it is.
+    const auto turns = impl_->loop.turns();
     return observe::make_subscription(
-        std::move(queue), [link = impl_->link](observe::Queue& due) { return link->resync(due); },
-        impl_->link->loop(), std::move(callback));
+        std::move(queue),
+        [weak = std::weak_ptr(impl_), turns](observe::Queue& due) {
+            bool done = false;
+            turns.run([&] {
+                const auto impl = weak.lock();
+                done = impl && impl->with_agent([&](auto& agent) { agent.observer().resync(due); });
+            });
+            return done;
+        },
+        [turns] { return turns.on_loop(); }, std::move(callback));
+}
+
+Result<Publication> Mesh::publish(const WorkloadOptions& options) {
+    std::optional<Result<Publication>> publication;
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) {
+        publication.emplace(agent.publications().publish(options, impl_->loop.turns()));
+    }));
+    return *std::move(publication);
 }
 
 std::string Mesh::status_json() const {
     std::string text;
-    impl_->thread.run([&] { text = impl_->agent->status_json(); });
+    impl_->with_agent([&](engine::Agent& agent) { text = agent.status_json(); });
     return text;
 }
 
@@ -293,19 +414,21 @@ std::optional<std::string> Mesh::service_json(std::string_view namespace_,
 
 Result<std::string> Mesh::policy_trace_json(const PolicyTraceQuery& query) const {
     std::optional<Result<std::string>> document;
-    impl_->thread.run([&] { document.emplace(impl_->agent->policy_trace_json(query)); });
+    MESH_CHECK(impl_->ask(
+        [&](engine::Agent& agent) { document.emplace(agent.policy_trace_json(query)); }));
     return *std::move(document);
 }
 
 Result<std::string> Mesh::policy_diff_json(std::string_view documents, bool prune) const {
     std::optional<Result<std::string>> document;
-    impl_->thread.run([&] { document.emplace(impl_->agent->policy_diff_json(documents, prune)); });
+    MESH_CHECK(impl_->ask(
+        [&](engine::Agent& agent) { document.emplace(agent.policy_diff_json(documents, prune)); }));
     return *std::move(document);
 }
 
 std::string Mesh::metrics_text() const {
     std::string text;
-    impl_->thread.run([&] { text = impl_->agent->metrics_text(); });
+    impl_->with_agent([&](engine::Agent& agent) { text = agent.metrics_text(); });
     return text;
 }
 

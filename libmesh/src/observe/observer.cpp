@@ -36,7 +36,8 @@ class Observer::Writer {
         if (block_ && block_->bytes() >= kBlockBytes) {
             done_.push_back(std::exchange(block_, {}));
         }
-        if (!block_) block_ = std::make_shared<Block>();
+        // Snapshots are large and soon gone. One object more may come than there is room for.
+        if (!block_) block_ = std::make_shared<Block>(kBlockBytes + kBlockBytes / 16);
         return *block_;
     }
 
@@ -49,9 +50,15 @@ class Observer::Writer {
 Observer::Observer(Sources sources) : sources_(std::move(sources)) {}
 
 Observer::~Observer() {
+    close();
+}
+
+void Observer::close() {
     for (const auto& weak : queues_) {
         if (const auto queue = weak.lock()) queue->close(false);
     }
+    queues_.clear();
+    wanted_ = 0;
 }
 
 std::uint32_t Observer::wanted() {

@@ -44,6 +44,8 @@ class Observer {
     explicit Observer(Sources sources);
     /// Closes all queues; what waits in them may still be taken.
     ~Observer();
+    /// The same before its end: nobody is told anything any more.
+    void close();
     Observer(const Observer&) = delete;
     Observer& operator=(const Observer&) = delete;
 

@@ -82,11 +82,11 @@ EventBatch to_batch(std::vector<BlockPtr> blocks) {
 }
 
 Subscription make_subscription(std::shared_ptr<Queue> queue, Subscription::Impl::Resync resync,
-                               std::thread::id mesh_thread, EventsCallback callback) {
+                               Subscription::Impl::OnLoop on_loop, EventsCallback callback) {
     auto impl = std::make_shared<Subscription::Impl>();
     impl->queue = std::move(queue);
     impl->resync = std::move(resync);
-    impl->mesh_thread = mesh_thread;
+    impl->on_loop = std::move(on_loop);
     if (callback) {
         impl->thread = std::make_unique<LoopThread>([](std::string_view) {});
         // It holds what it uses: the subscription may be destroyed by the callback.
@@ -131,8 +131,7 @@ void Subscription::close() noexcept {
 }
 
 bool Subscription::on_mesh_thread() const noexcept {
-    // Once closed, the mesh may be gone, and its thread's id another's.
-    return !closed() && impl_->mesh_thread == std::this_thread::get_id();
+    return impl_ && impl_->on_loop && impl_->on_loop();
 }
 
 bool Subscription::closed() const noexcept {

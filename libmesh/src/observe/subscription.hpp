@@ -5,7 +5,6 @@
 #include <functional>
 #include <memory>
 #include <mesh/events.hpp>
-#include <thread>
 
 #include "observe/queue.hpp"
 #include "runtime/loop_thread.hpp"
@@ -14,13 +13,15 @@ namespace mesh {
 
 /// Shared by the Subscription and its callback's thread.
 struct Subscription::Impl {
-    /// Has the mesh's thread answer Observer::resync().
+    /// Has Observer::resync() answer on the mesh's loop.
     /// @return false if the mesh is gone
     using Resync = std::function<bool(observe::Queue&)>;
+    /// Whether the caller is on the mesh's loop. Outlives the mesh, as Resync does.
+    using OnLoop = std::function<bool()>;
 
     std::shared_ptr<observe::Queue> queue;
     Resync resync;
-    std::thread::id mesh_thread;
+    OnLoop on_loop;                      ///< empty = never
     std::unique_ptr<LoopThread> thread;  ///< with a callback only
 };
 
@@ -29,7 +30,8 @@ namespace observe {
 /// @param callback empty = read with next()
 [[nodiscard]] Subscription make_subscription(std::shared_ptr<Queue> queue,
                                              Subscription::Impl::Resync resync,
-                                             std::thread::id mesh_thread, EventsCallback callback);
+                                             Subscription::Impl::OnLoop on_loop,
+                                             EventsCallback callback);
 
 /// As Subscription::next().
 [[nodiscard]] Result<EventBatch> next(Queue& queue, const Subscription::Impl::Resync& resync,

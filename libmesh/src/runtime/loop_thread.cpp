@@ -2,9 +2,7 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/post.hpp>
 #include <exception>
-#include <future>
 #include <thread>
 #include <utility>
 
@@ -39,8 +37,13 @@ LoopThread::LoopThread(OnFailure on_failure)
 }
 
 LoopThread::~LoopThread() {
+    stop();
+}
+
+void LoopThread::stop() {
     state_->io.stop();
-    if (on_loop()) {
+    if (!state_->thread.joinable()) return;
+    if (state_->thread.get_id() == std::this_thread::get_id()) {
         state_->thread.detach();
     } else {
         state_->thread.join();
@@ -49,28 +52,6 @@ LoopThread::~LoopThread() {
 
 asio::any_io_executor LoopThread::executor() const {
     return state_->io.get_executor();
-}
-
-bool LoopThread::on_loop() const noexcept {
-    return state_->thread.get_id() == std::this_thread::get_id();
-}
-
-void LoopThread::run(const std::function<void()>& call) const {
-    if (on_loop()) {
-        call();
-        return;
-    }
-    std::promise<void> done;
-    asio::post(state_->io, [&] {
-        try {
-            call();
-        } catch (...) {
-            done.set_exception(std::current_exception());
-            return;
-        }
-        done.set_value();
-    });
-    done.get_future().get();
 }
 
 }  // namespace mesh

@@ -16,17 +16,16 @@ class LoopThread {
     using OnFailure = std::function<void(std::string_view what)>;
 
     explicit LoopThread(OnFailure on_failure);
-    /// Stops the loop, handlers that were not run are dropped, and joins. From within a handler:
-    /// the thread ends when that returns, on its own.
+    /// stop(), then handlers that were not run are dropped.
     ~LoopThread();
     LoopThread(const LoopThread&) = delete;
     LoopThread& operator=(const LoopThread&) = delete;
 
+    /// Runs one handler at a time, in order.
     [[nodiscard]] boost::asio::any_io_executor executor() const;
-    [[nodiscard]] bool on_loop() const noexcept;
-    /// Runs `call` on the loop and waits until it has returned; at once if already on the loop.
-    /// What `call` throws, the caller gets.
-    void run(const std::function<void()>& call) const;
+    /// Stops the loop and joins. From within a handler: the thread ends when that returns, on its
+    /// own. Not by two threads at once.
+    void stop();
 
   private:
     struct State;

@@ -43,6 +43,7 @@ void try_everything(void* handle, const std::string& is) {
     mesh_error error = MESH_ERROR_INIT;
     mesh_batch* batch = nullptr;
     mesh_subscription* subscription = nullptr;
+    mesh_publication* publication = nullptr;
     const mesh_event* const* events = nullptr;
     std::size_t count = 0;
     char* text = nullptr;
@@ -62,6 +63,7 @@ void try_everything(void* handle, const std::string& is) {
         refused(mesh_get_service(mesh, "a/b", &batch, &error));
         refused(mesh_read_ips(mesh, nullptr, sizeof(mesh_ip_record), 0, &count, &error));
         refused(mesh_subscribe(mesh, nullptr, &subscription, &error));
+        refused(mesh_publish(mesh, nullptr, &publication, &error));
     }
     if (is != "subscription") {
         auto* const wrong = static_cast<mesh_subscription*>(handle);
@@ -69,6 +71,17 @@ void try_everything(void* handle, const std::string& is) {
         refused(mesh_subscription_next(wrong, -1, &batch, &error));
         if (handle != nullptr) {
             EXPECT_EQ(mesh_subscription_close(wrong), MESH_ERR_INVALID_ARGUMENT);
+        }
+    }
+    if (is != "publication") {
+        auto* const wrong = static_cast<mesh_publication*>(handle);
+        const mesh_workload_options options = MESH_WORKLOAD_OPTIONS_INIT;
+        std::uint32_t state = 0;
+        refused(mesh_publication_state(wrong, &state, &text, &error));
+        refused(mesh_publication_wait(wrong, -1, &error));
+        refused(mesh_publication_update(wrong, &options, &error));
+        if (handle != nullptr) {
+            EXPECT_EQ(mesh_publication_close(wrong), MESH_ERR_INVALID_ARGUMENT);
         }
     }
     if (is != "batch") {
@@ -83,6 +96,7 @@ void try_everything(void* handle, const std::string& is) {
     }
     EXPECT_EQ(batch, nullptr);
     EXPECT_EQ(subscription, nullptr);
+    EXPECT_EQ(publication, nullptr);
     EXPECT_EQ(text, nullptr);
     EXPECT_EQ(fd, -1);
 }
