@@ -404,6 +404,19 @@ std::optional<std::string> Mesh::service_json(std::string_view namespace_,
     return boost::json::serialize(engine::to_json(*view));
 }
 
+Result<void> Mesh::set_remote_files(const std::map<std::string, std::string>& files) {
+    Result<void> outcome;
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) { outcome = agent.set_remote_files(files); }));
+    return outcome;
+}
+
+Result<Explanation> Mesh::explain(const PolicyTraceQuery& query) const {
+    std::optional<Result<Explanation>> explanation;
+    MESH_CHECK(
+        impl_->ask([&](engine::Agent& agent) { explanation.emplace(agent.explain(query)); }));
+    return *std::move(explanation);
+}
+
 Result<std::string> Mesh::policy_trace_json(const PolicyTraceQuery& query) const {
     std::optional<Result<std::string>> document;
     MESH_CHECK(impl_->ask(
