@@ -144,5 +144,24 @@ int main(void) {
     FIELD(mesh_subscribe_options, on_events);
     FIELD(mesh_subscribe_options, user_data);
     FIELD(mesh_subscribe_options, destroy);
+    STRUCT(mesh_workload_backend);
+    FIELD(mesh_workload_backend, service);
+    FIELD(mesh_workload_backend, port_name);
+    FIELD(mesh_workload_backend, protocol);
+    FIELD(mesh_workload_backend, port);
+    FIELD(mesh_workload_backend, reserved);
+    STRUCT(mesh_workload_options);
+    FIELD(mesh_workload_options, struct_size);
+    FIELD(mesh_workload_options, name);
+    FIELD(mesh_workload_options, namespace_);
+    FIELD(mesh_workload_options, ips);
+    FIELD(mesh_workload_options, ips_count);
+    FIELD(mesh_workload_options, labels);
+    FIELD(mesh_workload_options, labels_count);
+    FIELD(mesh_workload_options, backends);
+    FIELD(mesh_workload_options, backends_count);
+    FIELD(mesh_workload_options, zone);
+    FIELD(mesh_workload_options, node);
+    FIELD(mesh_workload_options, lease_ttl_seconds);
     return 0;
 }

@@ -52,7 +52,7 @@ extern "C" {
 
 /** Raised when something is added; a program needs at least that of the header it was built with.
  */
-#define MESH_ABI_VERSION 1
+#define MESH_ABI_VERSION 2
 
 /* What the caller should do; the values never change. */
 #define MESH_OK 0
@@ -85,6 +85,7 @@ typedef struct mesh_error {
 typedef struct mesh_ctx mesh_ctx;
 typedef struct mesh_subscription mesh_subscription;
 typedef struct mesh_batch mesh_batch;
+typedef struct mesh_publication mesh_publication;
 
 /* ---- What is read ---------------------------------------------------------------------------- */
 
@@ -418,6 +419,72 @@ MESH_API int mesh_subscription_next(mesh_subscription* subscription, int64_t tim
 /** Ends it. After its return no callback runs or begins, unless this is called from within it.
  *  NULL is accepted. @errors INVALID_ARGUMENT; BUSY from within the mesh's log callback */
 MESH_API int mesh_subscription_close(mesh_subscription* subscription);
+
+/* ---- Publishing ------------------------------------------------------------------------------ */
+
+/** A port of a workload that serves a Service of its cluster. This structure never grows. */
+typedef struct mesh_workload_backend {
+    const char* service;   /**< "namespace/name" */
+    const char* port_name; /**< that of the Service's port; NULL or "": its only one, without one */
+    const char* protocol;  /**< "TCP", "UDP", "SCTP"; NULL = "TCP" */
+    uint32_t port;         /**< 1..65535 */
+    uint32_t reserved;
+} mesh_workload_backend;
+
+/** What a workload that no Kubernetes object describes says of itself. */
+typedef struct mesh_workload_options {
+    size_t struct_size;
+    const char* name;       /**< required; a DNS label that no other workload has */
+    const char* namespace_; /**< NULL = "default" */
+    const char* const*
+        ips; /**< required; 1 to 16 texts: addresses of this host, and of none else */
+    size_t ips_count;
+    const mesh_pair* labels; /**< make its security identity, as a pod's do */
+    size_t labels_count;
+    const mesh_workload_backend* backends;
+    size_t backends_count;
+    const char* zone; /**< topology.kubernetes.io/zone; NULL = not told */
+    uint32_t node;    /**< 1 = it is a node of the cluster, too; see WorkloadOptions::node */
+    /** How long it stays when this process ends without a word, 2 to 86400; 0 = 15. */
+    uint32_t lease_ttl_seconds;
+} mesh_workload_options;
+/* clang-format off */
+#define MESH_WORKLOAD_OPTIONS_INIT \
+    { sizeof(mesh_workload_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
+
+/* States of a publication. */
+#define MESH_PUBLICATION_PENDING 1u   /* etcd or the operator has not answered yet */
+#define MESH_PUBLICATION_PUBLISHED 2u /* the cluster has it as the options say */
+#define MESH_PUBLICATION_REFUSED 3u   /* not in the mesh; tried again by itself */
+#define MESH_PUBLICATION_CLOSED 4u    /* it has left */
+
+/** Registers a workload in the own cluster, until the publication or the mesh is closed; of a
+ *  process that is killed, until its lease ends. Returns at once.
+ *  @param out end it with mesh_publication_close()
+ *  @errors INVALID_ARGUMENT names the field */
+MESH_API int mesh_publish(mesh_ctx* mesh, const mesh_workload_options* options,
+                          mesh_publication** out, mesh_error* error);
+/** How it stands.
+ *  @param state MESH_PUBLICATION_*
+ *  @param reason NULL, or takes a sentence, "" if there is none; end it with mesh_text_free() */
+MESH_API int mesh_publication_state(mesh_publication* publication, uint32_t* state, char** reason,
+                                    mesh_error* error);
+/** Waits until it is published.
+ *  @param timeout_ms 0 = only look, negative = no limit
+ *  @errors CONFLICT: refused by the cluster's operator, or another process has the name;
+ *          PERMISSION: refused by etcd; TIMEOUT: neither yet; CANCELLED: closed, or its mesh;
+ *          BUSY from within the mesh's log callback. The message is the reason. */
+MESH_API int mesh_publication_wait(mesh_publication* publication, int64_t timeout_ms,
+                                   mesh_error* error);
+/** Says something else from now on, in place: what does not change is not interrupted.
+ *  @param options in full; the name must be the same, the lease's time is not looked at
+ *  @errors INVALID_ARGUMENT names the field; CANCELLED: closed, or its mesh */
+MESH_API int mesh_publication_update(mesh_publication* publication,
+                                     const mesh_workload_options* options, mesh_error* error);
+/** Leaves, at once if etcd answers within some 3 seconds, else when its lease ends. NULL is
+ *  accepted. @errors INVALID_ARGUMENT; BUSY from within the mesh's log callback */
+MESH_API int mesh_publication_close(mesh_publication* publication);
 
 #ifdef __cplusplus
 }

@@ -14,6 +14,7 @@
 #include <mesh/events.hpp>
 #include <mesh/explain.hpp>
 #include <mesh/export.hpp>
+#include <mesh/publish.hpp>
 #include <mesh/views.hpp>
 #include <optional>
 #include <span>
@@ -206,8 +207,9 @@ class MESH_API Mesh {
 
     /// close(). With a thread of its own: waits until all has ended and joins it, unless it is that
     /// thread, as in a log callback. With an executor it returns at once, and the rest ends as that
-    /// is run: the log callback is not called any more. The kernel keeps serving what was written
-    /// last; a later open() with the same pin_directory adopts it.
+    /// is run: the log callback is not called any more. Publications leave, as by their close(),
+    /// within some 3 seconds for all. The kernel keeps serving what was written last; a later
+    /// open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
@@ -284,6 +286,13 @@ class MESH_API Mesh {
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options = {});
     /// Likewise, told to `callback` on a thread of the subscription's own.
     [[nodiscard]] Result<Subscription> subscribe(SubscribeOptions options, EventsCallback callback);
+
+    /// Registers a workload that no Kubernetes object describes, such as the host that this runs
+    /// on, in the own cluster; until the Publication or the mesh ends. Returns at once:
+    /// Publication::wait() tells what came of it. The etcd user needs to write
+    /// mesh/local/workloads/v1/<name> and to read that and mesh/local/workload-status/v1/<name>.
+    /// @errors kInvalidArgument names the field
+    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
 
     /// The status document that `meshctl status -o json` shows: own cluster, remotes with their
     /// state, freshness, counts and refusals, datapath. JSON text.

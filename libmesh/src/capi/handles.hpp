@@ -10,7 +10,7 @@
 
 namespace mesh::capi {
 
-enum class Kind : std::uint8_t { kMesh = 1, kSubscription = 2, kBatch = 3 };
+enum class Kind : std::uint8_t { kMesh = 1, kSubscription = 2, kBatch = 3, kPublication = 4 };
 
 /// What stands behind a handle.
 class Object {

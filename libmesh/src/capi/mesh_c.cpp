@@ -2,8 +2,8 @@
 #include <mesh/mesh.h>
 #include <cstdlib>
 #include <cstring>
-#include <mesh/mesh.hpp>
 #include <map>
+#include <mesh/mesh.hpp>
 #include <mesh/version.hpp>
 #include <string>
 #include <string_view>
@@ -231,8 +231,7 @@ int mesh_metrics_text(mesh_ctx* mesh, char** out, mesh_error* error) {
     });
 }
 
-int mesh_set_remote_files(mesh_ctx* mesh, const mesh_file* files, size_t count,
-                          mesh_error* error) {
+int mesh_set_remote_files(mesh_ctx* mesh, const mesh_file* files, size_t count, mesh_error* error) {
     return with_mesh(mesh, error, [&](MeshObject& object) {
         std::map<std::string, std::string> to;
         if (const char* const what = convert(files, count, to)) return wrong(error, what);

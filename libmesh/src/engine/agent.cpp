@@ -133,6 +133,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                      .merger = node_.merger(),
                      .own = own_,
                      .clusters = [this] { return clusters_->status(); }}),
+          publications_(executor, clock_, Rng(rng_.next()), log_.named("publish"),
+                        [this, own] {
+                            return etcd::Client::make(executor_,
+                                                      sources::config::client_options(own), clock_,
+                                                      Rng(rng_.next()), log_.named("publish"));
+                        }),
           retry_(executor),
           sync_timeout_(executor),
           traffic_due_(executor),
@@ -279,6 +285,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         if (encryption_) encryption_->stop();
         traffic_due_.cancel();
         pace_.cancel();
+        co_await publications_.async_stop();
         co_await clusters_->stop();
         if (endpoints_) co_await endpoints_->stop();
         if (proxies_) co_await proxies_->async_stop();
@@ -299,6 +306,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
 
     [[nodiscard]] const NodeState& node() const noexcept { return node_; }
     [[nodiscard]] observe::Observer& observer() noexcept { return observer_; }
+    [[nodiscard]] Publications& publications() noexcept { return publications_; }
     [[nodiscard]] const PodNetwork* pod_network() const noexcept {
         return network_ ? &*network_ : nullptr;
     }
@@ -743,6 +751,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     NodeState node_;
     PolicyView policy_view_;  ///< asked on a node without a policy engine
     observe::Observer observer_;
+    Publications publications_;
     std::optional<HealthWatch> health_;
     std::optional<PodNetwork> network_;
     std::optional<PolicyEngine> policy_;      ///< of a node with a pod network
@@ -813,6 +822,9 @@ const NodeState& Agent::node() const noexcept {
 }
 observe::Observer& Agent::observer() noexcept {
     return impl_->observer();
+}
+Publications& Agent::publications() noexcept {
+    return impl_->publications();
 }
 const PodNetwork* Agent::pod_network() const noexcept {
     return impl_->pod_network();

@@ -20,6 +20,7 @@
 #include "engine/node_state.hpp"
 #include "engine/pod_network.hpp"
 #include "engine/policy_engine.hpp"
+#include "engine/publications.hpp"
 #include "observe/observer.hpp"
 #include "runtime/clock.hpp"
 
@@ -53,6 +54,8 @@ class Agent {
     [[nodiscard]] const NodeState& node() const noexcept;
     /// Told of every change.
     [[nodiscard]] observe::Observer& observer() noexcept;
+    /// What an embedder publishes; they leave with stop().
+    [[nodiscard]] Publications& publications() noexcept;
     /// Null if this node has none.
     [[nodiscard]] const PodNetwork* pod_network() const noexcept;
     /// Null if this node has none.

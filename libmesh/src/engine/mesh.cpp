@@ -387,6 +387,16 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
         [turns] { return turns.on_loop(); }, std::move(callback));
 }
 
+Result<Publication> Mesh::publish(const WorkloadOptions& options) {
+    const engine::LoopSeat seat{[turns = impl_->loop.turns()] { return turns.on_loop(); },
+                                impl_->thread != nullptr};
+    std::optional<Result<Publication>> publication;
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) {
+        publication.emplace(agent.publications().publish(options, seat));
+    }));
+    return *std::move(publication);
+}
+
 std::string Mesh::status_json() const {
     std::string text;
     impl_->with_agent([&](engine::Agent& agent) { text = agent.status_json(); });

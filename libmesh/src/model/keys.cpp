@@ -152,6 +152,14 @@ bool parse_any_key(std::string_view rest, ParsedKey& key) noexcept {
         return take_part(rest, key.tail) && take_part(rest, key.namespace_name) &&
                last_part(rest, key.name);
     }
+    if (take(rest, kLocalWorkloadsPrefix)) {
+        key.kind = KeyKind::kLocalWorkload;
+        return last_part(rest, key.name);
+    }
+    if (take(rest, kLocalWorkloadStatusPrefix)) {
+        key.kind = KeyKind::kLocalWorkloadStatus;
+        return last_part(rest, key.name);
+    }
     if (rest == kHeartbeatKey) {
         key.kind = KeyKind::kHeartbeat;
         return true;

@@ -28,6 +28,8 @@ inline constexpr std::string_view kLocalPrefix = "mesh/local/";
 inline constexpr std::string_view kLocalServicesPrefix = "mesh/local/services/v1/";
 inline constexpr std::string_view kLocalIpsPrefix = "mesh/local/ips/v1/";
 inline constexpr std::string_view kLocalPoliciesPrefix = "mesh/local/policies/v1/";
+inline constexpr std::string_view kLocalWorkloadsPrefix = "mesh/local/workloads/v1/";
+inline constexpr std::string_view kLocalWorkloadStatusPrefix = "mesh/local/workload-status/v1/";
 
 /// A resource that is watched by prefix and has a canary.
 enum class Resource : std::uint8_t { kNodes, kServices, kIps, kIdentities, kServiceExports };
@@ -104,6 +106,8 @@ enum class KeyKind : std::uint8_t {
     kLocalService,
     kLocalPolicy,
     kLocalIp,
+    kLocalWorkload,
+    kLocalWorkloadStatus,
 };
 
 /// A key taken apart; the views are into the key, which must outlive this.
@@ -113,7 +117,7 @@ struct ParsedKey {
     std::string_view full;           ///< the whole key
     std::string_view cluster;        ///< empty for live ip and identity keys, heartbeat, local ones
     std::string_view namespace_name;  ///< services, service exports, local services and policies
-    std::string_view name;            ///< node, service, service export, local policy
+    std::string_view name;            ///< node, service, service export, local policy, workload
     /// ip: "10.7.1.20" or "10.7.0.0/16"; identity: the decimal id as written; identity value:
     /// "<labels>/<node>"; local policy: its kind; local ip: the address.
     std::string_view tail;

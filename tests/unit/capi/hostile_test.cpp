@@ -43,6 +43,7 @@ void try_everything(void* handle, const std::string& is) {
     mesh_error error = MESH_ERROR_INIT;
     mesh_batch* batch = nullptr;
     mesh_subscription* subscription = nullptr;
+    mesh_publication* publication = nullptr;
     const mesh_event* const* events = nullptr;
     std::size_t count = 0;
     char* text = nullptr;
@@ -57,11 +58,17 @@ void try_everything(void* handle, const std::string& is) {
     if (is != "mesh") {
         refused(mesh_wait_ready(mesh, -1, &error));
         refused(mesh_status_json(mesh, &text, &error));
+        refused(mesh_metrics_text(mesh, &text, &error));
+        refused(mesh_set_remote_files(mesh, nullptr, 0, &error));
+        const mesh_policy_query query = MESH_POLICY_QUERY_INIT;
+        refused(mesh_explain_json(mesh, &query, &text, &error));
+        refused(mesh_policy_diff_json(mesh, "", 0, &text, &error));
         refused(mesh_list(mesh, MESH_OBJECT_ALL, &batch, &error));
         refused(mesh_lookup(mesh, "10.0.0.1", &batch, &error));
         refused(mesh_get_service(mesh, "a/b", &batch, &error));
         refused(mesh_read_ips(mesh, nullptr, sizeof(mesh_ip_record), 0, &count, &error));
         refused(mesh_subscribe(mesh, nullptr, &subscription, &error));
+        refused(mesh_publish(mesh, nullptr, &publication, &error));
     }
     if (is != "subscription") {
         auto* const wrong = static_cast<mesh_subscription*>(handle);
@@ -69,6 +76,17 @@ void try_everything(void* handle, const std::string& is) {
         refused(mesh_subscription_next(wrong, -1, &batch, &error));
         if (handle != nullptr) {
             EXPECT_EQ(mesh_subscription_close(wrong), MESH_ERR_INVALID_ARGUMENT);
+        }
+    }
+    if (is != "publication") {
+        auto* const wrong = static_cast<mesh_publication*>(handle);
+        const mesh_workload_options options = MESH_WORKLOAD_OPTIONS_INIT;
+        std::uint32_t state = 0;
+        refused(mesh_publication_state(wrong, &state, &text, &error));
+        refused(mesh_publication_wait(wrong, -1, &error));
+        refused(mesh_publication_update(wrong, &options, &error));
+        if (handle != nullptr) {
+            EXPECT_EQ(mesh_publication_close(wrong), MESH_ERR_INVALID_ARGUMENT);
         }
     }
     if (is != "batch") {
@@ -83,6 +101,7 @@ void try_everything(void* handle, const std::string& is) {
     }
     EXPECT_EQ(batch, nullptr);
     EXPECT_EQ(subscription, nullptr);
+    EXPECT_EQ(publication, nullptr);
     EXPECT_EQ(text, nullptr);
     EXPECT_EQ(fd, -1);
 }
@@ -154,6 +173,43 @@ TEST(Hostile, PlacesForResultsThatAreNull) {
     EXPECT_EQ(mesh_read_ips(mesh, nullptr, 1, 0, &count, &error), MESH_ERR_INVALID_ARGUMENT);
     EXPECT_EQ(mesh_read_ips(mesh, nullptr, sizeof(mesh_ip_record), 0, &count, &error), MESH_OK);
     EXPECT_EQ(mesh_subscribe(mesh, nullptr, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_metrics_text(mesh, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_set_remote_files(mesh, nullptr, 1, &error), MESH_ERR_INVALID_ARGUMENT);
+    const mesh_file nameless{nullptr, "x", 1}, empty{"cluster2", nullptr, 1};
+    EXPECT_EQ(mesh_set_remote_files(mesh, &nameless, 1, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_set_remote_files(mesh, &empty, 1, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_set_remote_files(mesh, nullptr, 0, &error), MESH_OK) << error.message;
+    char* text = nullptr;
+    EXPECT_EQ(mesh_policy_diff_json(mesh, "", 0, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_policy_diff_json(mesh, nullptr, 0, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_policy_diff_json(mesh, "", 2, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+    mesh_policy_query query = MESH_POLICY_QUERY_INIT;
+    query.source = query.destination = "world";
+    query.dport = "80";
+    EXPECT_EQ(mesh_explain_json(mesh, &query, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_explain_json(mesh, nullptr, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_explain_json(mesh, &query, &text, &error), MESH_ERR_UNAVAILABLE);
+    const auto refused = [&](auto spoil, const char* what) {
+        mesh_policy_query bad = query;
+        spoil(bad);
+        EXPECT_EQ(mesh_explain_json(mesh, &bad, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+        EXPECT_THAT(error.message, HasSubstr(what));
+    };
+    refused([](auto& q) { q.source = nullptr; }, "source");
+    refused([](auto& q) { q.destination = nullptr; }, "destination");
+    refused([](auto& q) { q.dport = nullptr; }, "dport");
+    refused([](auto& q) { q.headers_count = 1; }, "headers");
+    const char* const none_of_them[] = {nullptr};
+    refused(
+        [&](auto& q) {
+            q.headers = none_of_them;
+            q.headers_count = 1;
+        },
+        "headers");
+    for (const std::size_t size : {std::size_t{0}, std::size_t{8}, ~std::size_t{0}}) {
+        refused([&](auto& q) { q.struct_size = size; }, "struct_size");
+    }
+    EXPECT_EQ(text, nullptr);
     EXPECT_EQ(mesh_close(mesh), MESH_OK);
 }
 

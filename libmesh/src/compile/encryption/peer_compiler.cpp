@@ -11,7 +11,7 @@
 #include <utility>
 #include <variant>
 
-#include "compile/routes/usable.hpp"
+#include "model/usable.hpp"
 
 namespace mesh::compile {
 namespace {

@@ -8,7 +8,7 @@
 #include <tuple>
 #include <utility>
 
-#include "compile/routes/usable.hpp"
+#include "model/usable.hpp"
 #include "state/tables/row_codec.hpp"
 
 namespace mesh::compile {

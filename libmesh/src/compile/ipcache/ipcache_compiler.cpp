@@ -11,7 +11,7 @@
 #include "compile/ipcache/claims.hpp"
 #include "compile/ipcache/node_claims.hpp"
 #include "compile/ipcache/prefix_set.hpp"
-#include "compile/routes/usable.hpp"
+#include "model/usable.hpp"
 
 namespace mesh::compile {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "compile/routes/usable.hpp"
+#include "model/usable.hpp"
 
 namespace mesh::compile {
 namespace {

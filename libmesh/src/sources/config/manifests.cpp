@@ -7,9 +7,9 @@
 #include <optional>
 #include <utility>
 
+#include "model/names.hpp"
 #include "sources/config/document.hpp"
 #include "sources/config/field.hpp"
-#include "sources/config/names.hpp"
 #include "sources/config/policy_documents.hpp"
 
 namespace mesh::sources::config {
@@ -27,8 +27,9 @@ StringMap read_map(const Field& field, bool values_are_labels) {
     std::vector<StringMap::value_type> pairs;
     field.each_member([&](const std::string& name, const Field& value) {
         std::string text = value.string();
-        if (!is_qualified_name(name)) value.expected("a name of the form [prefix/]name here");
-        if (values_are_labels && !is_label_text(text)) {
+        if (!model::is_qualified_name(name))
+            value.expected("a name of the form [prefix/]name here");
+        if (values_are_labels && !model::is_label_text(text)) {
             value.expected(
                 "at most 63 letters, digits, '-', '_' and '.', alphanumeric at both ends");
         }
@@ -43,14 +44,14 @@ k8s::Metadata read_metadata(const Field& root, bool namespaced, bool dots) {
     const Field name = metadata["name"];
     meta.name = name.required_string();
     const std::size_t limit = dots ? 253 : 63;
-    if (!meta.name.empty() && !is_dns_name(meta.name, limit, dots)) {
+    if (!meta.name.empty() && !model::is_dns_name(meta.name, limit, dots)) {
         name.expected(fmt::format("at most {} of a-z, 0-9, '-'{}, alphanumeric at both ends", limit,
                                   dots ? " and '.'" : ""));
     }
     if (namespaced) {
         const Field space = metadata["namespace"];
         meta.namespace_ = space.string("default");
-        if (!is_dns_name(meta.namespace_, 63, false)) {
+        if (!model::is_dns_name(meta.namespace_, 63, false)) {
             space.expected("at most 63 of a-z, 0-9, '-', alphanumeric at both ends");
         }
     }
@@ -75,7 +76,7 @@ std::string read_protocol(const Field& field) {
 
 std::string read_port_name(const Field& field) {
     std::string name = field.string();
-    if (!name.empty() && !is_dns_name(name, 63, false)) {
+    if (!name.empty() && !model::is_dns_name(name, 63, false)) {
         field.expected("at most 63 of a-z, 0-9, '-', alphanumeric at both ends");
     }
     return name;
@@ -164,7 +165,7 @@ k8s::Object read_pod(const Field& root) {
     const Field spec = root["spec"];
     pod.node = spec["nodeName"].string();
     pod.service_account = spec["serviceAccountName"].string("default");
-    if (!is_dns_name(pod.service_account, 253, true)) {
+    if (!model::is_dns_name(pod.service_account, 253, true)) {
         spec["serviceAccountName"].expected("a service account's name");
     }
     pod.host_network = spec["hostNetwork"].boolean(false);
@@ -254,7 +255,7 @@ k8s::Endpoint read_endpoint(const Field& item, const std::string& address_type) 
     endpoint.terminating = conditions["terminating"].boolean(false);
     const Field hostname = item["hostname"];
     endpoint.hostname = hostname.string();
-    if (!endpoint.hostname.empty() && !is_dns_name(endpoint.hostname, 63, false)) {
+    if (!endpoint.hostname.empty() && !model::is_dns_name(endpoint.hostname, 63, false)) {
         hostname.expected("at most 63 of a-z, 0-9, '-', alphanumeric at both ends");
     }
     endpoint.node = item["nodeName"].string();

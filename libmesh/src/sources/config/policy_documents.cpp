@@ -7,10 +7,10 @@
 #include <optional>
 #include <utility>
 
+#include "model/names.hpp"
 #include "sources/config/document.hpp"
 #include "sources/config/field.hpp"
 #include "sources/config/json_text.hpp"
-#include "sources/config/names.hpp"
 #include "sources/config/policy_reader.hpp"
 
 namespace mesh::sources::config {
@@ -157,7 +157,7 @@ PolicyKey read_key(const Field& root, PolicyKind kind) {
     const Field metadata = root["metadata"];
     const Field name = metadata["name"];
     key.name = name.required_string();
-    if (!key.name.empty() && !is_dns_name(key.name, 253, true)) {
+    if (!key.name.empty() && !model::is_dns_name(key.name, 253, true)) {
         name.expected("at most 253 of a-z, 0-9, '-' and '.', alphanumeric at both ends");
     }
     const Field space = metadata["namespace"];
@@ -166,7 +166,7 @@ PolicyKey read_key(const Field& root, PolicyKind kind) {
         return key;
     }
     key.namespace_ = space.string("default");
-    if (!is_dns_name(key.namespace_, 63, false)) {
+    if (!model::is_dns_name(key.namespace_, 63, false)) {
         space.expected("at most 63 of a-z, 0-9, '-', alphanumeric at both ends");
     }
     return key;

@@ -7,7 +7,7 @@
 #include <charconv>
 #include <utility>
 
-#include "sources/config/names.hpp"
+#include "model/names.hpp"
 #include "sources/config/policy_reader.hpp"
 
 namespace mesh::sources::config::policy_reader {
@@ -35,7 +35,7 @@ std::optional<std::uint16_t> port_number(std::string_view text) {
 }
 
 void read_port(const Field& field, std::string text, PortProtocol& out) {
-    if (is_port_name(text)) {
+    if (model::is_port_name(text)) {
         out.name = lower(std::move(text));
     } else if (const auto number = port_number(text)) {
         out.port = *number;
@@ -225,7 +225,7 @@ std::string read_regex(const Field& field) {
 bool is_token(std::string_view text) {
     constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
     return !text.empty() && std::ranges::all_of(text, [&](char c) {
-        return is_alnum(c) || kMarks.find(c) != std::string_view::npos;
+        return model::is_alnum(c) || kMarks.find(c) != std::string_view::npos;
     });
 }
 

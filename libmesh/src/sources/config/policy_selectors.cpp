@@ -5,7 +5,7 @@
 #include <array>
 #include <utility>
 
-#include "sources/config/names.hpp"
+#include "model/names.hpp"
 #include "sources/config/policy_reader.hpp"
 
 namespace mesh::sources::config::policy_reader {
@@ -32,7 +32,7 @@ void read_key(const Field& at, std::string_view text, Keys keys, LabelRequiremen
             if (out.source == "any") out.source.clear();
         }
     }
-    if (!is_qualified_name(whole)) at.expected(kKeyForm);
+    if (!model::is_qualified_name(whole)) at.expected(kKeyForm);
     out.key = text;
     if (keys == Keys::kK8s || keys == Keys::kNamespace) out.source = kSourceK8s;
     if (keys == Keys::kNamespace) out.key.insert(0, kNamespaceLabelsPrefix);
@@ -43,7 +43,7 @@ void read_key(const Field& at, std::string_view text, Keys keys, LabelRequiremen
 
 std::string read_value(const Field& value) {
     std::string text = value.string();
-    if (!is_label_text(text)) {
+    if (!model::is_label_text(text)) {
         value.expected("at most 63 letters, digits, '-', '_' and '.', alphanumeric at both ends");
     }
     return text;
@@ -273,7 +273,7 @@ std::vector<FqdnSelector> read_fqdns(const Field& list) {
             const bool good = text.size() <= 255 &&
                               std::ranges::all_of(text,
                                                   [&](char c) {
-                                                      return is_lower_alnum(c) || c == '-' ||
+                                                      return model::is_lower_alnum(c) || c == '-' ||
                                                              c == '_' || c == '.' ||
                                                              (pattern && c == '*');
                                                   }) &&

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string_view>
 
-namespace mesh::sources::config {
+namespace mesh::model {
 
 [[nodiscard]] constexpr bool is_lower_alnum(char c) noexcept {
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
@@ -22,4 +22,4 @@ namespace mesh::sources::config {
 /// RFC 6335: at most 15 of letters, digits and single inner '-', one letter at least.
 [[nodiscard]] bool is_port_name(std::string_view name);
 
-}  // namespace mesh::sources::config
+}  // namespace mesh::model

@@ -1,8 +1,8 @@
-#include "sources/config/names.hpp"
+#include "model/names.hpp"
 
 #include <algorithm>
 
-namespace mesh::sources::config {
+namespace mesh::model {
 
 bool is_dns_name(std::string_view name, std::size_t limit, bool dots) {
     if (name.empty() || name.size() > limit) return false;
@@ -44,4 +44,4 @@ bool is_port_name(std::string_view name) {
            std::ranges::all_of(name, [](char c) { return is_alnum(c) || c == '-'; });
 }
 
-}  // namespace mesh::sources::config
+}  // namespace mesh::model

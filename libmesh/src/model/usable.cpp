@@ -1,13 +1,10 @@
-#include "compile/routes/usable.hpp"
+#include "model/usable.hpp"
 
 #include <algorithm>
 #include <vector>
 
-namespace mesh::compile {
+namespace mesh::model {
 namespace {
-
-using model::IpAddress;
-using model::IpPrefix;
 
 /// What is never the destination of a route to a node, nor a gateway.
 const std::vector<IpPrefix>& never_routed() {
@@ -37,4 +34,4 @@ std::optional<IpPrefix> unusable_part(const IpPrefix& prefix) {
     return std::nullopt;
 }
 
-}  // namespace mesh::compile
+}  // namespace mesh::model
