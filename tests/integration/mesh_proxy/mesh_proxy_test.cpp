@@ -180,6 +180,9 @@ TEST_F(MeshProxyTest, RemotesReadTheMeshAndNothingElse) {
             EXPECT_EQ(ours.text, direct(words).text);
         }
         for (const Words& words : {Words{"get", "mesh/local/", "--prefix"},
+                                   Words{"get", "mesh/local/workloads/v1/", "--prefix"},
+                                   Words{"get", "mesh/local/workload-status/v1/vm1"},
+                                   Words{"put", "mesh/local/workloads/v1/vm1", "{}"},
                                    Words{"get", "cilium/cache/", "--prefix"},
                                    Words{"get", "cilium/cluster-config/", "--prefix"},
                                    Words{"get", "cilium/cluster-config/cluster9"},

@@ -16,6 +16,9 @@ if lib.mesh_abi_version() < lib.MESH_ABI_VERSION:
     raise ImportError(f"libmesh.so has ABI version {lib.mesh_abi_version()}, older than {lib.MESH_ABI_VERSION}, that "
                       f"this package was built with: install the newer library, or build the package again")
 
+# How long a signal handler of Python may have to wait for a call that waits in the library.
+SLICE_MS = 100
+
 _forks = 0
 
 
@@ -75,8 +78,12 @@ class Handle:
     def is_open(self) -> bool:
         return bool(self._pointers) and self._forks == _forks
 
+    @property
+    def of_parent(self) -> bool:
+        return self._forks != _forks
+
     def get(self) -> Any:
-        if self._forks != _forks:
+        if self.of_parent:
             raise InvalidArgument(lib.MESH_ERR_INVALID_ARGUMENT,
                                   f"{self._what}: it is of the parent process and does not work after fork(); "
                                   f"open one in the child")

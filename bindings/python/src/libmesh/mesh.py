@@ -16,16 +16,15 @@ from typing import Any, Self, cast
 
 from . import ips
 from ._mesh import ffi, lib
-from ._native import Handle, call, check_number, to_c
+from ._native import SLICE_MS, Handle, call, check_number, to_c
 from .errors import Timeout
 from .events import Batch, take_batch
 from .logs import LogFunction, LogReader
 from .objects import Backend, Cluster, Identity, Ip, Node, Objects, Service
+from .publish import Publication, Workload, WorkloadBackend
 from .watch import Subscription, Watch
 
 _U32 = 0xffffffff
-# How long a signal handler of Python may have to wait for a call that waits.
-_SLICE_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ class Mesh:
         """
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = _SLICE_MS if end is None else max(0, min(_SLICE_MS, int((end - time.monotonic()) * 1000)))
+            left = SLICE_MS if end is None else max(0, min(SLICE_MS, int((end - time.monotonic()) * 1000)))
             try:
                 return self._handle.call(lib.mesh_wait_ready, left)
             except Timeout:
@@ -229,12 +228,24 @@ class Mesh:
         @param max_queued_bytes changes that wait to be read; beyond, they are dropped and a new snapshot comes;
                0 = 16 MiB
         """
-        return Watch(self._handle, objects, max_queued_bytes)
+        return Watch(self, self._handle, objects, max_queued_bytes)
 
     def on_events(self, callback: Callable[[Batch], object], objects: Objects = Objects.ALL, *,
                   max_queued_bytes: int = 0) -> Subscription:
         """The same, told to a callback on a thread of its own. It may block and use the mesh."""
         return Subscription(self.watch(objects, max_queued_bytes=max_queued_bytes), callback)
+
+    def publish(self, *, name: str, ips: Sequence[str], namespace: str = "default",
+                labels: Mapping[str, str] | None = None, backends: Sequence[WorkloadBackend] = (), zone: str = "",
+                node: bool = False, lease_ttl: int = 15) -> Publication:
+        """Registers a workload in the own cluster: the fields are those of Workload. Returns at once; see
+        Publication.wait(). It leaves when the publication or the mesh is closed.
+
+        @raises InvalidArgument names the field
+        """
+        return Publication(self, self._handle, Workload(
+            name=name, ips=tuple(ips), namespace=namespace, labels=dict(labels or {}), backends=tuple(backends),
+            zone=zone, node=node, lease_ttl=lease_ttl))
 
     def _all(self, objects: Objects) -> Sequence[object]:
         return [event.object for event in self.list(objects)]

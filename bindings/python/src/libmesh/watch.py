@@ -10,13 +10,16 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ._mesh import ffi, lib
 from ._native import Handle, check_number, text, to_milliseconds
 from .errors import Cancelled, Timeout, make_error
 from .events import Batch, Event
 from .objects import Objects
+
+if TYPE_CHECKING:
+    from .mesh import Mesh
 
 
 class Watch:
@@ -27,7 +30,8 @@ class Watch:
     thread; `async for` waits for the file descriptor in the running loop, without a thread.
     """
 
-    def __init__(self, mesh: Handle, objects: Objects, max_queued_bytes: int) -> None:
+    def __init__(self, owner: Mesh, mesh: Handle, objects: Objects, max_queued_bytes: int) -> None:
+        self._owner = owner
         self._fd = -1
         self._lock = threading.RLock()  # guards _fd and _pollers
         self._pollers = 0
@@ -117,8 +121,9 @@ class Watch:
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None and handle.is_open:
-            warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                          stacklevel=2, source=self)
+            if not self._owner.closed:
+                warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
+                              stacklevel=2, source=self)
             handle.close()
         self._close_fd()
 
