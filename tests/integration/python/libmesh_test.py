@@ -418,7 +418,7 @@ class TestLife:
         with pytest.raises(libmesh.Cancelled, match="watch: it is closed"):
             watch.fileno()
 
-    def test_what_is_forgotten_is_closed_with_a_warning(self, world):
+    def test_what_is_forgotten_is_closed_with_a_warning(self, world, monkeypatch):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             mesh = libmesh.Mesh(**world.options(log=lambda *_: None))
@@ -430,6 +430,16 @@ class TestLife:
             "unclosed <libmesh.watch.Watch object", "unclosed <Mesh of cluster1>"]
         assert {w.category for w in caught} == {ResourceWarning}
         assert len(os.listdir("/proc/self/fd")) < descriptors
+        # With -W error, too, where Python shows what __del__ raises.
+        before = len(os.listdir("/proc/self/fd"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+            subscription = libmesh.Mesh(**world.options()).on_events(lambda batch: None)
+            del subscription
+            libmesh.Mesh(**world.options(log=lambda *_: None)).watch()
+            gc.collect()
+        wait_for("all to be closed", lambda: len(os.listdir("/proc/self/fd")) == before)
 
     def test_close_from_other_threads(self, world):
         for _ in range(5):

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Self, cast
 
 from . import ips
 from ._mesh import ffi, lib
-from ._native import SLICE_MS, Handle, call, check_number, to_c
+from ._native import SLICE_MS, Handle, call, check_number, to_c, warn_unclosed
 from .errors import Timeout
 from .events import Batch, take_batch
 from .logs import LogFunction, LogReader
@@ -125,10 +124,9 @@ class Mesh:
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None and handle.is_open:
-            warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                          stacklevel=2, source=self)
             handle.close()
             self._close_log()
+            warn_unclosed(self)
 
     def __repr__(self) -> str:
         return f"<Mesh of {self._name}>"
