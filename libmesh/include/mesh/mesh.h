@@ -388,6 +388,7 @@ typedef struct mesh_policy_query {
     const char* dns; /**< a name that is asked for; NULL = none */
 } mesh_policy_query;
 /* clang-format off */
+/** An empty mesh_policy_query, with its size. */
 #define MESH_POLICY_QUERY_INIT \
     { sizeof(mesh_policy_query), 0, 0, 0, 0, 0, 0, 0 }
 /* clang-format on */

@@ -64,7 +64,7 @@ class Root:
         done = run("tar", "-C", self.path, "-xf", self.base)
         if done.returncode != 0:
             raise RuntimeError(done.stderr)
-        (self.path / "var/cache/apt/archives").mkdir(exist_ok=True)
+        (self.path / "var/cache/apt/archives/partial").mkdir(parents=True)
         for package in self.archives.glob("*.deb"):
             shutil.copy(package, self.path / "var/cache/apt/archives")
         shutil.copy("/etc/resolv.conf", self.path / "etc/resolv.conf")
