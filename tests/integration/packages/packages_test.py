@@ -180,6 +180,7 @@ if __name__ == "__main__":
             sys.exit(77)
     # Whatever is committed meanwhile, the packages of one run have one time.
     os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
+    os.environ["MESH_DEB_COMPRESSION"] = "gzip"
     packages = cache / "packages"
     shutil.rmtree(packages, ignore_errors=True)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
