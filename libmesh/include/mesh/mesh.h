@@ -313,6 +313,15 @@ MESH_API int mesh_close(mesh_ctx* mesh);
 MESH_API int mesh_wait_ready(mesh_ctx* mesh, int64_t timeout_ms, mesh_error* error);
 /** The status document of `meshctl status -o json`. @param out end it with mesh_text_free() */
 MESH_API int mesh_status_json(mesh_ctx* mesh, char** out, mesh_error* error);
+/** Metrics in Prometheus' text format. @param out end it with mesh_text_free() */
+MESH_API int mesh_metrics_text(mesh_ctx* mesh, char** out, mesh_error* error);
+/** Other remotes than mesh_options.remote_files had, or the last call: those that are new, other
+ *  than before or gone are connected to, configured or drained, the others notice nothing. Returns
+ *  at once.
+ *  @param files may be NULL with count 0: none
+ *  @errors INVALID_ARGUMENT names the file; nothing is changed then */
+MESH_API int mesh_set_remote_files(mesh_ctx* mesh, const mesh_file* files, size_t count,
+                                   mesh_error* error);
 /** Frees a text that a function of this header returned; NULL is accepted. */
 MESH_API void mesh_text_free(char* text);
 
@@ -357,6 +366,51 @@ MESH_API int mesh_batch_events(mesh_batch* batch, const mesh_event* const** even
                                mesh_error* error);
 /** Ends a batch and all that it showed. NULL is accepted. @errors INVALID_ARGUMENT */
 MESH_API int mesh_batch_free(mesh_batch* batch);
+
+/** @} */
+
+/* ---- Policies -------------------------------------------------------------------------------- */
+
+/** @addtogroup c_policies
+ *  @{ */
+
+/** A packet to be explained. */
+typedef struct mesh_policy_query {
+    size_t struct_size;
+    /** Both required: "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity
+     *  ("world") or an identity's number. */
+    const char* source;
+    const char* destination;
+    const char* dport;          /**< required; "80/TCP" */
+    const char* http;           /**< "GET /a" or "GET http://host/a"; NULL = no request */
+    const char* const* headers; /**< of the request, "Name: value" */
+    size_t headers_count;
+    const char* dns; /**< a name that is asked for; NULL = none */
+} mesh_policy_query;
+/* clang-format off */
+/** An empty mesh_policy_query, with its size. */
+#define MESH_POLICY_QUERY_INIT \
+    { sizeof(mesh_policy_query), 0, 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
+
+/** Whether a packet passes, by which rules of both its ends, where each is written, who the ends
+ *  are, and by which cluster this is known: the document of GET /v1/policy/trace. By the policies
+ *  of the own cluster, as a node of it enforces them.
+ *  @param out JSON text; end it with mesh_text_free()
+ *  @errors INVALID_ARGUMENT names what cannot be understood; NOT_FOUND: no such pod or identity;
+ *          UNAVAILABLE: the own cluster is not known yet
+ *  @complexity O(objects of all clusters) if it was not asked for a minute, else O(identities) */
+MESH_API int mesh_explain_json(mesh_ctx* mesh, const mesh_policy_query* query, char** out,
+                               mesh_error* error);
+/** Which packets of the own cluster's pods other policies would let pass or not, in groups of peers
+ *  and ports: the document of GET /v1/policy/diff.
+ *  @param policies YAML or JSON text, in place of those of the same names
+ *  @param prune 1 = policies that are not among them would go
+ *  @param out JSON text; end it with mesh_text_free()
+ *  @errors INVALID_ARGUMENT: mistakes in the text, a line each; UNAVAILABLE as above
+ *  @complexity O(objects of all clusters) */
+MESH_API int mesh_policy_diff_json(mesh_ctx* mesh, const char* policies, uint32_t prune, char** out,
+                                   mesh_error* error);
 
 /** @} */
 

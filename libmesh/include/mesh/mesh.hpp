@@ -12,6 +12,7 @@
 #include <memory>
 #include <mesh/error.hpp>
 #include <mesh/events.hpp>
+#include <mesh/explain.hpp>
 #include <mesh/export.hpp>
 #include <mesh/publish.hpp>
 #include <mesh/views.hpp>
@@ -199,17 +200,6 @@ struct MeshOptions {
     unsigned boost_version = BOOST_VERSION;
 };
 
-/// A packet to be explained; as `meshctl policy trace` takes it.
-struct PolicyTraceQuery {
-    /// "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity ("world") or an
-    /// identity's number.
-    std::string source, destination;
-    std::string dport;                 ///< "80/TCP"
-    std::string http;                  ///< "GET /a" or "GET http://host/a"; empty: no request
-    std::vector<std::string> headers;  ///< of the request, "Name: value"
-    std::string dns;                   ///< a name that is asked for; empty: none
-};
-
 /// The mesh as one node sees it. Its members look at it between two of its handlers, on the
 /// caller's thread: they never wait for an executor to be run, only for the handler that runs now.
 /// @thread every member function may be called from any thread, those that run the executor too;
@@ -224,11 +214,11 @@ class MESH_API Mesh {
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// close(). With a thread of its own: waits until all has ended, publications having left, as
-    /// by their close(), within some 3 seconds for all, and joins it, unless it is that thread, as
-    /// in a log callback. With an executor it returns at once, and the rest ends as that is run:
-    /// the log callback is not called any more. The kernel keeps serving what was written last; a
-    /// later open() with the same pin_directory adopts it.
+    /// close(). With a thread of its own: waits until all has ended and joins it, unless it is that
+    /// thread, as in a log callback. With an executor it returns at once, and the rest ends as that
+    /// is run: the log callback is not called any more. Publications leave, as by their close(),
+    /// within some 3 seconds for all. The kernel keeps serving what was written last; a later
+    /// open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
@@ -240,6 +230,12 @@ class MESH_API Mesh {
     ///        destroy the mesh, and is called also after that was destroyed. An executor that is
     ///        destroyed with the mesh still ending leaves its memory and files behind.
     void close(std::function<void()> done = {});
+
+    /// Other remotes than MeshOptions::remote_files had, or the last call: those that are new,
+    /// other than before or gone are connected to, configured or drained, the others notice
+    /// nothing. Returns at once.
+    /// @errors kInvalidArgument names the file: nothing is changed; kCancelled: closed
+    [[nodiscard]] Result<void> set_remote_files(const std::map<std::string, std::string>& files);
 
     /// True once the own cluster and every configured remote are ready, and no file of a remote is
     /// in error.
@@ -322,15 +318,22 @@ class MESH_API Mesh {
     [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
                                                           std::string_view name) const;
     /// Whether a packet passes and by which rules of both its ends, where each is written, who the
-    /// ends are, and by which cluster this is known. The document of GET /v1/policy/trace.
+    /// ends are, and by which cluster this is known. By the policies of the own cluster as this
+    /// node enforces them, or as one would.
     /// @errors kInvalidArgument names what cannot be understood; kNotFound: no such pod or
-    ///         identity, or this node enforces no policies
+    ///         identity; kUnavailable: the own cluster is not known yet; kCancelled: closed
+    /// @complexity O(identities); of a node that enforces no policies, O(objects of all clusters)
+    ///             if it was not asked for a minute: it keeps nothing compiled
+    [[nodiscard]] Result<Explanation> explain(const PolicyTraceQuery& query) const;
+    /// The same as the document of GET /v1/policy/trace. @errors, @complexity as explain()
     [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) const;
     /// Which packets of this node's pods other policies would let pass or not, in groups of peers
-    /// and ports. The document of GET /v1/policy/diff.
+    /// and ports; of a node that enforces no policies, of all pods of the own cluster. The document
+    /// of GET /v1/policy/diff.
     /// @param documents policies as YAML or JSON text, in place of those of the same name
     /// @param prune policies that are not among them would go
-    /// @errors kInvalidArgument: mistakes in the text, a line each; kNotFound as above
+    /// @errors kInvalidArgument: mistakes in the text, a line each; kUnavailable, kCancelled as
+    ///         explain()
     [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents,
                                                        bool prune) const;
     /// Metrics in Prometheus' text format.

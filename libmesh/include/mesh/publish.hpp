@@ -98,7 +98,8 @@ class MESH_API Publication {
     /// @errors kInvalidArgument names the field, or the name is another; kCancelled: closed
     [[nodiscard]] Result<void> update(const WorkloadOptions& options);
     /// Leaves: the lease is revoked, and what hangs on it gone at once. May be called again.
-    /// Waits for etcd some 3 seconds at most, and not at all on the mesh's own thread.
+    /// Waits for etcd some 3 seconds at most, and not at all on the mesh's loop or where the mesh
+    /// has no thread of its own (MeshOptions::executor): what comes of it is not told then.
     /// @errors kTimeout: etcd did not answer, it leaves when the lease ends
     Result<void> close();
 

@@ -58,6 +58,11 @@ void try_everything(void* handle, const std::string& is) {
     if (is != "mesh") {
         refused(mesh_wait_ready(mesh, -1, &error));
         refused(mesh_status_json(mesh, &text, &error));
+        refused(mesh_metrics_text(mesh, &text, &error));
+        refused(mesh_set_remote_files(mesh, nullptr, 0, &error));
+        const mesh_policy_query query = MESH_POLICY_QUERY_INIT;
+        refused(mesh_explain_json(mesh, &query, &text, &error));
+        refused(mesh_policy_diff_json(mesh, "", 0, &text, &error));
         refused(mesh_list(mesh, MESH_OBJECT_ALL, &batch, &error));
         refused(mesh_lookup(mesh, "10.0.0.1", &batch, &error));
         refused(mesh_get_service(mesh, "a/b", &batch, &error));
@@ -168,6 +173,43 @@ TEST(Hostile, PlacesForResultsThatAreNull) {
     EXPECT_EQ(mesh_read_ips(mesh, nullptr, 1, 0, &count, &error), MESH_ERR_INVALID_ARGUMENT);
     EXPECT_EQ(mesh_read_ips(mesh, nullptr, sizeof(mesh_ip_record), 0, &count, &error), MESH_OK);
     EXPECT_EQ(mesh_subscribe(mesh, nullptr, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_metrics_text(mesh, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_set_remote_files(mesh, nullptr, 1, &error), MESH_ERR_INVALID_ARGUMENT);
+    const mesh_file nameless{nullptr, "x", 1}, empty{"cluster2", nullptr, 1};
+    EXPECT_EQ(mesh_set_remote_files(mesh, &nameless, 1, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_set_remote_files(mesh, &empty, 1, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_set_remote_files(mesh, nullptr, 0, &error), MESH_OK) << error.message;
+    char* text = nullptr;
+    EXPECT_EQ(mesh_policy_diff_json(mesh, "", 0, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_policy_diff_json(mesh, nullptr, 0, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_policy_diff_json(mesh, "", 2, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+    mesh_policy_query query = MESH_POLICY_QUERY_INIT;
+    query.source = query.destination = "world";
+    query.dport = "80";
+    EXPECT_EQ(mesh_explain_json(mesh, &query, nullptr, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_explain_json(mesh, nullptr, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(mesh_explain_json(mesh, &query, &text, &error), MESH_ERR_UNAVAILABLE);
+    const auto refused = [&](auto spoil, const char* what) {
+        mesh_policy_query bad = query;
+        spoil(bad);
+        EXPECT_EQ(mesh_explain_json(mesh, &bad, &text, &error), MESH_ERR_INVALID_ARGUMENT);
+        EXPECT_THAT(error.message, HasSubstr(what));
+    };
+    refused([](auto& q) { q.source = nullptr; }, "source");
+    refused([](auto& q) { q.destination = nullptr; }, "destination");
+    refused([](auto& q) { q.dport = nullptr; }, "dport");
+    refused([](auto& q) { q.headers_count = 1; }, "headers");
+    const char* const none_of_them[] = {nullptr};
+    refused(
+        [&](auto& q) {
+            q.headers = none_of_them;
+            q.headers_count = 1;
+        },
+        "headers");
+    for (const std::size_t size : {std::size_t{0}, std::size_t{8}, ~std::size_t{0}}) {
+        refused([&](auto& q) { q.struct_size = size; }, "struct_size");
+    }
+    EXPECT_EQ(text, nullptr);
     EXPECT_EQ(mesh_close(mesh), MESH_OK);
 }
 

@@ -6,13 +6,12 @@ import os
 import select
 import threading
 import time
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ._mesh import ffi, lib
-from ._native import Handle, check_number, text, to_milliseconds
+from ._native import Handle, check_number, text, to_milliseconds, warn_unclosed
 from .errors import Cancelled, Timeout, make_error
 from .events import Batch, Event
 from .objects import Objects
@@ -121,12 +120,14 @@ class Watch:
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
-        if handle is not None and handle.is_open:
-            if not self._owner.closed:
-                warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                              stacklevel=2, source=self)
+        forgotten = handle is not None and handle.is_open
+        if handle is not None:
             handle.close()
         self._close_fd()
+        closed = self._owner.closed
+        del self._owner  # who keeps the warning does not keep the mesh
+        if forgotten and not closed:
+            warn_unclosed(self)
 
     def _close_fd(self) -> None:
         fd, self._fd = self._fd, -1
@@ -255,9 +256,8 @@ class Subscription:
     def __del__(self) -> None:
         thread = getattr(self, "_thread", None)
         if thread is not None and thread.is_alive():
-            warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                          stacklevel=2, source=self)
             self._watch.close()
+            warn_unclosed(self)
 
 
 def _tell(watch: Watch, callback: Callable[[Batch], object]) -> None:
