@@ -173,7 +173,8 @@ class Operator {
     }
 
     [[nodiscard]] Report report() const {
-        return {cluster_, publisher_->status(), &manifests_, flags_.manifests, directory_error_};
+        return {cluster_,         publisher_->status(), &manifests_,
+                flags_.manifests, directory_error_,     publisher_->workloads()};
     }
 
     daemon::Daemon& daemon_;
@@ -195,8 +196,10 @@ class Operator {
 int main(int argc, char** argv) {
     using namespace mesh;
     operator_daemon::Flags flags;
-    CLI::App app("Publishes a cluster's Kubernetes objects to its etcd, for the mesh",
-                 "mesh-operator");
+    CLI::App app(
+        "Publishes a cluster's Kubernetes objects, and the workloads that registered themselves\n"
+        "(meshctl workload register), to its etcd, for the mesh",
+        "mesh-operator");
     operator_daemon::add_flags(app, flags);
     daemon::add_common_flags(
         app, flags.common,

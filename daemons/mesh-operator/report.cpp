@@ -53,6 +53,25 @@ class Metrics {
     std::vector<prometheus::MetricFamily> families_;
 };
 
+json::object to_json(const publish::WorkloadReport& one) {
+    json::array ips;
+    for (const auto& ip : one.ips) ips.emplace_back(ip.to_string());
+    json::array backends;
+    for (const auto& backend : one.backends) {
+        backends.push_back({{"service", backend.service},
+                            {"portName", backend.port_name},
+                            {"port", backend.port},
+                            {"protocol", backend.protocol}});
+    }
+    return {{"name", one.name},
+            {"namespace", one.namespace_},
+            {"state", one.accepted ? "accepted" : "refused"},
+            {"reason", one.reason},
+            {"ips", std::move(ips)},
+            {"backends", std::move(backends)},
+            {"node", one.node}};
+}
+
 }  // namespace
 
 std::string to_json(const Report& report) {
@@ -71,6 +90,10 @@ std::string to_json(const Report& report) {
     json::array errors;
     if (!report.directory_error.empty()) errors.emplace_back(report.directory_error);
     for (const std::string& text : report.manifests->errors()) errors.emplace_back(text);
+    json::array workloads;
+    for (const publish::WorkloadReport& one : report.workloads) {
+        workloads.push_back(to_json(one));
+    }
     json::value last_error = nullptr;
     if (!p.last_error.empty()) {
         last_error = {{"message", p.last_error}, {"current", p.last_error_is_current}};
@@ -89,6 +112,7 @@ std::string to_json(const Report& report) {
                            report.manifests->policies().unread().empty() &&
                            report.directory_error.empty()},
           {"errors", std::move(errors)}}},
+        {"workloads", std::move(workloads)},
         {"etcd",
          {{"keys", p.keys},
           {"pending", p.pending},
@@ -116,6 +140,16 @@ std::string to_metrics(const Report& report) {
     metrics.gauge("refused", "Keys whose value etcd refuses", static_cast<double>(p.refused));
     metrics.gauge("identities", "Identities of the cluster", static_cast<double>(p.identities));
     metrics.gauge("policies", "Network policies published", static_cast<double>(p.policies));
+    auto& workloads = metrics.family("workloads", "Workloads that registered themselves, by state",
+                                     prometheus::MetricType::Gauge);
+    const auto add_workloads = [&](std::string state, std::size_t count) {
+        prometheus::ClientMetric metric;
+        metric.label.push_back({"state", std::move(state)});
+        metric.gauge.value = static_cast<double>(count);
+        workloads.metric.push_back(std::move(metric));
+    };
+    add_workloads("accepted", p.workloads);
+    add_workloads("refused", p.workloads_refused);
     metrics.counter("puts_total", "Keys put", p.puts);
     metrics.counter("deletes_total", "Keys deleted", p.deletes);
     metrics.counter("transactions_total", "Transactions done", p.transactions);

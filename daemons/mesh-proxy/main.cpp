@@ -42,6 +42,7 @@ struct Flags {
     std::string data_dir;
     std::string listen_remote = "0.0.0.0:2379";
     std::string listen_local;
+    bool legacy_readers = false;
     std::string tls_ca, tls_cert, tls_key;
     std::string status_socket;
     int metrics_port = -1;
@@ -99,6 +100,9 @@ void add_flags(CLI::App& app, Flags& flags) {
     app.add_option("--listen-local", flags.listen_local,
                    "ADDRESS:PORT for this cluster's programs: local-CLUSTER reads, admin-CLUSTER "
                    "writes (--embedded)");
+    app.add_flag("--legacy-readers", flags.legacy_readers,
+                 "Let remotes of Cilium 1.12 to 1.15 take their init lock and lease: in memory, "
+                 "per connection; they never reach the etcd");
     app.add_option("--tls-ca", flags.tls_ca, "CA that signed the clients' certificates")
         ->required();
     app.add_option("--tls-cert", flags.tls_cert, "Server certificate")->required();
@@ -240,7 +244,8 @@ class Proxy {
         options.tls->client_certificate = mesh::rpc::ClientCertificate::kRequired;
         server = std::make_unique<mesh::rpc::Server>(daemon_.executor(), std::move(options), clock_,
                                                      log_.named(name));
-        service_->attach(*server, name, std::move(policy));
+        service_->attach(*server, name, std::move(policy),
+                         name == "remote" && flags_.legacy_readers);
         const auto port = server->listen(to.host, to.port);
         if (!port) return port.error().with_prefix(flag);
         log_.info("{} listener on {}:{}", name, to.host, *port);
@@ -251,9 +256,10 @@ class Proxy {
         const std::size_t all = mesh::daemon::most_descriptors();
         const std::size_t descriptors =
             std::max<std::size_t>(all, 2 * kOtherDescriptors) - kOtherDescriptors;
-        MESH_CHECK(add_listener("--listen-remote", flags_.listen_remote, "remote",
-                                std::make_shared<mesh::serve::RemoteAccess>(flags_.cluster_name),
-                                remote_limits(descriptors), remote_));
+        MESH_CHECK(add_listener(
+            "--listen-remote", flags_.listen_remote, "remote",
+            std::make_shared<mesh::serve::RemoteAccess>(flags_.cluster_name, flags_.legacy_readers),
+            remote_limits(descriptors), remote_));
         if (flags_.listen_local.empty()) return {};
         return add_listener(
             "--listen-local", flags_.listen_local, "local",

@@ -24,6 +24,9 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_mesh
+/// @{
+
 /// How loud a log line is.
 enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
 
@@ -85,11 +88,13 @@ struct PolicyOptions {
 
 /// Where rows go.
 struct DatapathOptions {
+    /// What takes the rows.
     enum class Kind : std::uint8_t {
-        kMemory,  ///< kept in memory only: needs no privileges
+        kMemory,  ///< tables of the kernel's bounds, in memory: what mesh-agent does without rights
         kBpf,     ///< BPF maps and programs of the kernel: needs root
+        kNone,    ///< nowhere: the mesh is read, by whoever needs no privileges
     };
-    Kind kind = Kind::kMemory;
+    Kind kind = Kind::kNone;
     /// cgroup v2 folder whose processes get service load balancing (kBpf).
     std::string cgroup;
     /// BPF file system; mounted there if it is none yet (kBpf).
@@ -158,6 +163,8 @@ struct EtcdOptions {
     std::string cert_pem, key_pem;  ///< PEM texts of the client's pair; both or neither
 };
 
+/// How to open a mesh: who this node is, where its cluster's etcd and the remotes are. All else has
+/// a default. @thread any thread (a plain value)
 struct MeshOptions {
     std::string cluster_name;                    ///< spec wire.md §17
     std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
@@ -200,16 +207,18 @@ struct MeshOptions {
 class MESH_API Mesh {
   public:
     /// Checks the options and starts to follow the own cluster and the remotes on a thread of its
-    /// own, or on the executor given. Returns at once; nothing needs to be reachable yet.
+    /// own, or on the executor given. Returns at once; nothing needs to be reachable yet. When the
+    /// clusters' first lists are read, free pages of the process's heap go back to the system
+    /// (glibc's malloc_trim).
     /// @errors kInvalidArgument names the option; kPermission without the rights for kBpf;
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// close(). With a thread of its own: waits until all has ended and joins it, unless it is that
-    /// thread, as in a log callback. With an executor it returns at once, and the rest ends as that
-    /// is run: the log callback is not called any more. Publications leave, as by their close(),
-    /// within some 3 seconds for all. The kernel keeps serving what was written last; a later
-    /// open() with the same pin_directory adopts it.
+    /// close(). With a thread of its own: waits until all has ended, publications having left, as
+    /// by their close(), within some 3 seconds for all, and joins it, unless it is that thread, as
+    /// in a log callback. With an executor it returns at once, and the rest ends as that is run:
+    /// the log callback is not called any more. The kernel keeps serving what was written last; a
+    /// later open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
@@ -238,6 +247,7 @@ class MESH_API Mesh {
     /// Has wait_ready() return false at once, now and later: before the destructor, where other
     /// threads may be waiting.
     void interrupt() noexcept;
+    /// Whether interrupt() was called.
     [[nodiscard]] bool interrupted() const noexcept;
     /// Whether the caller is on the mesh's loop, as in a log callback.
     [[nodiscard]] bool on_own_thread() const noexcept;
@@ -261,7 +271,9 @@ class MESH_API Mesh {
     /// All of a kind, as they are at one moment, by cluster in the order of preference and by key.
     /// @complexity O(objects); half of it on the mesh's thread
     [[nodiscard]] std::vector<NodeView> nodes() const;
+    /// Likewise.
     [[nodiscard]] std::vector<IpView> ips() const;
+    /// Likewise.
     [[nodiscard]] std::vector<IdentityView> identities() const;
     /// The own cluster first, then the remotes by name.
     [[nodiscard]] std::vector<ClusterView> clusters() const;
@@ -269,6 +281,7 @@ class MESH_API Mesh {
     /// cluster id; for a million of them.
     [[nodiscard]] std::vector<IpRecord> ip_records() const;
     /// Likewise into memory of the caller's.
+    /// @param records room for them
     /// @param count how many there are
     /// @return whether `records` was large enough; else nothing is written
     [[nodiscard]] bool read_ip_records(std::span<IpRecord> records, std::size_t& count) const;
@@ -278,6 +291,7 @@ class MESH_API Mesh {
     /// lookup() likewise, and one service by "namespace/name".
     /// @errors as lookup() and backends()
     [[nodiscard]] Result<EventBatch> list_ip(std::string_view address) const;
+    /// Likewise.
     [[nodiscard]] Result<EventBatch> list_service(std::string_view service) const;
 
     /// Follows changes: a snapshot, then each change in order; before ready() the snapshot is what
@@ -290,7 +304,8 @@ class MESH_API Mesh {
     /// Registers a workload that no Kubernetes object describes, such as the host that this runs
     /// on, in the own cluster; until the Publication or the mesh ends. Returns at once:
     /// Publication::wait() tells what came of it. The etcd user needs to write
-    /// mesh/local/workloads/v1/<name> and to read that and mesh/local/workload-status/v1/<name>.
+    /// `mesh/local/workloads/v1/<name>` and to read that and
+    /// `mesh/local/workload-status/v1/<name>`.
     /// @errors kInvalidArgument names the field
     [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
 
@@ -299,6 +314,7 @@ class MESH_API Mesh {
     [[nodiscard]] std::string status_json() const;
     /// The documents of services() and service() as JSON text.
     [[nodiscard]] std::string services_json() const;
+    /// Likewise; nullopt: no such service.
     [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
                                                           std::string_view name) const;
     /// Whether a packet passes and by which rules of both its ends, where each is written, who the
@@ -328,5 +344,7 @@ class MESH_API Mesh {
     explicit Mesh(std::shared_ptr<Impl> impl);
     std::shared_ptr<Impl> impl_;
 };
+
+/// @}
 
 }  // namespace mesh

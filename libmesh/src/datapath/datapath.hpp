@@ -1,7 +1,7 @@
 // What the rest of the library sees of the node's service load balancing: rows in, counters and a
 // dump out, nothing of BPF. One row is one frontend (cluster IP, port, protocol) and its backends.
-// Two implementations: MemoryDatapath (no kernel) and BpfDatapath (datapath/bpf/); both run the
-// same planner, so ids, diffs and the order of writes are the same.
+// MemoryDatapath (no kernel) and BpfDatapath (datapath/bpf/) run the same planner, so ids, diffs and
+// the order of writes are the same; NoDatapath is for those who only read the mesh.
 //
 // Adoption. What an earlier process of this node left in the kernel is read when a datapath is
 // opened and keeps serving. Such services and backends are *unconfirmed* until a row names them:
@@ -182,6 +182,9 @@ class Datapath {
     /// ApplyStats::truncated. Call it first; without it, such a row is refused whole.
     virtual void set_own_cluster(std::uint32_t cluster_id) = 0;
 
+    /// False: there are no tables, and rows need not be made.
+    [[nodiscard]] virtual bool programs() const noexcept { return true; }
+
     /// Brings the tables from what they hold to what the changes say, in order; later changes of
     /// the same frontend win. A client that connects meanwhile sees each service whole: before or
     /// after, never between. When the call has returned, no connect that begins later goes to a
@@ -213,7 +216,7 @@ class Datapath {
     [[nodiscard]] virtual Counters counters() const = 0;
     [[nodiscard]] virtual Occupancy occupancy() const = 0;
 
-    /// "memory" or "bpf", for status.
+    /// "none", "memory" or "bpf", for status.
     [[nodiscard]] virtual std::string_view kind() const = 0;
 };
 

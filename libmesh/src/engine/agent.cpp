@@ -25,6 +25,7 @@
 #include "engine/policy_trace.hpp"
 #include "engine/policy_view.hpp"
 #include "runtime/backoff.hpp"
+#include "runtime/heap.hpp"
 #include "sources/config/endpoint_files.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "sources/config/memory_files.hpp"
@@ -42,6 +43,8 @@ constexpr std::chrono::seconds kStaleRecheck{1};
 /// From a flush that set routes to the next one. Routes are compared with all that the kernel has:
 /// nodes that flap share a comparison.
 constexpr std::chrono::milliseconds kRoutesPace{50};
+/// Between two times that what lists left free is given back.
+constexpr std::chrono::seconds kGiveBackPace{10};
 constexpr std::size_t kAccessLines = 1000;
 /// Of packets for the node's own proxies.
 constexpr std::uint32_t kProxyMark = 0x4d502000;
@@ -196,7 +199,10 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
             node_.apply(batch);
             schedule_flush();
         };
-        events.on_state = [this](const std::string&, state::SessionState) { schedule_flush(); };
+        events.on_state = [this](const std::string&, state::SessionState state) {
+            lists_read_ = lists_read_ || state == state::SessionState::kReady;
+            schedule_flush();
+        };
         events.on_reset = [this](const std::string& cluster) {
             node_.drain(cluster);
             schedule_flush();
@@ -530,7 +536,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                 backoff_.reset();
             }
         }
+        give_back();
         if (on_change_) on_change_();
+    }
+
+    /// A cluster's lists were read: pages of answers, and what was made of them, are free now.
+    void give_back() {
+        if (!lists_read_ || !adoption_done_) return;
+        const TimePoint now = clock_.now();
+        if (given_back_ && now - *given_back_ < kGiveBackPace) return;
+        lists_read_ = false;
+        given_back_ = now;
+        give_back_free_memory();
     }
 
     [[nodiscard]] bool refresh_network() {
@@ -780,6 +797,8 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     bool own_written_ = false;  ///< the own cluster's services are in the datapath
     bool sweep_due_ = false;    ///< sockets to removed backends are to be looked for
     bool stopped_ = false;
+    bool lists_read_ = false;  ///< of some cluster, since the last give_back()
+    std::optional<TimePoint> given_back_;
     std::uint64_t sockets_ended_ = 0;
 };
 

@@ -5,6 +5,7 @@
 
 #include "datapath/memory_datapath.hpp"
 #include "datapath/netlink/netns.hpp"
+#include "datapath/no_datapath.hpp"
 
 namespace mesh::engine {
 namespace {
@@ -54,8 +55,10 @@ Result<void> open_into(Datapaths& all, const DatapathOptions& options, const Log
             }
             MESH_CHECK(all.pods->set_non_masquerade(cidrs));
         }
-    } else {
+    } else if (options.kind == DatapathOptions::Kind::kMemory) {
         all.services = std::make_unique<datapath::MemoryDatapath>();
+    } else {
+        all.services = std::make_unique<datapath::NoDatapath>();
     }
     if (options.routing == Routing::kNone) return {};
     MESH_TRY(const auto here, datapath::Netns::current());

@@ -234,6 +234,7 @@ Result<datapath::ApplyStats> NodeState::write_pending() {
 }
 
 Result<datapath::ApplyStats> NodeState::write(const compile::FrontendChanges& changes) {
+    if (!datapath_.programs()) return datapath::ApplyStats{};
     for (const auto& key : changes.removed) {
         const auto frontend = to_frontend(key);
         resets_.note_removed(frontend);

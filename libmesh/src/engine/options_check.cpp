@@ -59,9 +59,9 @@ Result<void> check_options(const MeshOptions& options) {
             fmt::format("sync_timeout: expected {} to {} s, got {}", kShortestSyncTimeout.count(),
                         kLongestSyncTimeout.count(), options.sync_timeout.count()));
     }
-    if (options.datapath.kind == DatapathOptions::Kind::kMemory &&
+    if (options.datapath.kind != DatapathOptions::Kind::kBpf &&
         !options.datapath.endpoints_directory.empty()) {
-        return invalid_argument("endpoints_directory: expected none with the datapath in memory");
+        return invalid_argument("endpoints_directory: expected none without the kernel's datapath");
     }
     if (options.resets.grace < std::chrono::milliseconds::zero() ||
         options.resets.grace > std::chrono::hours(1)) {

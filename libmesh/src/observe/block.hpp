@@ -15,6 +15,7 @@
 
 #include "compile/services/service_merger.hpp"
 #include "model/types.hpp"
+#include "runtime/heap.hpp"
 #include "state/clusters/session.hpp"
 #include "state/tables/changes.hpp"
 #include "state/tables/cluster_tables.hpp"
@@ -24,7 +25,8 @@ namespace mesh::observe {
 /// Events and what they point to. Filled by add() on one thread; const, it may be read by any.
 class Block {
   public:
-    Block() = default;
+    /// @param expected bytes that it will have
+    explicit Block(std::size_t expected = 4096) : memory_(expected, &large_pieces()) {}
     Block(const Block&) = delete;
     Block& operator=(const Block&) = delete;
 
@@ -61,7 +63,7 @@ class Block {
     mesh_event& event(std::uint32_t kind, std::uint64_t sequence, std::uint32_t object);
     const mesh_frontend* frontend(const compile::FrontendRow& row);
 
-    std::pmr::monotonic_buffer_resource memory_{4096};
+    std::pmr::monotonic_buffer_resource memory_;
     std::vector<const mesh_event*> events_;
     std::string_view last_cluster_;
     std::uint32_t objects_ = 0;

@@ -36,7 +36,8 @@ class Observer::Writer {
         if (block_ && block_->bytes() >= kBlockBytes) {
             done_.push_back(std::exchange(block_, {}));
         }
-        if (!block_) block_ = std::make_shared<Block>();
+        // Snapshots are large and soon gone. One object more may come than there is room for.
+        if (!block_) block_ = std::make_shared<Block>(kBlockBytes + kBlockBytes / 16);
         return *block_;
     }
 

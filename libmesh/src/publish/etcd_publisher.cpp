@@ -20,6 +20,7 @@
 #include "publish/kvstore_identity_allocator.hpp"
 #include "publish/lease_holder.hpp"
 #include "publish/object_compiler.hpp"
+#include "publish/workload_source.hpp"
 #include "runtime/backoff.hpp"
 #include "runtime/task_group.hpp"
 #include "sources/etcd/client.hpp"
@@ -89,6 +90,11 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
           compiler_(options_.cluster, options_.labels),
           ledger_(write_order),
           lease_(loop, client, options_.lease_ttl, log_, [this] { wake(); }),
+          workloads_(loop, client, clock, Rng(rng_.next()), log_,
+                     [this](WorkloadChanges changes) {
+                         absorb(std::move(changes));
+                         wake();
+                     }),
           identities_(loop, client, allocator_options(options_), clock, Rng(rng_.next()), log_,
                       [this](const std::string& labels, const Result<model::IdentityId>& id) {
                           take_number(labels, id);
@@ -109,6 +115,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
                 note_failure(event.reason.with_prefix(event.endpoint));
             }
         });
+        workloads_.start();
         tasks_.spawn(run(shared_from_this()));
     }
 
@@ -118,7 +125,10 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         loaded_ = true;
         if (adopted_) {
             // A change is a change of its objects, whatever else is still unknown.
-            absorb(compiler_.apply(changes));
+            WorkloadChanges of_workloads = workloads_.table().note(changes);
+            of_workloads.objects.insert(of_workloads.objects.begin(), changes.begin(),
+                                        changes.end());
+            absorb(std::move(of_workloads));
         } else {
             backlog_.insert(backlog_.end(), changes.begin(), changes.end());
         }
@@ -166,7 +176,13 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         status.refused = ledger_.refused();
         status.identities = compiler_.identities();
         status.policies = policies_.size() + kept_policies_.size();
+        status.workloads = workloads_.table().accepted();
+        status.workloads_refused = workloads_.table().size() - status.workloads;
         return status;
+    }
+
+    [[nodiscard]] std::vector<WorkloadReport> workloads() const {
+        return workloads_.table().report();
     }
 
     asio::awaitable<Result<void>> accepted() {
@@ -185,6 +201,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         accepted_timer_.cancel();
         client_.on_connection({});
         config_watch_.reset();
+        workloads_.stop();
         lease_.release();
         identities_.stop();
         // Requests under way end by it.
@@ -261,6 +278,8 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
         MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalServicesPrefix)));
         MESH_CO_CHECK(co_await list_into_ledger(std::string(model::kLocalIpsPrefix)));
         MESH_CO_CHECK(co_await list_policies());
+        MESH_CO_CHECK(co_await list_answers());
+        MESH_CO_CHECK(co_await workloads_.async_listed());
         const auto identities = co_await identities_.async_list();
         if (!identities) co_return as_unavailable(identities.error());
         MESH_CO_CHECK(co_await list_canaries());
@@ -329,6 +348,21 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
             }
         };
         std::string prefix(model::kLocalPoliciesPrefix);
+        co_return co_await list(std::move(prefix), std::move(page));
+    }
+
+    /// What workloads were answered.
+    asio::awaitable<Result<void>> list_answers() {
+        etcd::PageCallback page = [this](const etcd::Header&,
+                                         std::span<const etcd::KeyValueView> kvs) {
+            for (const auto& kv : kvs) {
+                ledger_.listed(kv.key, kv.value, kv.lease);
+                if (adopted_) continue;
+                const auto answer = model::parse_workload_status(kv.key, kv.value);
+                if (answer) workloads_.table().remember(model::parse_key(kv.key).name, *answer);
+            }
+        };
+        std::string prefix(model::kLocalWorkloadStatusPrefix);
         co_return co_await list(std::move(prefix), std::move(page));
     }
 
@@ -408,7 +442,11 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     void adopt() {
         if (std::exchange(adopted_, true)) return;
         absorb(compiler_.start());
-        absorb(compiler_.apply(backlog_));
+        // No records are known to the table: nothing comes of the manifests yet.
+        (void)workloads_.table().note(backlog_);
+        WorkloadChanges of_workloads = workloads_.open();
+        of_workloads.objects.insert(of_workloads.objects.begin(), backlog_.begin(), backlog_.end());
+        absorb(std::move(of_workloads));
         backlog_ = {};
         ledger_.hold(incomplete_);
         if (incomplete_) {
@@ -416,6 +454,19 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
                 "some manifests could not be read: what an earlier run published stays as it "
                 "is until they can be, or until its objects change");
         }
+    }
+
+    void absorb(WorkloadChanges changes) {
+        absorb(compiler_.apply(changes.objects));
+        for (const auto& [name, answer] : changes.answers) {
+            const std::string key = model::local_workload_status_key(name);
+            if (answer) {
+                ledger_.want(key, model::encode(*answer));
+            } else {
+                ledger_.unwant(key);
+            }
+        }
+        for (const std::string& text : changes.warnings) log_.warn("{}", text);
     }
 
     void absorb(Compiled compiled) {
@@ -602,6 +653,7 @@ class EtcdPublisher::Impl : public std::enable_shared_from_this<Impl> {
     ObjectCompiler compiler_;
     KeyLedger ledger_;
     LeaseHolder lease_;
+    WorkloadSource workloads_;
     KvstoreIdentityAllocator identities_;
     asio::steady_timer timer_;
     asio::steady_timer accepted_timer_;
@@ -653,6 +705,9 @@ void EtcdPublisher::on_ready(std::function<void()> callback) {
 }
 PublisherStatus EtcdPublisher::status() const {
     return impl_->status();
+}
+std::vector<WorkloadReport> EtcdPublisher::workloads() const {
+    return impl_->workloads();
 }
 asio::awaitable<Result<void>> EtcdPublisher::async_accepted() {
     return impl_->accepted();

@@ -1,6 +1,7 @@
 // Keeps a cluster's etcd equal to its objects: under a lease, writing only what differs, canaries
 // last, a heartbeat each minute (spec wire.md §9, §10, §14, §19). While etcd is away, the newest
-// value per key waits. Users: mesh-operator.
+// value per key waits. Its objects are manifests', and those of workloads that registered
+// themselves in that etcd (workload_table.hpp). Users: mesh-operator.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -14,12 +15,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/log.hpp"
 #include "model/kubernetes.hpp"
 #include "model/policy_record.hpp"
 #include "publish/label_filter.hpp"
 #include "publish/records.hpp"
+#include "publish/workload_table.hpp"
 #include "runtime/clock.hpp"
 
 namespace mesh::etcd {
@@ -61,7 +64,9 @@ struct PublisherStatus {
     std::size_t pending = 0;  ///< writes due
     std::size_t refused = 0;  ///< keys whose value etcd refuses
     std::size_t identities = 0;
-    std::size_t policies = 0;  ///< published, those kept of an earlier run included
+    std::size_t policies = 0;   ///< published, those kept of an earlier run included
+    std::size_t workloads = 0;  ///< that registered themselves and are published
+    std::size_t workloads_refused = 0;
     std::uint64_t puts = 0, deletes = 0, transactions = 0, lists = 0, failures = 0;
     std::string last_error;  ///< empty = none
     bool last_error_is_current = false;
@@ -92,6 +97,8 @@ class EtcdPublisher {
     /// Called once, when the first sync has been completed.
     void on_ready(std::function<void()> callback);
     [[nodiscard]] PublisherStatus status() const;
+    /// Those that registered themselves, by name, and what was answered.
+    [[nodiscard]] std::vector<WorkloadReport> workloads() const;
     /// Completes with an error when the first look at etcd finds it is another cluster's, or
     /// without one when that is settled.
     [[nodiscard]] boost::asio::awaitable<Result<void>> async_accepted();

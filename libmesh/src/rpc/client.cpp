@@ -178,8 +178,9 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
         auto state = std::make_shared<State>();
         state->done = std::move(done);
         CallEvents events;
-        events.on_message = [state](std::string_view message) {
-            state->result.message.assign(message);
+        // A page of a list is megabytes.
+        events.on_own_message = [state](std::string&& message) {
+            state->result.message = std::move(message);
             state->got = true;
         };
         events.on_end = [state](const Status& status, const Metadata& trailers) {

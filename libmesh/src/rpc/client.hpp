@@ -60,6 +60,8 @@ struct CallEvents {
     std::function<void(const Metadata& metadata)> on_headers;
     /// Each message, in order. The view lives for the call of the callback only.
     std::function<void(std::string_view message)> on_message;
+    /// In place of on_message: the message is the callee's, without a copy where it can be.
+    std::function<void(std::string&& message)> on_own_message;
     /// After a write() that was kFull: half of the queue is free again.
     std::function<void()> on_writable;
     /// Exactly once, also when the channel breaks or is closed; never from inside Channel::call().

@@ -97,7 +97,14 @@ class ClientStream final : public ClientCall, public Stream {
     }
 
     void handle_message(std::string_view message) override {
-        if (!events_.on_message || early_) return;
+        if (early_) return;
+        if (events_.on_own_message) {
+            auto running = std::exchange(events_.on_own_message, nullptr);
+            running(reader_.take(message));
+            if (session_ != nullptr && !early_) events_.on_own_message = std::move(running);
+            return;
+        }
+        if (!events_.on_message) return;
         auto running = std::exchange(events_.on_message, nullptr);
         running(message);
         if (session_ != nullptr && !early_) events_.on_message = std::move(running);

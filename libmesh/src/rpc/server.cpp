@@ -155,7 +155,9 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
 
     void forget(const std::shared_ptr<Connection>& connection) {
         handshake_over(connection);
-        connections_.erase(connection);
+        if (connections_.erase(connection) != 0 && connection->was_ready() && peer_gone_) {
+            peer_gone_(connection->peer());
+        }
         if (connections_.empty()) drained_.cancel();
     }
 
@@ -281,6 +283,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     std::map<std::shared_ptr<Connection>, std::list<Handshake>::iterator> handshake_at_;
     std::map<std::string, std::size_t> handshakes_by_address_;
     asio::steady_timer drained_;
+    std::function<void(const Peer&)> peer_gone_;
     bool stopped_ = false;
 };
 
@@ -306,6 +309,10 @@ void Server::handle_unknown(StreamHandler handler) {
 
 void Server::admit(std::function<Status(const ServerCall&)> admission) {
     impl_->core_->admit = std::move(admission);
+}
+
+void Server::on_peer_gone(std::function<void(const Peer&)> callback) {
+    impl_->peer_gone_ = std::move(callback);
 }
 
 Result<std::uint16_t> Server::listen(std::string_view address, std::uint16_t port) {

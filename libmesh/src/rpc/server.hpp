@@ -165,6 +165,8 @@ class Server {
     /// Asked when the headers of a call are in, before its body and its handler, unknown paths
     /// included: anything but OK ends the call. One per server.
     void admit(std::function<Status(const ServerCall& call)> admission);
+    /// A connection whose handshake was done is over, and with it the peer that its calls told.
+    void on_peer_gone(std::function<void(const Peer& peer)> callback);
     /// Instead of UNIMPLEMENTED for unknown paths.
     void handle_unknown(StreamHandler handler);
 

@@ -4,6 +4,7 @@
 
 #include "../model_roundtrip.hpp"
 #include "model/codec.hpp"
+#include "model/workload.hpp"
 
 namespace {
 
@@ -39,6 +40,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             break;
         case 'i':
             identity(value);
+            break;
+        case 'w':
+            mesh::fuzz::round_trip("mesh/local/workloads/v1/vm1", value, parse_workload, encoded);
+            break;
+        case 's':
+            mesh::fuzz::round_trip("mesh/local/workload-status/v1/vm1", value,
+                                   parse_workload_status, encoded);
             break;
         case 't':
             mesh::fuzz::round_trip("k", value, parse_timestamp, encode_timestamp);

@@ -83,10 +83,11 @@ class MeshProxyTest : public ::testing::Test {
         command.insert(command.begin(), wrapper_.begin(), wrapper_.end());
         return ChildProcess(command, folder_.file(name + ".log"));
     }
-    void start_mirror() {
+    void start_mirror(Words more = {}) {
         etcd_ = std::make_unique<EtcdProcess>(folder_, EtcdOptions{});
         write("etcd.yaml", "endpoints:\n- " + etcd_->endpoint() + "\n");
-        start_proxy({"--etcd-config=" + folder_.file("etcd.yaml")});
+        more.push_back("--etcd-config=" + folder_.file("etcd.yaml"));
+        start_proxy(std::move(more));
         ASSERT_TRUE(until([&] {
             return ctl("remote", {"get", "cilium/.heartbeat"}).code == 0;
         })) << log();
@@ -179,6 +180,9 @@ TEST_F(MeshProxyTest, RemotesReadTheMeshAndNothingElse) {
             EXPECT_EQ(ours.text, direct(words).text);
         }
         for (const Words& words : {Words{"get", "mesh/local/", "--prefix"},
+                                   Words{"get", "mesh/local/workloads/v1/", "--prefix"},
+                                   Words{"get", "mesh/local/workload-status/v1/vm1"},
+                                   Words{"put", "mesh/local/workloads/v1/vm1", "{}"},
                                    Words{"get", "cilium/cache/", "--prefix"},
                                    Words{"get", "cilium/cluster-config/", "--prefix"},
                                    Words{"get", "cilium/cluster-config/cluster9"},
@@ -252,6 +256,33 @@ TEST_F(MeshProxyTest, TransactionsOfRemotesAreRefused) {
     EXPECT_EQ(local.code, 0) << local.text;
     EXPECT_TRUE(local.has("node")) << local.text;
     EXPECT_TRUE(txn("local", local_, "\nput mesh/local/x y\n\n\n").has(kDenied));
+}
+
+TEST_F(MeshProxyTest, LegacyReadersLockInAShadow) {
+    start_mirror({"--legacy-readers"});
+    fill();
+    ASSERT_TRUE(until([&] {
+        return ctl("remote", {"get", "cilium/state/", "--prefix"}).has("node");
+    })) << log();
+    const std::string before = direct({"get", "", "--prefix", "-w", "fields"}).text;
+    // etcdctl's lock is the session and the mutex that those readers use: grant, keepalive, txn.
+    const std::string lock = "cilium/.initlock/5f3a";
+    for (const std::string who : {"remote", "remote-cluster2"}) {
+        const Answer locked = ctl(who, {"lock", lock, "echo", "it is mine"});
+        EXPECT_EQ(locked.code, 0) << locked.text;
+        EXPECT_TRUE(locked.has("it is mine")) << locked.text;
+    }
+    // Gone with its connection.
+    EXPECT_TRUE(ctl("remote", {"put", lock + "/1", "x"}).has("OK"));
+    EXPECT_EQ(ctl("remote", {"get", lock, "--prefix"}).text, "");
+    for (const Words& words :
+         {Words{"lock", "cilium/state/lock", "true"}, Words{"put", "cilium/state/x", "y"},
+          Words{"put", "cilium/.initlock", "y"}, Words{"del", "cilium/.", "--prefix"},
+          Words{"get", "cilium/.", "--prefix"}, Words{"compaction", "2"}}) {
+        EXPECT_TRUE(ctl("remote", words).has(kDenied)) << words[0] << words[1];
+    }
+    EXPECT_NE(ctl("stranger", {"lock", lock, "true"}).code, 0);
+    EXPECT_EQ(direct({"get", "", "--prefix", "-w", "fields"}).text, before);
 }
 
 TEST_F(MeshProxyTest, SizesOfRequestsAreBoundedByRole) {

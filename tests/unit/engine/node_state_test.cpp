@@ -7,6 +7,7 @@
 #include <string>
 
 #include "datapath/memory_datapath.hpp"
+#include "datapath/no_datapath.hpp"
 #include "datapath/memory_pods.hpp"
 #include "runtime/clock.hpp"
 
@@ -125,6 +126,21 @@ TEST_F(NodeState, AGlobalServiceUsesTheBackendsOfBothClustersAndOutlivesEither) 
     node_.apply({kOwn, {state::LocalServiceDelete{{"shop", "echo"}}}});
     flush(node_);
     EXPECT_EQ(datapath_.find(kFrontend), std::nullopt);
+}
+
+TEST_F(NodeState, WithoutADatapathServicesAreMergedAndShownAllTheSame) {
+    datapath::NoDatapath none;
+    engine::NodeState node(kOwn, "node1", 7, none, Logger());
+    node.apply({kOwn, {local({model::IpAddress::v4(10, 10, 0, 1)})}});
+    node.apply({kRemote, {remote({model::IpAddress::v4(10, 20, 0, 1)})}});
+    flush(node);
+    EXPECT_FALSE(node.dirty());
+    const auto view = node.service({"shop", "echo"});
+    ASSERT_TRUE(view);
+    ASSERT_EQ(view->frontends.size(), 1U);
+    EXPECT_EQ(view->frontends[0].backends.size(), 2U);
+    EXPECT_TRUE(node.rejected().empty() && node.truncated().empty());
+    EXPECT_TRUE(node.finish_adopt());
 }
 
 TEST_F(NodeState, ARemotesServiceWithoutALocalOneHasNoEffect) {

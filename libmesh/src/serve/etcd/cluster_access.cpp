@@ -23,15 +23,24 @@ bool is_remote(const rpc::Peer& peer) {
 
 }  // namespace
 
-RemoteAccess::RemoteAccess(const std::string& own_cluster)
-    : readable_(remote_prefixes(own_cluster)) {}
+RemoteAccess::RemoteAccess(const std::string& own_cluster, bool init_locks)
+    : readable_(remote_prefixes(own_cluster)), init_locks_(init_locks) {}
 
 bool RemoteAccess::allows(const AccessRequest& request) const {
     return is_remote(request.peer) && readable_.allows(request);
 }
 
 bool RemoteAccess::admits(const AccessRequest& request) const {
-    return is_remote(request.peer) && readable_.admits(request);
+    if (!is_remote(request.peer)) return false;
+    switch (request.action) {
+        case EtcdAction::kPut:
+        case EtcdAction::kDelete:
+        case EtcdAction::kTxn:
+        case EtcdAction::kLease:
+            return init_locks_;
+        default:
+            return readable_.admits(request);
+    }
 }
 
 LocalAccess::LocalAccess(std::string own_cluster, bool writable)

@@ -16,12 +16,15 @@ namespace mesh::serve {
 /// whoever asks.
 class RemoteAccess final : public AccessPolicy {
   public:
-    explicit RemoteAccess(const std::string& own_cluster);
+    /// @param init_locks calls that write are admitted, since EtcdService::attach() was told to
+    ///   answer those of init locks by itself; all others are refused by allows()
+    explicit RemoteAccess(const std::string& own_cluster, bool init_locks = false);
     [[nodiscard]] bool allows(const AccessRequest& request) const override;
     [[nodiscard]] bool admits(const AccessRequest& request) const override;
 
   private:
     ReadOnly readable_;
+    bool init_locks_;
 };
 
 /// For the listener of the own cluster's programs: `local-<own>` may read everything,

@@ -1,6 +1,7 @@
 #include "serve/etcd/etcd_service.hpp"
 
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include "model/etcdpb/etcd.pb.h"
@@ -74,6 +75,22 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         to_pb(*outcome, core->header(), response);
         core->reply(call, rpc::encode_frame(response));
     }
+    template <class Response>
+    static constexpr bool grows() {
+        return std::is_same_v<Response, etcdpb::PutResponse> ||
+               std::is_same_v<Response, etcdpb::TxnResponse>;
+    }
+    /// Likewise from the connection's own store, which is committed at once.
+    template <class Response, class Ask>
+    void in_shadow(const Call& call, const Listener& listener, Ask ask) {
+        store::Store& shadow = listener.shadow->store_of(*call);
+        if (InitLockShadow::full(shadow) && grows<Response>()) return call->finish(shadow_full());
+        const auto outcome = ask(shadow);
+        if (!outcome) return call->finish(to_status(outcome.error()));
+        Response response;
+        to_pb(*outcome, core->header(), response);
+        call->reply(rpc::encode_frame(response));
+    }
     template <class Request>
     bool too_large(const Call& call, const Request& request) {
         if (request.ByteSizeLong() <= core->options.max_request_bytes) return false;
@@ -93,6 +110,10 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
 void EtcdService::Impl::range(const Call& call, const Listener& listener,
                               const etcdpb::RangeRequest& request) {
     const store::RangeRequest wanted = from_pb(request);
+    if (listener.shadow && InitLockShadow::covers(wanted.range)) {
+        return in_shadow<etcdpb::RangeResponse>(
+            call, listener, [&](store::Store& shadow) { return shadow.range(wanted); });
+    }
     if (refused(call, core->check(*call, listener, EtcdAction::kRange, wanted.range))) return;
     if (!has_known_enumerators(request)) return call->finish(invalid_sort_option());
     if (call->congested()) return call->finish(answers_wait());
@@ -104,6 +125,12 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
 void EtcdService::Impl::put(const Call& call, const Listener& listener,
                             const etcdpb::PutRequest& request) {
     const store::PutRequest wanted = from_pb(request);
+    if (listener.shadow && InitLockShadow::covers(store::KeyRange{wanted.key, {}})) {
+        return in_shadow<etcdpb::PutResponse>(call, listener, [&](store::Store& shadow) {
+            listener.shadow->admit_leases(shadow, wanted);
+            return shadow.put(wanted);
+        });
+    }
     if (refused(call, core->check(*call, listener, EtcdAction::kPut, {wanted.key, {}}))) return;
     if (too_large(call, request)) return;
     core->begin_write();
@@ -113,6 +140,10 @@ void EtcdService::Impl::put(const Call& call, const Listener& listener,
 void EtcdService::Impl::delete_range(const Call& call, const Listener& listener,
                                      const etcdpb::DeleteRangeRequest& request) {
     const store::DeleteRangeRequest wanted = from_pb(request);
+    if (listener.shadow && InitLockShadow::covers(wanted.range)) {
+        return in_shadow<etcdpb::DeleteRangeResponse>(
+            call, listener, [&](store::Store& shadow) { return shadow.delete_range(wanted); });
+    }
     if (refused(call, core->check(*call, listener, EtcdAction::kDelete, wanted.range))) return;
     if (too_large(call, request)) return;
     core->begin_write();
@@ -151,6 +182,12 @@ rpc::Status EtcdService::Impl::check_txn(const rpc::ServerCall& call, const List
 void EtcdService::Impl::txn(const Call& call, const Listener& listener,
                             const etcdpb::TxnRequest& request) {
     const store::TxnRequest wanted = from_pb(request);
+    if (listener.shadow && has_known_enumerators(request) && InitLockShadow::covers(wanted)) {
+        return in_shadow<etcdpb::TxnResponse>(call, listener, [&](store::Store& shadow) {
+            listener.shadow->admit_leases(shadow, wanted);
+            return shadow.txn(wanted);
+        });
+    }
     if (refused(call, check_txn(*call, listener, wanted))) return;
     if (too_large(call, request)) return;
     if (!has_known_enumerators(request)) return call->finish(undecodable());
@@ -306,9 +343,11 @@ EtcdService::EtcdService(boost::asio::any_io_executor loop, store::Store& store,
 EtcdService::~EtcdService() = default;
 
 void EtcdService::attach(rpc::Server& server, std::string listener,
-                         std::shared_ptr<const AccessPolicy> policy) {
-    impl_->attach(server,
-                  std::make_shared<Listener>(Listener{std::move(listener), std::move(policy)}));
+                         std::shared_ptr<const AccessPolicy> policy, bool init_locks) {
+    auto shadow = init_locks ? std::make_shared<InitLockShadow>(impl_->core->clock) : nullptr;
+    if (shadow) server.on_peer_gone([shadow](const rpc::Peer& peer) { shadow->peer_gone(peer); });
+    impl_->attach(server, std::make_shared<Listener>(
+                              Listener{std::move(listener), std::move(policy), std::move(shadow)}));
 }
 
 void EtcdService::set_ready(bool ready) {

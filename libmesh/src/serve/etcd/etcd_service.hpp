@@ -65,8 +65,11 @@ class EtcdService {
 
     /// Registers all methods on server. @param listener name given to the policy
     /// @param server must be stopped before the service is destroyed
+    /// @param init_locks leases and the keys below cilium/.initlock/ are given to whoever the
+    /// policy
+    ///   admits, in memory, per connection, and go with it: for readers of Cilium 1.12 to 1.15
     void attach(rpc::Server& server, std::string listener,
-                std::shared_ptr<const AccessPolicy> policy);
+                std::shared_ptr<const AccessPolicy> policy, bool init_locks = false);
 
     /// Not ready: every call is answered with Unavailable "etcdserver: no leader" (a proxy that has
     /// nothing to serve yet). Ready at first.

@@ -54,6 +54,10 @@ Status answers_wait() {
     return {StatusCode::kResourceExhausted,
             "etcdserver: too many bytes of answers wait on this connection"};
 }
+Status shadow_full() {
+    return {StatusCode::kResourceExhausted,
+            "etcdserver: too many init locks and leases on this connection"};
+}
 Status no_leader() {
     return {StatusCode::kUnavailable, "etcdserver: no leader"};
 }

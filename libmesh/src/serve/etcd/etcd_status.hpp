@@ -14,6 +14,8 @@ namespace mesh::serve {
 [[nodiscard]] rpc::Status request_too_large();
 /// Not one of etcd's: the client does not read the answers that it has.
 [[nodiscard]] rpc::Status answers_wait();
+/// Nor this: a connection's own store of init locks takes no more.
+[[nodiscard]] rpc::Status shadow_full();
 [[nodiscard]] rpc::Status no_leader();
 [[nodiscard]] rpc::Status server_stopped();
 [[nodiscard]] rpc::Status invalid_sort_option();

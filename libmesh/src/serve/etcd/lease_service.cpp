@@ -22,8 +22,9 @@ bool parse(Message& message, std::string_view bytes) {
 /// Answers each message in order; a client that does not read is not read from either.
 class LeaseService::KeepAliveStream : public std::enable_shared_from_this<KeepAliveStream> {
   public:
-    KeepAliveStream(std::shared_ptr<ServiceCore> core, rpc::ServerCallPtr call)
-        : core_(std::move(core)), call_(std::move(call)) {}
+    KeepAliveStream(std::shared_ptr<ServiceCore> core, rpc::ServerCallPtr call,
+                    std::shared_ptr<InitLockShadow> shadow)
+        : core_(std::move(core)), call_(std::move(call)), shadow_(std::move(shadow)) {}
 
     void start() {
         auto self = shared_from_this();
@@ -38,8 +39,9 @@ class LeaseService::KeepAliveStream : public std::enable_shared_from_this<KeepAl
     void on_message(std::string_view bytes) {
         etcdpb::LeaseKeepAliveRequest request;
         if (!parse(request, bytes)) return call_->finish(undecodable());
-        core_->begin_write();
-        const auto ttl = core_->store.lease_keep_alive(LeaseId{request.id()}, core_->clock.now());
+        if (shadow_ == nullptr) core_->begin_write();
+        store::Store& store = shadow_ ? shadow_->store_of(*call_) : core_->store;
+        const auto ttl = store.lease_keep_alive(LeaseId{request.id()}, core_->clock.now());
         if (!ttl && ttl.error().fault() != store::Fault::kLeaseNotFound)
             return call_->finish(to_status(ttl.error()));
         etcdpb::LeaseKeepAliveResponse response;
@@ -65,6 +67,7 @@ class LeaseService::KeepAliveStream : public std::enable_shared_from_this<KeepAl
 
     std::shared_ptr<ServiceCore> core_;
     rpc::ServerCallPtr call_;
+    std::shared_ptr<InitLockShadow> shadow_;
     std::deque<rpc::Frame> waiting_;
 };
 
@@ -77,36 +80,49 @@ void LeaseService::attach(rpc::Server& server, const ListenerPtr& listener) {
                                       const rpc::ServerCallPtr& call, std::string_view bytes) {
             auto self = weak.lock();
             if (!self) return call->finish(server_stopped());
+            if (listener->shadow) {
+                return method(*self, call, bytes, listener->shadow->store_of(*call));
+            }
             rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
             if (!allowed.ok()) return call->finish(std::move(allowed));
-            method(*self, call, bytes);
+            method(*self, call, bytes, self->core_->store);
         });
     };
-    unary(etcdpb::kLeaseGrant, [](LeaseService& self, const auto& call, std::string_view bytes) {
-        self.grant(call, bytes);
-        self.arm();
-    });
-    unary(etcdpb::kLeaseRevoke, [](LeaseService& self, const auto& call, std::string_view bytes) {
-        self.revoke(call, bytes);
-    });
-    unary(etcdpb::kLeaseTimeToLive, [](LeaseService& self, const auto& call,
-                                       std::string_view bytes) { self.time_to_live(call, bytes); });
-    unary(etcdpb::kLeaseLeases,
-          [](LeaseService& self, const auto& call, std::string_view) { self.list(call); });
+    unary(etcdpb::kLeaseGrant,
+          [](LeaseService& self, const auto& call, std::string_view bytes, store::Store& store) {
+              self.grant(call, bytes, store);
+              self.arm();
+          });
+    unary(etcdpb::kLeaseRevoke, [](LeaseService& self, const auto& call, std::string_view bytes,
+                                   store::Store& store) { self.revoke(call, bytes, store); });
+    unary(etcdpb::kLeaseTimeToLive,
+          [](LeaseService& self, const auto& call, std::string_view bytes, store::Store& store) {
+              self.time_to_live(call, bytes, store);
+          });
+    unary(etcdpb::kLeaseLeases, [](LeaseService& self, const auto& call, std::string_view,
+                                   store::Store& store) { self.list(call, store); });
     server.handle(etcdpb::kLeaseKeepAlive, [self = shared_from_this(),
                                             listener](const rpc::ServerCallPtr& call) {
-        rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
-        if (!allowed.ok()) return call->finish(std::move(allowed));
-        std::make_shared<KeepAliveStream>(self->core_, call)->start();
+        if (!listener->shadow) {
+            rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
+            if (!allowed.ok()) return call->finish(std::move(allowed));
+        }
+        std::make_shared<KeepAliveStream>(self->core_, call, listener->shadow)->start();
     });
 }
 
-void LeaseService::grant(const rpc::ServerCallPtr& call, std::string_view bytes) {
+void LeaseService::begin_write(const store::Store& store) {
+    if (&store == &core_->store) core_->begin_write();
+}
+
+void LeaseService::grant(const rpc::ServerCallPtr& call, std::string_view bytes,
+                         store::Store& store) {
     etcdpb::LeaseGrantRequest request;
     if (!parse(request, bytes)) return call->finish(undecodable());
-    core_->begin_write();
-    const auto granted = core_->store.lease_grant(
-        LeaseId{request.id()}, std::chrono::seconds(request.ttl()), core_->clock.now());
+    if (&store != &core_->store && InitLockShadow::full(store)) return call->finish(shadow_full());
+    begin_write(store);
+    const auto granted = store.lease_grant(LeaseId{request.id()},
+                                           std::chrono::seconds(request.ttl()), core_->clock.now());
     if (!granted) return core_->fail(call, to_status(granted.error()));
     etcdpb::LeaseGrantResponse response;
     to_pb(core_->header(), *response.mutable_header());
@@ -115,22 +131,24 @@ void LeaseService::grant(const rpc::ServerCallPtr& call, std::string_view bytes)
     core_->reply(call, rpc::encode_frame(response));
 }
 
-void LeaseService::revoke(const rpc::ServerCallPtr& call, std::string_view bytes) {
+void LeaseService::revoke(const rpc::ServerCallPtr& call, std::string_view bytes,
+                          store::Store& store) {
     etcdpb::LeaseRevokeRequest request;
     if (!parse(request, bytes)) return call->finish(undecodable());
-    core_->begin_write();
-    const auto revoked = core_->store.lease_revoke(LeaseId{request.id()});
+    begin_write(store);
+    const auto revoked = store.lease_revoke(LeaseId{request.id()});
     if (!revoked) return core_->fail(call, to_status(revoked.error()));
     etcdpb::LeaseRevokeResponse response;
     to_pb(core_->header(), *response.mutable_header());
     core_->reply(call, rpc::encode_frame(response));
 }
 
-void LeaseService::time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes) {
+void LeaseService::time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes,
+                                store::Store& store) {
     etcdpb::LeaseTimeToLiveRequest request;
     if (!parse(request, bytes)) return call->finish(undecodable());
     const store::LeaseInfo info =
-        core_->store.lease_time_to_live(LeaseId{request.id()}, request.keys(), core_->clock.now());
+        store.lease_time_to_live(LeaseId{request.id()}, request.keys(), core_->clock.now());
     etcdpb::LeaseTimeToLiveResponse response;
     to_pb(core_->header(), *response.mutable_header());
     response.set_id(request.id());
@@ -140,10 +158,10 @@ void LeaseService::time_to_live(const rpc::ServerCallPtr& call, std::string_view
     core_->reply(call, rpc::encode_frame(response));
 }
 
-void LeaseService::list(const rpc::ServerCallPtr& call) {
+void LeaseService::list(const rpc::ServerCallPtr& call, store::Store& store) {
     etcdpb::LeaseLeasesResponse response;
     to_pb(core_->header(), *response.mutable_header());
-    for (const LeaseId id : core_->store.leases()) response.add_leases()->set_id(number(id));
+    for (const LeaseId id : store.leases()) response.add_leases()->set_id(number(id));
     core_->reply(call, rpc::encode_frame(response));
 }
 

@@ -20,10 +20,12 @@ class LeaseService : public std::enable_shared_from_this<LeaseService> {
 
   private:
     class KeepAliveStream;
-    void grant(const rpc::ServerCallPtr& call, std::string_view bytes);
-    void revoke(const rpc::ServerCallPtr& call, std::string_view bytes);
-    void time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes);
-    void list(const rpc::ServerCallPtr& call);
+    // Of the etcd's store, or of a connection's own (InitLockShadow).
+    void grant(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store);
+    void revoke(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store);
+    void time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store);
+    void list(const rpc::ServerCallPtr& call, store::Store& store);
+    void begin_write(const store::Store& store);
     /// Sees to it that a tick comes when something is due; a wait under way is only shortened.
     void arm();
     void tick();

@@ -10,6 +10,7 @@
 
 #include "rpc/server.hpp"
 #include "serve/etcd/etcd_service.hpp"
+#include "serve/etcd/init_lock_shadow.hpp"
 #include "serve/etcd/wire_encode.hpp"
 
 namespace mesh::serve {
@@ -18,6 +19,7 @@ namespace mesh::serve {
 struct Listener {
     std::string name;
     std::shared_ptr<const AccessPolicy> policy;
+    std::shared_ptr<InitLockShadow> shadow;  ///< null: none
 };
 using ListenerPtr = std::shared_ptr<const Listener>;
 

@@ -22,7 +22,8 @@ using State = PrefixWatcherEvents::State;
 namespace {
 constexpr Duration kFirstRetry = std::chrono::milliseconds(50);
 constexpr Duration kLastRetry = std::chrono::minutes(1);
-constexpr std::size_t kDeletesPerBatch = 1'000;
+/// Of a list: so that what is made of a page stays small beside it.
+constexpr std::size_t kChangesPerBatch = 1'000;
 constexpr std::size_t kShownKeyBytes = 512;
 constexpr std::size_t kKeyRefusals = 3;
 
@@ -152,6 +153,11 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         position_.cluster_id = header.cluster_id;
         changes_.clear();
         for (const KeyValueView& kv : kvs) {
+            if (changes_.size() == kChangesPerBatch) {
+                emit(header, true);
+                if (stopped_) return;
+                changes_.clear();
+            }
             if (!is_ours(kv.key)) continue;
             if (kv.mod_revision > newest_revision_) {
                 newest_revision_ = kv.mod_revision;
@@ -211,9 +217,9 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         for (const auto& [suffix, known] : keys_)
             if (known.list != list_) gone.push_back(options_.prefix + suffix);
         std::sort(gone.begin(), gone.end());
-        for (std::size_t at = 0; at < gone.size() && !stopped_; at += kDeletesPerBatch) {
+        for (std::size_t at = 0; at < gone.size() && !stopped_; at += kChangesPerBatch) {
             changes_.clear();
-            for (std::size_t i = at; i < std::min(gone.size(), at + kDeletesPerBatch); ++i) {
+            for (std::size_t i = at; i < std::min(gone.size(), at + kChangesPerBatch); ++i) {
                 keys_.erase(gone[i].substr(options_.prefix.size()));
                 Change& change = changes_.emplace_back();
                 change.kind = Change::Kind::kDelete;
@@ -224,6 +230,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
             emit(header, true);
         }
         if (stopped_) return;
+        std::vector<Change>().swap(changes_);
         position_ = header;
         backoff_.reset();
         start_watch_ = true;
