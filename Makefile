@@ -3,7 +3,7 @@
 BUILD := build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps build demo test fuzz bench format lint install clean
+.PHONY: help deps build demo test fuzz bench docs format lint install package clean
 
 help: ## this text
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ fuzz: deps ## run each fuzz target of tests/fuzz for SECONDS (60) with libFuzzer
 bench: build ## benchmarks beside their peers; JSON in build/bench
 	@scripts/bench $(BUILD)/bin
 
+docs: deps ## the reference of the public headers, in build/release/docs/html
+	@scripts/build release $(JOBS) docs
+
 format: ## clang-format over our sources
 	@git ls-files '*.cpp' '*.hpp' '*.c' '*.h' | xargs clang-format -i
 
@@ -34,6 +37,9 @@ lint: deps ## include direction, formatting, clang-tidy on changed files
 
 install: build ## install into DESTDIR/PREFIX (default /usr/local)
 	@cmake --install $(BUILD) --prefix $(or $(PREFIX),/usr/local)
+
+package: build ## Debian packages in build/release/packages
+	@packaging/make_packages $(BUILD)
 
 clean: ## remove build/
 	@rm -rf build

@@ -85,7 +85,33 @@ Service make_service(std::uint32_t i, const DatasetSize& size) {
     return service;
 }
 
+LocalService make_local_service(std::uint32_t i) {
+    LocalService service;
+    service.namespace_ = Text(fmt::format("ns-{}", i % 50));
+    service.name = Text(fmt::format("svc-{}", i));
+    service.type = "ClusterIP";
+    service.cluster_ips = {IpAddress::v4((10U << 24) + (96U << 16) + i)};
+    service.ports = {{Text("http"), Text("TCP"), 80}};
+    service.global = service.shared = true;
+    return service;
+}
+
 }  // namespace
+
+void make_own_dataset(const DatasetSize& size,
+                      const std::function<void(std::string key, std::string value)>& put) {
+    for (std::uint32_t i = 0; i < size.services; ++i) {
+        const LocalService service = make_local_service(i);
+        put(local_service_key(service.namespace_.view(), service.name.view()), encode(service));
+    }
+}
+
+void make_ip_change(const DatasetSize& size, std::uint32_t i, std::uint32_t round,
+                    const std::function<void(std::string key, std::string value)>& put) {
+    IpIdentityPair pair = make_ip(i % size.ips, size);
+    pair.id = identity_of(i + round + 1, size);
+    put(ip_key(pair), encode(pair));
+}
 
 void make_dataset(const DatasetSize& size, std::int64_t unix_seconds,
                   const std::function<void(std::string key, std::string value)>& put) {

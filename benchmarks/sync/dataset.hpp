@@ -23,4 +23,13 @@ inline constexpr std::uint32_t kClusterId = 2;
 void make_dataset(const DatasetSize& size, std::int64_t unix_seconds,
                   const std::function<void(std::string key, std::string value)>& put);
 
+/// Likewise what cluster1's etcd has for a node of it that sees that cluster: the services, global,
+/// without backends of their own.
+void make_own_dataset(const DatasetSize& size,
+                      const std::function<void(std::string key, std::string value)>& put);
+
+/// The key and value of the i-th ip, with another identity in each round.
+void make_ip_change(const DatasetSize& size, std::uint32_t i, std::uint32_t round,
+                    const std::function<void(std::string key, std::string value)>& put);
+
 }  // namespace mesh::bench

@@ -1,9 +1,14 @@
 // The first sync of a large remote, measured one way per process, so that each has a peak memory of
 // its own. One JSON line to stdout; scripts/bench starts the etcd and puts the lines side by side.
 //
-//   sync_bench fill  --etcd URL          writes the dataset (dataset.hpp) into an empty etcd
+//   sync_bench fill  --etcd URL          writes the dataset (dataset.hpp) into an empty etcd; with
+//                                        --own what the own cluster has for it, with --change N
+//                                        other identities for N of its ips
 //   sync_bench range --etcd URL --page N the peer: the same bytes by Range in pages of N keys (0 =
-//                                        all at once) at one revision, parsed by Protobuf, dropped
+//                                        all at once) at one revision, parsed by Protobuf, dropped,
+//                                        or with --keep kept as one piece of bytes
+//   sync_bench watch --etcd URL --events N   the peer of a callback: a bare watch of the ips, from
+//                                        when it says "ready" until so many events were parsed
 //   sync_bench sync  --remotes DIRECTORY the product: the remote configured there, through its
 //                                        session with all validation, into the tables, until ready
 #include <fmt/format.h>
@@ -43,6 +48,10 @@ struct Options {
     std::string etcd, remotes;
     std::string ca, cert, key;
     std::int64_t page = 10'000;
+    std::string prefix = "cilium/";
+    bool keep = false, own = false;
+    std::uint32_t change = 0, round = 0;
+    std::uint64_t events = 0;
     double seconds = 120;
     bench::DatasetSize size;
 };
@@ -78,6 +87,12 @@ class Stopwatch {
     std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
     double cpu_ = cpu_seconds();
 };
+
+/// Where a prefix that ends with '/' ends.
+std::string end_of(std::string prefix) {
+    prefix.back() = '0';
+    return prefix;
+}
 
 int fail(asio::io_context& io, const std::string& text) {
     std::cerr << "sync_bench: " << text << "\n";
@@ -135,16 +150,25 @@ class Fill : public Bare {
         const auto now =
             std::chrono::duration_cast<std::chrono::seconds>(clock_.wall_now().time_since_epoch())
                 .count();
-        bench::make_dataset(o_.size, now, [this](std::string key, std::string value) {
+        const auto put = [this](std::string key, std::string value) {
             if (batches_.empty() || batches_.back().success_size() == kBatch) {
                 batches_.emplace_back();
             }
-            auto& put = *batches_.back().add_success()->mutable_request_put();
+            auto& request = *batches_.back().add_success()->mutable_request_put();
             bytes_ += key.size() + value.size();
             ++keys_;
-            put.set_key(std::move(key));
-            put.set_value(std::move(value));
-        });
+            request.set_key(std::move(key));
+            request.set_value(std::move(value));
+        };
+        if (o_.own) {
+            bench::make_own_dataset(o_.size, put);
+        } else if (o_.change > 0) {
+            for (std::uint32_t i = 0; i < o_.change; ++i) {
+                bench::make_ip_change(o_.size, i, o_.round + i / o_.size.ips, put);
+            }
+        } else {
+            bench::make_dataset(o_.size, now, put);
+        }
         return Bare::run([this] {
             // The last batches open the door to readers: canaries after the objects.
             for (int i = 0; i < kWindow && sent_ < batches_.size(); ++i) send();
@@ -180,8 +204,8 @@ class Range : public Bare {
     using Bare::Bare;
 
     int run() {
-        request_.set_key("cilium/");
-        request_.set_range_end("cilium0");
+        request_.set_key(o_.prefix);
+        request_.set_range_end(end_of(o_.prefix));
         request_.set_limit(o_.page);
         return Bare::run([this] { next(); });
     }
@@ -197,8 +221,10 @@ class Range : public Bare {
                             }
                             ++pages_;
                             keys_ += static_cast<std::size_t>(answer->kvs_size());
-                            for (const auto& kv : answer->kvs())
+                            for (const auto& kv : answer->kvs()) {
                                 bytes_ += kv.key().size() + kv.value().size();
+                                if (o_.keep) kept_.append(kv.key()).append(kv.value());
+                            }
                             if (answer->more()) {
                                 request_.set_revision(answer->header().revision());
                                 request_.set_key(answer->kvs(answer->kvs_size() - 1).key() + '\0');
@@ -214,6 +240,55 @@ class Range : public Bare {
     etcdpb::RangeRequest request_;
     Stopwatch watch_;
     std::size_t bytes_ = 0, keys_ = 0, pages_ = 0;
+    std::string kept_;
+};
+
+class Watch : public Bare {
+  public:
+    using Bare::Bare;
+
+    int run() {
+        return Bare::run([this] {
+            etcdpb::WatchRequest request;
+            request.mutable_create_request()->set_key(o_.prefix);
+            request.mutable_create_request()->set_range_end(end_of(o_.prefix));
+            rpc::CallEvents events;
+            events.on_message = [this](std::string_view bytes) { take(bytes); };
+            events.on_end = [this](const rpc::Status& status, const rpc::Metadata&) {
+                if (!done_) code_ = fail(io_, "watch: " + status.message);
+            };
+            call_ = channel_->call(etcdpb::kWatch, {}, std::move(events));
+            if (call_->write(rpc::encode_frame(request)) != rpc::Write::kQueued) {
+                code_ = fail(io_, "cannot start a watch");
+            }
+        });
+    }
+
+  private:
+    void take(std::string_view bytes) {
+        etcdpb::WatchResponse response;
+        if (!response.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
+            code_ = fail(io_, "a watch answer makes no sense");
+            return;
+        }
+        if (response.created()) {
+            fmt::print("ready\n");
+            std::fflush(stdout);
+            watch_.emplace();
+        }
+        seen_ += static_cast<std::uint64_t>(response.events_size());
+        for (const auto& event : response.events()) bytes_ += event.kv().value().size();
+        if (seen_ < o_.events || done_) return;
+        done_ = true;
+        fmt::print("{{\"events\":{},\"bytes\":{},{}}}\n", seen_, bytes_, watch_->json());
+        io_.stop();
+    }
+
+    rpc::ClientCallPtr call_;
+    std::optional<Stopwatch> watch_;
+    std::uint64_t seen_ = 0;
+    std::size_t bytes_ = 0;
+    bool done_ = false;
 };
 
 // --- sync: the product's path -----------------------------------------------------------------
@@ -318,10 +393,18 @@ int main(int argc, char** argv) {
     };
     auto* fill = app.add_subcommand("fill", "write the dataset");
     connection(fill);
+    fill->add_flag("--own", options.own, "instead, what the own cluster has for it");
+    fill->add_option("--change", options.change, "instead, other identities for so many ips");
+    fill->add_option("--round", options.round, "of --change: another number, other identities");
     sizes(fill);
     auto* range = app.add_subcommand("range", "read all of it by bare Ranges");
     connection(range);
     range->add_option("--page", options.page, "keys per page; 0 = all");
+    range->add_option("--prefix", options.prefix, "ends with a slash");
+    range->add_flag("--keep", options.keep, "keep the bytes");
+    auto* watch = app.add_subcommand("watch", "watch the ips");
+    connection(watch);
+    watch->add_option("--events", options.events, "how many to wait for")->required();
     auto* sync = app.add_subcommand("sync", "sync it as an agent does");
     sync->add_option("--remotes", options.remotes,
                      std::string("directory with the file ") + bench::kCluster)
@@ -332,5 +415,9 @@ int main(int argc, char** argv) {
     asio::io_context io(1);
     if (*fill) return Fill(io, options).run();
     if (*range) return Range(io, options).run();
+    if (*watch) {
+        options.prefix = "cilium/state/ip/v1/";
+        return Watch(io, options).run();
+    }
     return Sync(io, options).run();
 }

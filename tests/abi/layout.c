@@ -127,6 +127,15 @@ int main(void) {
     FIELD(mesh_options, remote_max_stale_age_seconds);
     FIELD(mesh_options, log);
     FIELD(mesh_options, log_user_data);
+    STRUCT(mesh_policy_query);
+    FIELD(mesh_policy_query, struct_size);
+    FIELD(mesh_policy_query, source);
+    FIELD(mesh_policy_query, destination);
+    FIELD(mesh_policy_query, dport);
+    FIELD(mesh_policy_query, http);
+    FIELD(mesh_policy_query, headers);
+    FIELD(mesh_policy_query, headers_count);
+    FIELD(mesh_policy_query, dns);
     STRUCT(mesh_subscribe_options);
     FIELD(mesh_subscribe_options, struct_size);
     FIELD(mesh_subscribe_options, objects);

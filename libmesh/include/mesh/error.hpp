@@ -12,6 +12,9 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_errors
+/// @{
+
 /// What the caller should do about a failure. Few on purpose: the cause goes into Error::detail.
 enum class Errc : std::uint8_t {
     kInvalidArgument = 1,  ///< the input is wrong; do not retry
@@ -62,9 +65,13 @@ class [[nodiscard]] Error {
   public:
     /// Only for boost::system::result, which makes one where there is no error.
     Error() : code_(Errc::kInternal), detail_("no error") {}
+    /// @param code what the caller should do
+    /// @param detail one sentence: what was wrong, and what was expected
     Error(Errc code, std::string detail) : code_(code), detail_(std::move(detail)) {}
 
+    /// What the caller should do.
     [[nodiscard]] Errc code() const noexcept { return code_; }
+    /// The sentence, for people.
     [[nodiscard]] const std::string& detail() const noexcept { return detail_; }
 
     /// "not_found: <detail>".
@@ -102,37 +109,49 @@ class [[nodiscard]] Result : public boost::system::result<T, Error> {
 [[nodiscard]] inline Error invalid_argument(std::string detail) {
     return {Errc::kInvalidArgument, std::move(detail)};
 }
+/// Likewise.
 [[nodiscard]] inline Error not_found(std::string detail) {
     return {Errc::kNotFound, std::move(detail)};
 }
+/// Likewise.
 [[nodiscard]] inline Error unavailable(std::string detail) {
     return {Errc::kUnavailable, std::move(detail)};
 }
+/// Likewise.
 [[nodiscard]] inline Error internal(std::string detail) {
     return {Errc::kInternal, std::move(detail)};
 }
 
+/// @}
+
 }  // namespace mesh
 
-// MESH_TRY(auto x, f()) declares x from f()'s value, or returns f()'s error from the function.
-// MESH_CO_TRY does the same in a coroutine. MESH_CHECK / MESH_CO_CHECK are for Result<void>.
 #define MESH_DETAIL_CONCAT2(a, b) a##b
 #define MESH_DETAIL_CONCAT(a, b) MESH_DETAIL_CONCAT2(a, b)
 #define MESH_DETAIL_TRY(ret, tmp, decl, ...) \
     auto tmp = (__VA_ARGS__);                \
     if (!tmp) ret std::move(tmp).error();    \
     decl = *std::move(tmp)
+/// @addtogroup cpp_errors
+/// @{
+
+/// MESH_TRY(auto x, f()) declares x from f()'s value, or returns f()'s error from the function.
 #define MESH_TRY(decl, ...) \
     MESH_DETAIL_TRY(return, MESH_DETAIL_CONCAT(mesh_try_, __LINE__), decl, __VA_ARGS__)
+/// The same in a coroutine.
 #define MESH_CO_TRY(decl, ...) \
     MESH_DETAIL_TRY(co_return, MESH_DETAIL_CONCAT(mesh_try_, __LINE__), decl, __VA_ARGS__)
+/// The same for Result<void>.
 #define MESH_CHECK(...)                                                 \
     do {                                                                \
         if (auto mesh_check_result = (__VA_ARGS__); !mesh_check_result) \
             return std::move(mesh_check_result).error();                \
     } while (false)
+/// The same for Result<void> in a coroutine.
 #define MESH_CO_CHECK(...)                                              \
     do {                                                                \
         if (auto mesh_check_result = (__VA_ARGS__); !mesh_check_result) \
             co_return std::move(mesh_check_result).error();             \
     } while (false)
+
+/// @}

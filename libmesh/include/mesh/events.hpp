@@ -17,6 +17,9 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_subscriptions
+/// @{
+
 /// Kinds of objects, as bits.
 enum class Objects : std::uint32_t {
     kNodes = MESH_OBJECT_NODE,
@@ -26,10 +29,12 @@ enum class Objects : std::uint32_t {
     kClusters = MESH_OBJECT_CLUSTER,
     kAll = MESH_OBJECT_ALL,
 };
+/// Both.
 [[nodiscard]] constexpr Objects operator|(Objects a, Objects b) noexcept {
     return static_cast<Objects>(static_cast<std::uint32_t>(a) | static_cast<std::uint32_t>(b));
 }
 
+/// What an event says of its object.
 enum class EventKind : std::uint8_t {
     kSnapshotBegin = MESH_EVENT_SNAPSHOT_BEGIN,  ///< forget everything held: a snapshot follows
     kUpsert = MESH_EVENT_UPSERT,                 ///< the object is new, or is now this
@@ -51,7 +56,9 @@ class MESH_API EventBatch {
   public:
     EventBatch() = default;
 
+    /// No events: a time passed first.
     [[nodiscard]] bool empty() const noexcept { return events_.empty(); }
+    /// Events.
     [[nodiscard]] std::size_t size() const noexcept { return events_.size(); }
     /// The events as mesh/mesh.h has them, without a copy; valid as long as this batch, or a copy
     /// of it.
@@ -68,6 +75,7 @@ class MESH_API EventBatch {
     std::span<const mesh_event* const> events_;
 };
 
+/// What to follow. @thread any thread (a plain value)
 struct SubscribeOptions {
     Objects objects = Objects::kAll;
     /// Changes that wait to be read, in bytes; beyond, they are dropped and a new snapshot comes
@@ -114,5 +122,7 @@ class MESH_API Subscription {
 /// subscription falls back to a new snapshot if it gets too slow. May use the mesh and destroy the
 /// subscription or the mesh. An exception that leaves it ends the subscription.
 using EventsCallback = std::function<void(const EventBatch&)>;
+
+/// @}
 
 }  // namespace mesh

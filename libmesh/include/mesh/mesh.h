@@ -1,4 +1,5 @@
-/* libmesh's C ABI: link it from C, or load it from any language. The C++ API (mesh/mesh.hpp) says
+/** @file
+ * libmesh's C ABI: link it from C, or load it from any language. The C++ API (mesh/mesh.hpp) says
  * the same with richer types.
  *
  * Results: each function returns 0 or a negative MESH_ERR_*. Results go to out-parameters; a handle
@@ -54,21 +55,23 @@ extern "C" {
  */
 #define MESH_ABI_VERSION 2
 
+/** @addtogroup c_errors
+ *  @{ */
 /* What the caller should do; the values never change. */
-#define MESH_OK 0
-#define MESH_ERR_INVALID_ARGUMENT (-1) /* the input or handle is wrong; do not retry */
-#define MESH_ERR_NOT_FOUND (-2)        /* no such object */
-#define MESH_ERR_UNAVAILABLE (-3)      /* the other side cannot be reached; retry */
-#define MESH_ERR_COMPACTED (-4)        /* the revision is gone; list again */
-#define MESH_ERR_CONFLICT (-5)         /* somebody else was first */
-#define MESH_ERR_CAPACITY (-6)         /* a bound was reached: reduce, or raise the bound */
-#define MESH_ERR_PERMISSION (-7)       /* refused; do not retry with the same credentials */
-#define MESH_ERR_CORRUPT (-8)          /* stored or received bytes make no sense */
-#define MESH_ERR_CANCELLED (-9)        /* the mesh or the subscription is closed */
-#define MESH_ERR_TIMEOUT (-10)         /* the deadline passed first */
-#define MESH_ERR_INTERNAL (-11)        /* a defect of libmesh */
-#define MESH_ERR_NO_MEMORY (-12)       /* an allocation failed; nothing was changed */
-#define MESH_ERR_BUSY (-13)            /* not from this thread: see the function */
+#define MESH_OK 0                      /**< it worked */
+#define MESH_ERR_INVALID_ARGUMENT (-1) /**< the input or handle is wrong; do not retry */
+#define MESH_ERR_NOT_FOUND (-2)        /**< no such object */
+#define MESH_ERR_UNAVAILABLE (-3)      /**< the other side cannot be reached; retry */
+#define MESH_ERR_COMPACTED (-4)        /**< the revision is gone; list again */
+#define MESH_ERR_CONFLICT (-5)         /**< somebody else was first */
+#define MESH_ERR_CAPACITY (-6)         /**< a bound was reached: reduce, or raise the bound */
+#define MESH_ERR_PERMISSION (-7)       /**< refused; do not retry with the same credentials */
+#define MESH_ERR_CORRUPT (-8)          /**< stored or received bytes make no sense */
+#define MESH_ERR_CANCELLED (-9)        /**< the mesh or the subscription is closed */
+#define MESH_ERR_TIMEOUT (-10)         /**< the deadline passed first */
+#define MESH_ERR_INTERNAL (-11)        /**< a defect of libmesh */
+#define MESH_ERR_NO_MEMORY (-12)       /**< an allocation failed; nothing was changed */
+#define MESH_ERR_BUSY (-13)            /**< not from this thread: see the function */
 
 /** The caller's place for what went wrong; made with MESH_ERROR_INIT, usable for many calls. */
 typedef struct mesh_error {
@@ -78,24 +81,38 @@ typedef struct mesh_error {
     char message[496]; /**< "" after success; cut at its end, NUL-terminated */
 } mesh_error;
 /* clang-format off */
+/** An empty mesh_error. */
 #define MESH_ERROR_INIT \
     { sizeof(mesh_error), 0, 0, {0} }
 /* clang-format on */
 
+/** @} */
+
+/** @addtogroup c_mesh
+ *  @{ */
+/** A mesh: mesh_open() to mesh_close(). */
 typedef struct mesh_ctx mesh_ctx;
+/** Follows a mesh: mesh_subscribe() to mesh_subscription_close(). */
 typedef struct mesh_subscription mesh_subscription;
+/** Events and the memory they live in, until mesh_batch_free(). */
 typedef struct mesh_batch mesh_batch;
+/** A workload that is registered: mesh_publish() to mesh_publication_close(). */
 typedef struct mesh_publication mesh_publication;
+
+/** @} */
 
 /* ---- What is read ---------------------------------------------------------------------------- */
 
+/** @addtogroup c_objects
+ *  @{ */
+
 /* Kinds of objects, as bits. */
-#define MESH_OBJECT_NODE 1u
-#define MESH_OBJECT_SERVICE 2u
-#define MESH_OBJECT_IP 4u
-#define MESH_OBJECT_IDENTITY 8u
-#define MESH_OBJECT_CLUSTER 16u
-#define MESH_OBJECT_ALL 31u
+#define MESH_OBJECT_NODE 1u     /**< mesh_node */
+#define MESH_OBJECT_SERVICE 2u  /**< mesh_service */
+#define MESH_OBJECT_IP 4u       /**< mesh_ip */
+#define MESH_OBJECT_IDENTITY 8u /**< mesh_identity */
+#define MESH_OBJECT_CLUSTER 16u /**< mesh_cluster */
+#define MESH_OBJECT_ALL 31u     /**< all of these */
 
 /** Two texts. This structure never grows. */
 typedef struct mesh_pair {
@@ -130,6 +147,7 @@ typedef struct mesh_backend {
     uint32_t reserved;
 } mesh_backend;
 
+/** An address of a service with the backends behind it. */
 typedef struct mesh_frontend {
     const char* address;  /**< IP text */
     const char* protocol; /**< "TCP", "UDP", "SCTP" */
@@ -194,10 +212,10 @@ typedef struct mesh_cluster {
 } mesh_cluster;
 
 /* Kinds of events. */
-#define MESH_EVENT_SNAPSHOT_BEGIN 1u /* forget everything held: a snapshot follows */
-#define MESH_EVENT_UPSERT 2u         /* the object is new, or is now this */
-#define MESH_EVENT_DELETE 3u         /* the object is gone */
-#define MESH_EVENT_SNAPSHOT_END 4u   /* what was told since the begin is all there is */
+#define MESH_EVENT_SNAPSHOT_BEGIN 1u /**< forget everything held: a snapshot follows */
+#define MESH_EVENT_UPSERT 2u         /**< the object is new, or is now this */
+#define MESH_EVENT_DELETE 3u         /**< the object is gone */
+#define MESH_EVENT_SNAPSHOT_END 4u   /**< what was told since the begin is all there is */
 
 /** One event. Exactly one of the pointers is set with upsert and delete, none with the others. */
 typedef struct mesh_event {
@@ -213,7 +231,7 @@ typedef struct mesh_event {
 
 /** What of an ip has a fixed size, for reading very many at once. */
 typedef struct mesh_ip_record {
-    uint8_t address[16]; /**< network order; IPv4 as ::ffff:a.b.c.d; host bits are zero */
+    uint8_t address[16]; /**< network order; IPv4 as IPv4-mapped IPv6; host bits are zero */
     uint8_t host[16];    /**< node that has it, likewise; all zero = not told */
     uint32_t identity;
     uint32_t cluster_id;
@@ -223,7 +241,12 @@ typedef struct mesh_ip_record {
     uint8_t reserved[5];
 } mesh_ip_record;
 
+/** @} */
+
 /* ---- A mesh ---------------------------------------------------------------------------------- */
+
+/** @addtogroup c_mesh
+ *  @{ */
 
 /** A log line. Called on the mesh's own thread; must not block. It may list and look up, but not
  *  wait, close, or read subscriptions (MESH_ERR_BUSY). @p severity 0 debug, 1 info, 2 warning, 3
@@ -238,6 +261,7 @@ typedef struct mesh_file {
     size_t size;
 } mesh_file;
 
+/** How to open a mesh; made with MESH_OPTIONS_INIT. */
 typedef struct mesh_options {
     size_t struct_size;
     const char* cluster_name;        /**< required; spec wire.md section 17 */
@@ -261,6 +285,7 @@ typedef struct mesh_options {
     void* log_user_data;
 } mesh_options;
 /* clang-format off */
+/** Empty mesh_options, with their size. */
 #define MESH_OPTIONS_INIT \
     { sizeof(mesh_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 /* clang-format on */
@@ -288,10 +313,24 @@ MESH_API int mesh_close(mesh_ctx* mesh);
 MESH_API int mesh_wait_ready(mesh_ctx* mesh, int64_t timeout_ms, mesh_error* error);
 /** The status document of `meshctl status -o json`. @param out end it with mesh_text_free() */
 MESH_API int mesh_status_json(mesh_ctx* mesh, char** out, mesh_error* error);
+/** Metrics in Prometheus' text format. @param out end it with mesh_text_free() */
+MESH_API int mesh_metrics_text(mesh_ctx* mesh, char** out, mesh_error* error);
+/** Other remotes than mesh_options.remote_files had, or the last call: those that are new, other
+ *  than before or gone are connected to, configured or drained, the others notice nothing. Returns
+ *  at once.
+ *  @param files may be NULL with count 0: none
+ *  @errors INVALID_ARGUMENT names the file; nothing is changed then */
+MESH_API int mesh_set_remote_files(mesh_ctx* mesh, const mesh_file* files, size_t count,
+                                   mesh_error* error);
 /** Frees a text that a function of this header returned; NULL is accepted. */
 MESH_API void mesh_text_free(char* text);
 
+/** @} */
+
 /* ---- Reading --------------------------------------------------------------------------------- */
+
+/** @addtogroup c_reading
+ *  @{ */
 
 /** All objects of some kinds, as they are at one moment: clusters, nodes, identities, ips,
  * services.
@@ -328,7 +367,57 @@ MESH_API int mesh_batch_events(mesh_batch* batch, const mesh_event* const** even
 /** Ends a batch and all that it showed. NULL is accepted. @errors INVALID_ARGUMENT */
 MESH_API int mesh_batch_free(mesh_batch* batch);
 
+/** @} */
+
+/* ---- Policies -------------------------------------------------------------------------------- */
+
+/** @addtogroup c_policies
+ *  @{ */
+
+/** A packet to be explained. */
+typedef struct mesh_policy_query {
+    size_t struct_size;
+    /** Both required: "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity
+     *  ("world") or an identity's number. */
+    const char* source;
+    const char* destination;
+    const char* dport;          /**< required; "80/TCP" */
+    const char* http;           /**< "GET /a" or "GET http://host/a"; NULL = no request */
+    const char* const* headers; /**< of the request, "Name: value" */
+    size_t headers_count;
+    const char* dns; /**< a name that is asked for; NULL = none */
+} mesh_policy_query;
+/* clang-format off */
+/** An empty mesh_policy_query, with its size. */
+#define MESH_POLICY_QUERY_INIT \
+    { sizeof(mesh_policy_query), 0, 0, 0, 0, 0, 0, 0 }
+/* clang-format on */
+
+/** Whether a packet passes, by which rules of both its ends, where each is written, who the ends
+ *  are, and by which cluster this is known: the document of GET /v1/policy/trace. By the policies
+ *  of the own cluster, as a node of it enforces them.
+ *  @param out JSON text; end it with mesh_text_free()
+ *  @errors INVALID_ARGUMENT names what cannot be understood; NOT_FOUND: no such pod or identity;
+ *          UNAVAILABLE: the own cluster is not known yet
+ *  @complexity O(objects of all clusters) if it was not asked for a minute, else O(identities) */
+MESH_API int mesh_explain_json(mesh_ctx* mesh, const mesh_policy_query* query, char** out,
+                               mesh_error* error);
+/** Which packets of the own cluster's pods other policies would let pass or not, in groups of peers
+ *  and ports: the document of GET /v1/policy/diff.
+ *  @param policies YAML or JSON text, in place of those of the same names
+ *  @param prune 1 = policies that are not among them would go
+ *  @param out JSON text; end it with mesh_text_free()
+ *  @errors INVALID_ARGUMENT: mistakes in the text, a line each; UNAVAILABLE as above
+ *  @complexity O(objects of all clusters) */
+MESH_API int mesh_policy_diff_json(mesh_ctx* mesh, const char* policies, uint32_t prune, char** out,
+                                   mesh_error* error);
+
+/** @} */
+
 /* ---- Subscriptions --------------------------------------------------------------------------- */
+
+/** @addtogroup c_subscriptions
+ *  @{ */
 
 /** Events, on a thread of the subscription's own. They live only for the call. It may block: others
  *  are not held up, and this subscription falls back to a new snapshot if it gets too slow. It may
@@ -336,6 +425,7 @@ MESH_API int mesh_batch_free(mesh_batch* batch);
  *  that leaves it ends the subscription. */
 typedef void (*mesh_events_fn)(void* user_data, const mesh_event* const* events, size_t count);
 
+/** What to follow; made with MESH_SUBSCRIBE_OPTIONS_INIT. */
 typedef struct mesh_subscribe_options {
     size_t struct_size;
     uint32_t objects; /**< MESH_OBJECT_* bits; 0 = all */
@@ -349,6 +439,7 @@ typedef struct mesh_subscribe_options {
     void (*destroy)(void* user_data);
 } mesh_subscribe_options;
 /* clang-format off */
+/** Empty mesh_subscribe_options, with their size. */
 #define MESH_SUBSCRIBE_OPTIONS_INIT \
     { sizeof(mesh_subscribe_options), 0, 0, 0, 0, 0, 0 }
 /* clang-format on */
@@ -372,7 +463,12 @@ MESH_API int mesh_subscription_next(mesh_subscription* subscription, int64_t tim
  *  NULL is accepted. @errors INVALID_ARGUMENT; BUSY from within the mesh's log callback */
 MESH_API int mesh_subscription_close(mesh_subscription* subscription);
 
+/** @} */
+
 /* ---- Publishing ------------------------------------------------------------------------------ */
+
+/** @addtogroup c_publishing
+ *  @{ */
 
 /** A port of a workload that serves a Service of its cluster. This structure never grows. */
 typedef struct mesh_workload_backend {
@@ -401,15 +497,16 @@ typedef struct mesh_workload_options {
     uint32_t lease_ttl_seconds;
 } mesh_workload_options;
 /* clang-format off */
+/** Empty mesh_workload_options, with their size. */
 #define MESH_WORKLOAD_OPTIONS_INIT \
     { sizeof(mesh_workload_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 /* clang-format on */
 
 /* States of a publication. */
-#define MESH_PUBLICATION_PENDING 1u   /* etcd or the operator has not answered yet */
-#define MESH_PUBLICATION_PUBLISHED 2u /* the cluster has it as the options say */
-#define MESH_PUBLICATION_REFUSED 3u   /* not in the mesh; tried again by itself */
-#define MESH_PUBLICATION_CLOSED 4u    /* it has left */
+#define MESH_PUBLICATION_PENDING 1u   /**< etcd or the operator has not answered yet */
+#define MESH_PUBLICATION_PUBLISHED 2u /**< the cluster has it as the options say */
+#define MESH_PUBLICATION_REFUSED 3u   /**< not in the mesh; tried again by itself */
+#define MESH_PUBLICATION_CLOSED 4u    /**< it has left */
 
 /** Registers a workload in the own cluster, until the publication or the mesh is closed; of a
  *  process that is killed, until its lease ends. Returns at once.
@@ -437,6 +534,8 @@ MESH_API int mesh_publication_update(mesh_publication* publication,
 /** Leaves, at once if etcd answers within some 3 seconds, else when its lease ends. NULL is
  *  accepted. @errors INVALID_ARGUMENT; BUSY from within the mesh's log callback */
 MESH_API int mesh_publication_close(mesh_publication* publication);
+
+/** @} */
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@
 #include <memory>
 #include <mesh/error.hpp>
 #include <mesh/events.hpp>
+#include <mesh/explain.hpp>
 #include <mesh/export.hpp>
 #include <mesh/publish.hpp>
 #include <mesh/views.hpp>
@@ -22,6 +23,9 @@
 #include <vector>
 
 namespace mesh {
+
+/// @addtogroup cpp_mesh
+/// @{
 
 /// How loud a log line is.
 enum class LogSeverity : std::uint8_t { kDebug, kInfo, kWarn, kError };
@@ -84,6 +88,7 @@ struct PolicyOptions {
 
 /// Where rows go.
 struct DatapathOptions {
+    /// What takes the rows.
     enum class Kind : std::uint8_t {
         kMemory,  ///< tables of the kernel's bounds, in memory: what mesh-agent does without rights
         kBpf,     ///< BPF maps and programs of the kernel: needs root
@@ -158,6 +163,8 @@ struct EtcdOptions {
     std::string cert_pem, key_pem;  ///< PEM texts of the client's pair; both or neither
 };
 
+/// How to open a mesh: who this node is, where its cluster's etcd and the remotes are. All else has
+/// a default. @thread any thread (a plain value)
 struct MeshOptions {
     std::string cluster_name;                    ///< spec wire.md §17
     std::uint32_t cluster_id = 0;                ///< 1..max_connected_clusters
@@ -193,17 +200,6 @@ struct MeshOptions {
     unsigned boost_version = BOOST_VERSION;
 };
 
-/// A packet to be explained; as `meshctl policy trace` takes it.
-struct PolicyTraceQuery {
-    /// "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity ("world") or an
-    /// identity's number.
-    std::string source, destination;
-    std::string dport;                 ///< "80/TCP"
-    std::string http;                  ///< "GET /a" or "GET http://host/a"; empty: no request
-    std::vector<std::string> headers;  ///< of the request, "Name: value"
-    std::string dns;                   ///< a name that is asked for; empty: none
-};
-
 /// The mesh as one node sees it. Its members look at it between two of its handlers, on the
 /// caller's thread: they never wait for an executor to be run, only for the handler that runs now.
 /// @thread every member function may be called from any thread, those that run the executor too;
@@ -218,11 +214,11 @@ class MESH_API Mesh {
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// close(). With a thread of its own: waits until all has ended, publications having left, as by
-    /// their close(), within some 3 seconds for all, and joins it, unless it is that thread, as in a
-    /// log callback. With an executor it returns at once, and the rest ends as that is run: the log
-    /// callback is not called any more. The kernel keeps serving what was written last; a later
-    /// open() with the same pin_directory adopts it.
+    /// close(). With a thread of its own: waits until all has ended, publications having left, as
+    /// by their close(), within some 3 seconds for all, and joins it, unless it is that thread, as
+    /// in a log callback. With an executor it returns at once, and the rest ends as that is run:
+    /// the log callback is not called any more. The kernel keeps serving what was written last; a
+    /// later open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
@@ -235,6 +231,12 @@ class MESH_API Mesh {
     ///        destroyed with the mesh still ending leaves its memory and files behind.
     void close(std::function<void()> done = {});
 
+    /// Other remotes than MeshOptions::remote_files had, or the last call: those that are new,
+    /// other than before or gone are connected to, configured or drained, the others notice
+    /// nothing. Returns at once.
+    /// @errors kInvalidArgument names the file: nothing is changed; kCancelled: closed
+    [[nodiscard]] Result<void> set_remote_files(const std::map<std::string, std::string>& files);
+
     /// True once the own cluster and every configured remote are ready, and no file of a remote is
     /// in error.
     [[nodiscard]] bool ready() const;
@@ -245,6 +247,7 @@ class MESH_API Mesh {
     /// Has wait_ready() return false at once, now and later: before the destructor, where other
     /// threads may be waiting.
     void interrupt() noexcept;
+    /// Whether interrupt() was called.
     [[nodiscard]] bool interrupted() const noexcept;
     /// Whether the caller is on the mesh's loop, as in a log callback.
     [[nodiscard]] bool on_own_thread() const noexcept;
@@ -268,7 +271,9 @@ class MESH_API Mesh {
     /// All of a kind, as they are at one moment, by cluster in the order of preference and by key.
     /// @complexity O(objects); half of it on the mesh's thread
     [[nodiscard]] std::vector<NodeView> nodes() const;
+    /// Likewise.
     [[nodiscard]] std::vector<IpView> ips() const;
+    /// Likewise.
     [[nodiscard]] std::vector<IdentityView> identities() const;
     /// The own cluster first, then the remotes by name.
     [[nodiscard]] std::vector<ClusterView> clusters() const;
@@ -276,6 +281,7 @@ class MESH_API Mesh {
     /// cluster id; for a million of them.
     [[nodiscard]] std::vector<IpRecord> ip_records() const;
     /// Likewise into memory of the caller's.
+    /// @param records room for them
     /// @param count how many there are
     /// @return whether `records` was large enough; else nothing is written
     [[nodiscard]] bool read_ip_records(std::span<IpRecord> records, std::size_t& count) const;
@@ -285,6 +291,7 @@ class MESH_API Mesh {
     /// lookup() likewise, and one service by "namespace/name".
     /// @errors as lookup() and backends()
     [[nodiscard]] Result<EventBatch> list_ip(std::string_view address) const;
+    /// Likewise.
     [[nodiscard]] Result<EventBatch> list_service(std::string_view service) const;
 
     /// Follows changes: a snapshot, then each change in order; before ready() the snapshot is what
@@ -297,7 +304,8 @@ class MESH_API Mesh {
     /// Registers a workload that no Kubernetes object describes, such as the host that this runs
     /// on, in the own cluster; until the Publication or the mesh ends. Returns at once:
     /// Publication::wait() tells what came of it. The etcd user needs to write
-    /// mesh/local/workloads/v1/<name> and to read that and mesh/local/workload-status/v1/<name>.
+    /// `mesh/local/workloads/v1/<name>` and to read that and
+    /// `mesh/local/workload-status/v1/<name>`.
     /// @errors kInvalidArgument names the field
     [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options);
 
@@ -306,18 +314,26 @@ class MESH_API Mesh {
     [[nodiscard]] std::string status_json() const;
     /// The documents of services() and service() as JSON text.
     [[nodiscard]] std::string services_json() const;
+    /// Likewise; nullopt: no such service.
     [[nodiscard]] std::optional<std::string> service_json(std::string_view namespace_,
                                                           std::string_view name) const;
     /// Whether a packet passes and by which rules of both its ends, where each is written, who the
-    /// ends are, and by which cluster this is known. The document of GET /v1/policy/trace.
+    /// ends are, and by which cluster this is known. By the policies of the own cluster as this
+    /// node enforces them, or as one would.
     /// @errors kInvalidArgument names what cannot be understood; kNotFound: no such pod or
-    ///         identity, or this node enforces no policies
+    ///         identity; kUnavailable: the own cluster is not known yet; kCancelled: closed
+    /// @complexity O(identities); of a node that enforces no policies, O(objects of all clusters)
+    ///             if it was not asked for a minute: it keeps nothing compiled
+    [[nodiscard]] Result<Explanation> explain(const PolicyTraceQuery& query) const;
+    /// The same as the document of GET /v1/policy/trace. @errors, @complexity as explain()
     [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) const;
     /// Which packets of this node's pods other policies would let pass or not, in groups of peers
-    /// and ports. The document of GET /v1/policy/diff.
+    /// and ports; of a node that enforces no policies, of all pods of the own cluster. The document
+    /// of GET /v1/policy/diff.
     /// @param documents policies as YAML or JSON text, in place of those of the same name
     /// @param prune policies that are not among them would go
-    /// @errors kInvalidArgument: mistakes in the text, a line each; kNotFound as above
+    /// @errors kInvalidArgument: mistakes in the text, a line each; kUnavailable, kCancelled as
+    ///         explain()
     [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents,
                                                        bool prune) const;
     /// Metrics in Prometheus' text format.
@@ -328,5 +344,7 @@ class MESH_API Mesh {
     explicit Mesh(std::shared_ptr<Impl> impl);
     std::shared_ptr<Impl> impl_;
 };
+
+/// @}
 
 }  // namespace mesh

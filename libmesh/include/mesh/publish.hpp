@@ -17,6 +17,9 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_publishing
+/// @{
+
 /// A port of a workload that serves a Service of its cluster.
 struct WorkloadBackend {
     std::string service;    ///< "namespace/name"
@@ -41,6 +44,7 @@ struct WorkloadOptions {
     std::chrono::seconds lease_ttl{15};
 };
 
+/// Whether the cluster has a workload.
 enum class PublicationState : std::uint8_t {
     kPending = MESH_PUBLICATION_PENDING,      ///< etcd or the operator has not answered yet
     kPublished = MESH_PUBLICATION_PUBLISHED,  ///< the cluster has it as the options say
@@ -63,6 +67,7 @@ enum class PublicationState : std::uint8_t {
     return "unknown";
 }
 
+/// How far a registration has come. @thread any thread (a plain value)
 struct PublicationStatus {
     PublicationState state = PublicationState::kPending;
     /// One sentence: what is waited for, or why it is refused; of a published one what is missing,
@@ -81,6 +86,7 @@ class MESH_API Publication {
     Publication(Publication&&) noexcept;
     Publication& operator=(Publication&&) noexcept;
 
+    /// How far it has come.
     [[nodiscard]] PublicationStatus state() const;
     /// Waits until it is published.
     /// @param timeout 0 = only look, negative = no limit
@@ -92,7 +98,8 @@ class MESH_API Publication {
     /// @errors kInvalidArgument names the field, or the name is another; kCancelled: closed
     [[nodiscard]] Result<void> update(const WorkloadOptions& options);
     /// Leaves: the lease is revoked, and what hangs on it gone at once. May be called again.
-    /// Waits for etcd some 3 seconds at most, and not at all on the mesh's own thread.
+    /// Waits for etcd some 3 seconds at most, and not at all on the mesh's loop or where the mesh
+    /// has no thread of its own (MeshOptions::executor): what comes of it is not told then.
     /// @errors kTimeout: etcd did not answer, it leaves when the lease ends
     Result<void> close();
 
@@ -105,5 +112,7 @@ class MESH_API Publication {
   private:
     std::shared_ptr<Impl> impl_;
 };
+
+/// @}
 
 }  // namespace mesh

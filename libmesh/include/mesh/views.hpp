@@ -12,6 +12,9 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_objects
+/// @{
+
 /// A backend of a service as this node sees it. @thread any thread (a plain value)
 struct BackendView {
     std::string address;  ///< IP text
@@ -79,7 +82,7 @@ struct IpView {
 
 /// What of an ip has a fixed size, for reading very many at once. @thread any thread (plain value)
 struct IpRecord {
-    std::array<std::uint8_t, 16> address{};  ///< network order; IPv4 as ::ffff:a.b.c.d
+    std::array<std::uint8_t, 16> address{};  ///< network order; IPv4 as IPv4-mapped IPv6
     std::array<std::uint8_t, 16> host{};     ///< node that has it, likewise; all zero = not told
     std::uint32_t identity = 0;
     std::uint32_t cluster_id = 0;
@@ -117,5 +120,7 @@ struct ClusterView {
     std::string last_failure;
     friend bool operator==(const ClusterView&, const ClusterView&) = default;
 };
+
+/// @}
 
 }  // namespace mesh

@@ -2,6 +2,7 @@
 #include <mesh/mesh.h>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mesh/mesh.hpp>
 #include <mesh/version.hpp>
 #include <string>
@@ -81,6 +82,21 @@ mesh::LogCallback make_log(mesh_log_fn log, void* user_data) {
 }
 
 /// @return what is wrong, or null
+const char* convert(const mesh_file* files, std::size_t count,
+                    std::map<std::string, std::string>& to) {
+    if (count > 0 && files == nullptr) return "remote_files: expected a list, got NULL";
+    for (std::size_t i = 0; i < count; ++i) {
+        const mesh_file& file = files[i];
+        if (file.name == nullptr || (file.data == nullptr && file.size > 0)) {
+            return "remote_files: expected names and data, got NULL";
+        }
+        const auto* const data = static_cast<const char*>(file.data);
+        to[file.name] = std::string(data == nullptr ? "" : data, file.size);
+    }
+    return nullptr;
+}
+
+/// @return what is wrong, or null
 const char* convert(const mesh_options& from, mesh::MeshOptions& to) {
     to.cluster_name = text_or_empty(from.cluster_name);
     to.node_name = text_or_empty(from.node_name);
@@ -98,16 +114,9 @@ const char* convert(const mesh_options& from, mesh::MeshOptions& to) {
     to.etcd.cert_pem = text_or_empty(from.etcd_cert_pem);
     to.etcd.key_pem = text_or_empty(from.etcd_key_pem);
     to.clustermesh_config = text_or_empty(from.clustermesh_config);
-    if (from.remote_files_count > 0 && from.remote_files == nullptr) {
-        return "remote_files: expected a list, got NULL";
-    }
-    for (std::size_t i = 0; i < from.remote_files_count; ++i) {
-        const mesh_file& file = from.remote_files[i];
-        if (file.name == nullptr || (file.data == nullptr && file.size > 0)) {
-            return "remote_files: expected names and data, got NULL";
-        }
-        const auto* const data = static_cast<const char*>(file.data);
-        to.remote_files[file.name] = std::string(data == nullptr ? "" : data, file.size);
+    if (const char* const what =
+            convert(from.remote_files, from.remote_files_count, to.remote_files)) {
+        return what;
     }
     if (from.sync_timeout_seconds != 0) {
         to.sync_timeout = std::chrono::seconds(from.sync_timeout_seconds);
@@ -210,6 +219,24 @@ int mesh_status_json(mesh_ctx* mesh, char** out, mesh_error* error) {
         if (out == nullptr) return wrong(error, "out: expected a place for the text, got NULL");
         *out = copy_text(object->status_json());
         return MESH_OK;
+    });
+}
+
+int mesh_metrics_text(mesh_ctx* mesh, char** out, mesh_error* error) {
+    if (out != nullptr) *out = nullptr;
+    return with_mesh(mesh, error, [&](MeshObject& object) {
+        if (out == nullptr) return wrong(error, "out: expected a place for the text, got NULL");
+        *out = copy_text(object->metrics_text());
+        return MESH_OK;
+    });
+}
+
+int mesh_set_remote_files(mesh_ctx* mesh, const mesh_file* files, size_t count, mesh_error* error) {
+    return with_mesh(mesh, error, [&](MeshObject& object) {
+        std::map<std::string, std::string> to;
+        if (const char* const what = convert(files, count, to)) return wrong(error, what);
+        const auto done = object->set_remote_files(to);
+        return done ? MESH_OK : tell(error, done.error());
     });
 }
 

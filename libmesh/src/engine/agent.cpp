@@ -16,12 +16,14 @@
 #include "engine/documents.hpp"
 #include "engine/encryption.hpp"
 #include "engine/event_log.hpp"
+#include "engine/explanation.hpp"
 #include "engine/flow_collector.hpp"
 #include "engine/health_watch.hpp"
 #include "engine/options_check.hpp"
 #include "engine/policy_document.hpp"
 #include "engine/policy_proxies.hpp"
 #include "engine/policy_trace.hpp"
+#include "engine/policy_view.hpp"
 #include "runtime/backoff.hpp"
 #include "runtime/heap.hpp"
 #include "sources/config/endpoint_files.hpp"
@@ -124,9 +126,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
                      [this](const state::Effect& effect) {
                          if (encryption_) encryption_->note(effect);
                          if (policy_) policy_->note(effect);
+                         policy_view_.note(effect);
                          observer_.note(effect);
                      },
                  .on_services = [this](const auto& changes) { observer_.note(changes); }}),
+          policy_view_(policy_options(options_), own_, node_.tables(), clock_, Rng(rng_.next()),
+                       log_.named("policy")),
           observer_({.tables = node_.tables(),
                      .merger = node_.merger(),
                      .own = own_,
@@ -329,11 +334,18 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return boost::json::serialize(*document);
     }
     [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query) {
-        if (!policy_) return no_policy();
+        MESH_TRY(auto* const policy, policy_to_ask());
         const auto clusters = clusters_->status();
         MESH_TRY(const auto document,
-                 trace_document({*policy_, node_.tables(), clusters, options_.node_name}, query));
+                 trace_document({*policy, node_.tables(), clusters, options_.node_name}, query));
         return boost::json::serialize(document);
+    }
+    [[nodiscard]] Result<Explanation> explain(const PolicyTraceQuery& query) {
+        MESH_TRY(auto* const policy, policy_to_ask());
+        const auto clusters = clusters_->status();
+        MESH_TRY(const auto trace,
+                 trace_packet({*policy, node_.tables(), clusters, options_.node_name}, query));
+        return to_view(trace);
     }
     [[nodiscard]] Result<std::string> policy_diff_json(std::string_view request) {
         if (!policy_) return no_policy();
@@ -341,9 +353,12 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return boost::json::serialize(document);
     }
     [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents, bool prune) {
-        if (!policy_) return no_policy();
         MESH_TRY(const auto policies, read_policy_text(documents));
-        return boost::json::serialize(diff_document(*policy_, policies, prune));
+        MESH_TRY(auto* const policy, policy_to_ask());
+        const auto diff = [&](PolicyEngine& of, const EndpointNames& names) {
+            return boost::json::serialize(diff_document(of, names, policies, prune));
+        };
+        return policy_ ? diff(*policy, endpoint_names(*policy)) : policy_view_.with_pods(diff);
     }
     [[nodiscard]] std::optional<std::string> identities_json() const {
         if (!policy_) return std::nullopt;
@@ -395,7 +410,26 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
         return with_sources([](const StatusSources& sources) { return metrics_document(sources); });
     }
 
+    [[nodiscard]] Result<void> set_remote_files(const std::map<std::string, std::string>& files) {
+        auto remotes = sources::config::remotes_in_memory(files, options_.cluster_name);
+        if (!remotes) return remotes.error().with_prefix("remote_files");
+        clusters_->set_remotes(*std::move(remotes));
+        // One that is new is waited for as long as the others were.
+        if (!adoption_done_) wait_for_sync();
+        schedule_flush();
+        return {};
+    }
+
   private:
+    /// The node's own, or what it would be made of.
+    [[nodiscard]] Result<PolicyEngine*> policy_to_ask() {
+        if (policy_) return &*policy_;
+        if (!own_written_ && !adoption_done_) {
+            return Error(Errc::kUnavailable, "the own cluster is not known yet");
+        }
+        return &policy_view_.engine();
+    }
+
     template <class Make>
     [[nodiscard]] std::string with_sources(Make make) const {
         const auto status = clusters_->status();
@@ -732,6 +766,7 @@ class Agent::Impl : public std::enable_shared_from_this<Agent::Impl> {
     std::unique_ptr<datapath::PodDatapath> pods_;
     state::ClusterKey own_;
     NodeState node_;
+    PolicyView policy_view_;  ///< asked on a node without a policy engine
     observe::Observer observer_;
     Publications publications_;
     std::optional<HealthWatch> health_;
@@ -825,6 +860,9 @@ std::optional<std::string> Agent::policy_json(std::string_view path) const {
 Result<std::string> Agent::policy_trace_json(const PolicyTraceQuery& query) {
     return impl_->policy_trace_json(query);
 }
+Result<Explanation> Agent::explain(const PolicyTraceQuery& query) {
+    return impl_->explain(query);
+}
 Result<std::string> Agent::policy_diff_json(std::string_view request) {
     return impl_->policy_diff_json(request);
 }
@@ -851,6 +889,9 @@ std::string Agent::encryption_json() {
 }
 Result<void> Agent::reload() {
     return impl_->reload();
+}
+Result<void> Agent::set_remote_files(const std::map<std::string, std::string>& files) {
+    return impl_->set_remote_files(files);
 }
 std::string Agent::status_json() const {
     return impl_->status_json();

@@ -6,6 +6,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mesh/error.hpp>
 #include <mesh/mesh.hpp>
@@ -63,8 +64,12 @@ class Agent {
     [[nodiscard]] std::optional<std::string> policy_json() const;
     [[nodiscard]] std::optional<std::string> policy_json(std::string_view path) const;
     /// The documents of policy_trace.hpp, by GET /v1/policy/diff's body or by policies' text.
-    /// @errors as those, and kNotFound: no policy here
+    /// A node that enforces no policies answers for those of its cluster, and tells of all pods of
+    /// that instead of its own, but by the request's body.
+    /// @errors as those, and kNotFound: no policy here; kUnavailable: the own cluster is not known
+    ///         yet
     [[nodiscard]] Result<std::string> policy_trace_json(const PolicyTraceQuery& query);
+    [[nodiscard]] Result<Explanation> explain(const PolicyTraceQuery& query);
     [[nodiscard]] Result<std::string> policy_diff_json(std::string_view request);
     [[nodiscard]] Result<std::string> policy_diff_json(std::string_view documents, bool prune);
     [[nodiscard]] std::optional<std::string> identities_json() const;
@@ -80,6 +85,8 @@ class Agent {
     /// Takes up a new WireGuard key from its file; nothing else is read again.
     /// @errors as Encryption::reload_key(); what there was stays
     [[nodiscard]] Result<void> reload();
+    /// As Mesh::set_remote_files().
+    [[nodiscard]] Result<void> set_remote_files(const std::map<std::string, std::string>& files);
     [[nodiscard]] std::string status_json() const;
     [[nodiscard]] std::string metrics_text() const;
 

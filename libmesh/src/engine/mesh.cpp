@@ -388,9 +388,10 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
 }
 
 Result<Publication> Mesh::publish(const WorkloadOptions& options) {
+    const engine::LoopSeat seat{impl_->loop.turns(), impl_->thread != nullptr};
     std::optional<Result<Publication>> publication;
     MESH_CHECK(impl_->ask([&](engine::Agent& agent) {
-        publication.emplace(agent.publications().publish(options, impl_->loop.turns()));
+        publication.emplace(agent.publications().publish(options, seat));
     }));
     return *std::move(publication);
 }
@@ -410,6 +411,19 @@ std::optional<std::string> Mesh::service_json(std::string_view namespace_,
     const auto view = service(namespace_, name);
     if (!view) return std::nullopt;
     return boost::json::serialize(engine::to_json(*view));
+}
+
+Result<void> Mesh::set_remote_files(const std::map<std::string, std::string>& files) {
+    Result<void> outcome;
+    MESH_CHECK(impl_->ask([&](engine::Agent& agent) { outcome = agent.set_remote_files(files); }));
+    return outcome;
+}
+
+Result<Explanation> Mesh::explain(const PolicyTraceQuery& query) const {
+    std::optional<Result<Explanation>> explanation;
+    MESH_CHECK(
+        impl_->ask([&](engine::Agent& agent) { explanation.emplace(agent.explain(query)); }));
+    return *std::move(explanation);
 }
 
 Result<std::string> Mesh::policy_trace_json(const PolicyTraceQuery& query) const {

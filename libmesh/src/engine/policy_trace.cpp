@@ -261,7 +261,7 @@ void add_endpoint(json::object& document, std::string_view direction, const Trac
 
 }  // namespace
 
-Result<json::object> trace_document(const TraceSources& sources, const PolicyTraceQuery& query) {
+Result<compile::Trace> trace_packet(const TraceSources& sources, const PolicyTraceQuery& query) {
     MESH_TRY(const TraceTarget source, compile::parse_trace_target(query.source));
     MESH_TRY(const TraceTarget destination, compile::parse_trace_target(query.destination));
     MESH_TRY(auto question,
@@ -269,15 +269,27 @@ Result<json::object> trace_document(const TraceSources& sources, const PolicyTra
     const Finder finder(sources);
     MESH_TRY(TraceSide from, finder.find(source));
     MESH_TRY(TraceSide to, finder.find(destination));
-    const auto trace = compile::trace(sources.policy.compiler(), std::move(from), std::move(to),
-                                      std::move(question));
+    return compile::trace(sources.policy.compiler(), std::move(from), std::move(to),
+                          std::move(question));
+}
+
+Result<json::object> trace_document(const TraceSources& sources, const PolicyTraceQuery& query) {
+    MESH_TRY(const auto trace, trace_packet(sources, query));
     json::object document = compile::to_json(trace);
     add_endpoint(document, "egress", trace.source, sources.policy);
     add_endpoint(document, "ingress", trace.destination, sources.policy);
     return document;
 }
 
-json::object diff_document(PolicyEngine& policy,
+EndpointNames endpoint_names(const PolicyEngine& policy) {
+    EndpointNames names;
+    for (const auto& endpoint : policy.endpoints()) {
+        names[endpoint.pod.id] = fmt::format("{}/{}", endpoint.pod.namespace_, endpoint.pod.pod);
+    }
+    return names;
+}
+
+json::object diff_document(PolicyEngine& policy, const EndpointNames& names,
                            const std::vector<model::policy::PolicyPtr>& policies, bool prune) {
     compile::PolicyUpdate update{policies, {}};
     if (prune) {
@@ -287,17 +299,14 @@ json::object diff_document(PolicyEngine& policy,
             if (!kept.contains(key)) update.removals.push_back(key);
         }
     }
-    std::map<std::uint32_t, std::string> names;
-    for (const auto& endpoint : policy.endpoints()) {
-        names[endpoint.pod.id] = fmt::format("{}/{}", endpoint.pod.namespace_, endpoint.pod.pod);
-    }
     json::object document =
         compile::to_json(compile::diff(policy.compiler(), update), policy.compiler().selectors());
     for (json::value& difference : document["differences"].as_array()) {
         for (json::value& sort : difference.as_object()["endpoints"].as_array()) {
             json::array pods;
             for (const json::value& id : sort.as_object()["ids"].as_array()) {
-                pods.emplace_back(names[id.to_number<std::uint32_t>()]);
+                const auto name = names.find(id.to_number<std::uint32_t>());
+                pods.emplace_back(name == names.end() ? "" : name->second);
             }
             sort.as_object()["pods"] = std::move(pods);
         }
@@ -329,7 +338,7 @@ Result<json::object> diff_document(PolicyEngine& policy, std::string_view reques
         policies.push_back(std::move(read));
     }
     const auto* prune = object->if_contains("prune");
-    return diff_document(policy, policies,
+    return diff_document(policy, endpoint_names(policy), policies,
                          prune != nullptr && prune->is_bool() && prune->get_bool());
 }
 

@@ -11,12 +11,16 @@
 #pragma once
 
 #include <boost/json/object.hpp>
+#include <cstdint>
+#include <map>
 #include <mesh/error.hpp>
 #include <mesh/mesh.hpp>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "compile/policy/trace.hpp"
 #include "engine/policy_engine.hpp"
 #include "state/clusters/session.hpp"
 #include "state/tables/cluster_tables.hpp"
@@ -35,13 +39,21 @@ struct TraceSources {
 ///   no such pod or identity
 /// @complexity O(ips of all clusters) for a pod of another node by its name, O(identities) for
 ///   labels; then as compile::trace()
+[[nodiscard]] Result<compile::Trace> trace_packet(const TraceSources& sources,
+                                                  const PolicyTraceQuery& query);
+/// The same as a document. @errors, @complexity as above
 [[nodiscard]] Result<boost::json::object> trace_document(const TraceSources& sources,
                                                          const PolicyTraceQuery& query);
+
+/// Names of the compiler's endpoints.
+using EndpointNames = std::map<std::uint32_t, std::string>;
+[[nodiscard]] EndpointNames endpoint_names(const PolicyEngine& policy);
 
 /// @param prune policies that are not among these would go
 /// @complexity as compile::diff()
 [[nodiscard]] boost::json::object diff_document(
-    PolicyEngine& policy, const std::vector<model::policy::PolicyPtr>& policies, bool prune);
+    PolicyEngine& policy, const EndpointNames& names,
+    const std::vector<model::policy::PolicyPtr>& policies, bool prune);
 /// @param request the body of GET /v1/policy/diff
 /// @errors kInvalidArgument
 [[nodiscard]] Result<boost::json::object> diff_document(PolicyEngine& policy,

@@ -39,6 +39,7 @@ bool LoopLink::post(std::function<void()> call) {
 void LoopLink::sever() {
     const std::lock_guard lock(mutex_);
     severed_ = true;
+    loop_ = {};
 }
 
 Result<model::Workload> to_workload(const WorkloadOptions& options) {
@@ -75,7 +76,7 @@ class Publications::State : public std::enable_shared_from_this<State> {
           make_client_(std::move(make_client)),
           tasks_(loop_) {}
 
-    Result<Publication> publish(const WorkloadOptions& options, const SerialLoop::Turns& turns) {
+    Result<Publication> publish(const WorkloadOptions& options, const LoopSeat& seat) {
         MESH_TRY(model::Workload workload, to_workload(options));
         if (options.lease_ttl < kLeastTtl || options.lease_ttl > kLongestTtl) {
             return invalid_argument("lease_ttl: expected 2 to 86400 s, got " +
@@ -90,7 +91,7 @@ class Publications::State : public std::enable_shared_from_this<State> {
                          "name: this mesh publishes \"" + workload.name + "\" already");
         }
         MESH_CHECK(start_client());
-        if (!link_) link_ = std::make_shared<LoopLink>(loop_, turns);
+        if (!link_) link_ = std::make_shared<LoopLink>(loop_, seat);
         auto shared = std::make_shared<Publication::Impl>();
         const std::uint64_t id = ++last_id_;
         shared->name = workload.name;
@@ -199,9 +200,8 @@ Publications::Publications(asio::any_io_executor loop, const Clock& clock, Rng r
                                      std::move(make_client))) {}
 Publications::~Publications() = default;
 
-Result<Publication> Publications::publish(const WorkloadOptions& options,
-                                          const SerialLoop::Turns& turns) {
-    return state_->publish(options, turns);
+Result<Publication> Publications::publish(const WorkloadOptions& options, const LoopSeat& seat) {
+    return state_->publish(options, seat);
 }
 
 asio::awaitable<void> Publications::async_stop() {
@@ -308,7 +308,7 @@ Result<void> Publication::close() {
     impl->changed.notify_all();
     // Who finds the mesh gone has been told by it.
     (void)impl->link->post([impl] { impl->close(); });
-    if (on_mesh_thread()) return {};
+    if (!impl->link->may_wait()) return {};
     std::unique_lock lock(impl->mutex);
     // The loop answers within its bound; this one is for a loop that does not run.
     impl->changed.wait_for(lock, engine::kLeaveBound + std::chrono::seconds(1),

@@ -28,20 +28,28 @@ namespace mesh {
 
 namespace engine {
 
+/// What publications know of the loop that they are on.
+struct LoopSeat {
+    SerialLoop::Turns turns;
+    /// The loop has a thread of its own: others may wait for it.
+    bool own_thread = true;
+};
+
 /// The way from any thread to the loop. @thread any thread
 class LoopLink {
   public:
-    LoopLink(boost::asio::any_io_executor loop, SerialLoop::Turns turns)
-        : loop_(std::move(loop)), turns_(std::move(turns)) {}
+    LoopLink(boost::asio::any_io_executor loop, LoopSeat seat)
+        : loop_(std::move(loop)), seat_(std::move(seat)) {}
     /// @return false if the mesh is gone; nothing is done then
     bool post(std::function<void()> call);
     /// After this the loop is not used.
     void sever();
-    [[nodiscard]] bool on_loop() const noexcept { return turns_.on_loop(); }
+    [[nodiscard]] bool on_loop() const noexcept { return seat_.turns.on_loop(); }
+    [[nodiscard]] bool may_wait() const noexcept { return seat_.own_thread && !on_loop(); }
 
   private:
     boost::asio::any_io_executor loop_;
-    SerialLoop::Turns turns_;
+    const LoopSeat seat_;
     std::mutex mutex_;  // guards severed_, and the loop from being used when it is
     bool severed_ = false;
 };
@@ -81,9 +89,9 @@ class Publications {
     Publications(const Publications&) = delete;
     Publications& operator=(const Publications&) = delete;
 
-    /// @param turns of the mesh's loop @errors as Mesh::publish()
-    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options,
-                                              const SerialLoop::Turns& turns);
+    /// @param seat the same with each call
+    /// @errors as Mesh::publish()
+    [[nodiscard]] Result<Publication> publish(const WorkloadOptions& options, const LoopSeat& seat);
     /// All leave, those that etcd does not let go in time with their leases; then the client ends.
     [[nodiscard]] boost::asio::awaitable<void> async_stop();
 

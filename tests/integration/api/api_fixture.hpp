@@ -17,9 +17,11 @@
 #include "etcd_process.hpp"
 #include "model/codec.hpp"
 #include "model/keys.hpp"
+#include "model/policy_record.hpp"
 #include "pki/certificates.hpp"
 #include "pki/files.hpp"
 #include "runtime/clock.hpp"
+#include "sources/config/policy_documents.hpp"
 
 namespace mesh {
 
@@ -129,6 +131,35 @@ class ApiTest : public testing::Test {
             std::vector<model::ServicePort>{{.name = "http", .protocol = "TCP", .port = 8080}};
         service.backends = {backend};
         put(*remote_, model::service_key("cluster2", "shop", "echo"), model::encode(service));
+    }
+
+    static std::string web_policy(const std::string& client) {
+        return "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+               "metadata: {name: web, namespace: shop}\nspec:\n"
+               "  endpointSelector: {matchLabels: {app: web}}\n  ingress:\n"
+               "  - fromEndpoints:\n    - matchLabels: {app: " +
+               client +
+               "}\n      matchExpressions: [{key: io.cilium.k8s.policy.cluster, operator: "
+               "Exists}]\n    toPorts: [{ports: [{port: \"80\", protocol: TCP}]}]\n";
+    }
+    /// Pods with labels in both clusters, and a policy between them.
+    void fill_policies() {
+        const auto put_identity = [&](const EtcdProcess& etcd, std::uint32_t id,
+                                      std::string_view app, std::string_view cluster) {
+            model::Identity identity;
+            identity.id = model::IdentityId{id};
+            identity.labels = {{"k8s", "app", app},
+                               {"k8s", "io.cilium.k8s.policy.cluster", cluster},
+                               {"k8s", "io.kubernetes.pod.namespace", "shop"}};
+            put(etcd, model::identity_key(identity.id), model::encode(identity));
+        };
+        put_identity(*own_, 65'537, "web", "cluster1");
+        put_identity(*remote_, 131'073, "client", "cluster2");
+        const auto parsed = sources::config::parse_policy_records(
+            web_policy("client"), "shop.yaml", sources::config::PolicyFeatures::enforced());
+        ASSERT_TRUE(parsed.errors.empty()) << parsed.errors.front();
+        const auto& record = *parsed.records.at(0);
+        put(*own_, model::local_policy_key(record.key), model::encode(record));
     }
 
     /// As Secret cilium-clustermesh has it: the paths are those of a pod that nobody runs here.

@@ -136,6 +136,184 @@ TEST_F(ApiTest, ACallbackMayCloseTheMesh) {
     EXPECT_EQ(mesh, nullptr);
 }
 
+/// A node that enforces nothing explains what the policies of its cluster say.
+TEST_F(ApiTest, ExplainsPacketsByThePoliciesOfItsCluster) {
+    fill_policies();
+    const auto mesh = open();
+    ASSERT_TRUE(mesh);
+    PolicyTraceQuery query;
+    query.source = "cluster2/shop/echo-1";
+    query.destination = "10.1.0.1";
+    query.dport = "80/TCP";
+    const auto allowed = mesh->explain(query);
+    ASSERT_TRUE(allowed) << allowed.error().message();
+    EXPECT_EQ(allowed->verdict, "allowed");
+    EXPECT_EQ(allowed->source.cluster, "cluster2");
+    EXPECT_EQ(allowed->source.identity, 131'073U);
+    EXPECT_THAT(allowed->source.labels, testing::Contains("k8s:app=client"));
+    ASSERT_FALSE(allowed->source.facts.empty());
+    EXPECT_EQ(allowed->source.facts.back().state, "ready");
+    EXPECT_TRUE(allowed->source.facts.back().age);
+    EXPECT_FALSE(allowed->egress.evaluated) << "up to the other cluster";
+    EXPECT_THAT(allowed->egress.remark, HasSubstr("cluster2"));
+    EXPECT_TRUE(allowed->ingress.evaluated && allowed->ingress.enforced);
+    EXPECT_FALSE(allowed->ingress.installed) << "nothing is, on this node";
+    ASSERT_EQ(allowed->ingress.decided.size(), 1U);
+    const RuleView& rule = allowed->ingress.decided.front();
+    EXPECT_EQ(rule.action, "allow");
+    EXPECT_EQ(rule.place.name, "web");
+    EXPECT_EQ(rule.place.kind, "CiliumNetworkPolicy");
+    EXPECT_EQ(rule.place.source, "shop.yaml: document 1");
+    EXPECT_GT(rule.place.line, 0U);
+
+    query.dport = "81/TCP";
+    const auto denied = mesh->explain(query);
+    ASSERT_TRUE(denied) << denied.error().message();
+    EXPECT_EQ(denied->verdict, "denied");
+    EXPECT_EQ(denied->ingress.verdict, "default-denied");
+    const auto document = mesh->policy_trace_json(query);
+    ASSERT_TRUE(document);
+    EXPECT_EQ(boost::json::parse(*document).at("verdict").as_string(), "denied");
+    query.dport = "x";
+    EXPECT_EQ(mesh->explain(query).error().code(), Errc::kInvalidArgument);
+    query.dport = "80/TCP";
+    query.source = "nobody";
+    EXPECT_EQ(mesh->explain(query).error().code(), Errc::kNotFound);
+
+    // What is known after the first question counts with the next.
+    query.source = "10.2.0.1";
+    etcdctl(*own_, {"del", "--prefix", "mesh/local/policies/v1/"});
+    const auto end = std::chrono::steady_clock::now() + kLong;
+    for (;;) {
+        const auto open_now = mesh->explain(query);
+        ASSERT_TRUE(open_now) << open_now.error().message();
+        if (open_now->ingress.verdict == "not-enforced") break;
+        ASSERT_LT(std::chrono::steady_clock::now(), end);
+        ::poll(nullptr, 0, 5);
+    }
+
+    // And what would be with other ones.
+    const auto diff = mesh->policy_diff_json(web_policy("somebody"), false);
+    ASSERT_TRUE(diff) << diff.error().message();
+    EXPECT_THAT(*diff, HasSubstr("\"shop/echo-1\""));
+    EXPECT_EQ(mesh->policy_diff_json("kind: Nonsense", false).error().code(),
+              Errc::kInvalidArgument);
+}
+
+TEST_F(ApiTest, ExplainsNothingBeforeItsClusterIsKnown) {
+    MeshOptions options = this->options();
+    options.etcd.endpoints = {"https://127.0.0.1:1"};
+    const auto mesh = Mesh::open(std::move(options));
+    ASSERT_TRUE(mesh);
+    PolicyTraceQuery query;
+    query.source = query.destination = "world";
+    query.dport = "80";
+    EXPECT_EQ((*mesh)->explain(query).error().code(), Errc::kUnavailable);
+    EXPECT_EQ((*mesh)->policy_diff_json(web_policy("client"), true).error().code(),
+              Errc::kUnavailable);
+}
+
+TEST_F(ApiTest, RemotesInMemoryComeChangeAndGo) {
+    auto files = secret();
+    MeshOptions options = this->options();
+    options.remote_files = {};
+    auto opened = Mesh::open(std::move(options));
+    ASSERT_TRUE(opened) << opened.error().message();
+    const auto mesh = *std::move(opened);
+    auto subscription = mesh->subscribe({.objects = Objects::kClusters});
+    ASSERT_TRUE(subscription);
+    const auto until_cluster = [&](EventKind kind, const std::string& name,
+                                   const std::string& state) {
+        return until(*subscription, [&](const Event& event) {
+            const auto* cluster = std::get_if<ClusterView>(&event.object);
+            return event.kind == kind && cluster != nullptr && cluster->name == name &&
+                   (state.empty() || cluster->state == state);
+        });
+    };
+    ASSERT_TRUE(mesh->wait_ready(kLong)) << log();
+    EXPECT_EQ(mesh->clusters().size(), 1U);
+    ASSERT_TRUE(until_cluster(EventKind::kUpsert, "cluster1", "ready"));
+
+    ASSERT_TRUE(mesh->set_remote_files(files));
+    ASSERT_TRUE(until_cluster(EventKind::kUpsert, "cluster2", "ready")) << log();
+    EXPECT_TRUE(mesh->lookup("10.2.0.1"));
+
+    // Another remote disturbs nobody: no event of the one that there is, whose state would change.
+    files["cluster3"] = "endpoints: [\"http://127.0.0.1:1\"]\n";
+    ASSERT_TRUE(mesh->set_remote_files(files));
+    for (;;) {
+        const auto batch = subscription->next(kLong);
+        ASSERT_TRUE(batch && !batch->empty());
+        bool came = false;
+        for (const Event& event : batch->events()) {
+            const auto* cluster = std::get_if<ClusterView>(&event.object);
+            ASSERT_NE(cluster, nullptr);
+            EXPECT_EQ(cluster->name, "cluster3");
+            came = came || cluster->name == "cluster3";
+        }
+        if (came) break;
+    }
+    EXPECT_EQ(mesh->clusters().size(), 3U);
+
+    // A bad one changes nothing, whatever else is in the call.
+    auto bad = files;
+    bad.erase("cluster2");
+    bad["cluster4"] = "endpoints: []\n";
+    const auto refused = mesh->set_remote_files(bad);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), Errc::kInvalidArgument);
+    EXPECT_THAT(refused.error().message(), HasSubstr("remote_files: cluster4"));
+    EXPECT_EQ(mesh->clusters().size(), 3U);
+    EXPECT_TRUE(mesh->lookup("10.2.0.1"));
+
+    // The same remote elsewhere: it connects anew, and the third has gone.
+    files.erase("cluster3");
+    files["cluster2"] = "endpoints: [\"http://127.0.0.1:1\"]\n";
+    ASSERT_TRUE(mesh->set_remote_files(files));
+    bool gone = false, cut = false;
+    EXPECT_TRUE(until(*subscription, [&](const Event& event) {
+        const auto* cluster = std::get_if<ClusterView>(&event.object);
+        if (cluster == nullptr) return false;
+        gone = gone || (cluster->name == "cluster3" && event.kind == EventKind::kDelete);
+        cut = cut || (cluster->name == "cluster2" && !cluster->connected);
+        return gone && cut;
+    })) << log();
+    EXPECT_TRUE(mesh->lookup("10.2.0.1")) << "what is known stays";
+    ASSERT_TRUE(mesh->set_remote_files(secret()));
+    EXPECT_TRUE(until_cluster(EventKind::kUpsert, "cluster2", "ready")) << log();
+    ASSERT_TRUE(mesh->set_remote_files({}));
+    EXPECT_TRUE(until_cluster(EventKind::kDelete, "cluster2", "")) << log();
+    EXPECT_FALSE(mesh->lookup("10.2.0.1"));
+}
+
+/// A file of the folder goes before one in memory, which is there again when the other goes.
+TEST_F(ApiTest, RemotesInMemoryBesideAFolder) {
+    const std::string folder = folder_.file("remotes");
+    std::filesystem::create_directory(folder);
+    MeshOptions options = this->options();
+    options.remote_files = {{"cluster2", "endpoints: [\"http://127.0.0.1:1\"]\n"}};
+    options.clustermesh_config = folder;
+    auto opened = Mesh::open(std::move(options));
+    ASSERT_TRUE(opened) << opened.error().message();
+    const auto mesh = *std::move(opened);
+    write("remotes/cluster2", "endpoints: [\"" + remote_->endpoint() +
+                                  "\"]\ntrusted-ca-file: " + folder_.file("ca.crt") +
+                                  "\ncert-file: " + folder_.file("client.crt") +
+                                  "\nkey-file: " + folder_.file("client.key") + "\n");
+    ASSERT_TRUE(mesh->wait_ready(kLong)) << mesh->status_json() << log();
+    EXPECT_TRUE(mesh->lookup("10.2.0.1"));
+    // Other ones in memory are nothing to it.
+    ASSERT_TRUE(mesh->set_remote_files({{"cluster2", "endpoints: [\"http://127.0.0.1:2\"]\n"}}));
+    EXPECT_EQ(mesh->clusters().at(1).state, "ready");
+    std::filesystem::remove(folder + "/cluster2");
+    const auto end = std::chrono::steady_clock::now() + kLong;
+    while (mesh->clusters().at(1).connected && std::chrono::steady_clock::now() < end) {
+        ::poll(nullptr, 0, 10);
+    }
+    EXPECT_FALSE(mesh->clusters().at(1).connected);
+    EXPECT_THAT(mesh->status_json(), HasSubstr("127.0.0.1:2"));
+}
+
 TEST_F(ApiTest, NamesWhatIsWrongInMemoryAndNeverShowsIt) {
     const std::string secret_text = "x-very-secret-x";
     const auto refusal = [&](const std::function<void(MeshOptions&)>& spoil) {
@@ -240,6 +418,65 @@ TEST_F(CApiTest, Reads) {
     ASSERT_EQ(mesh_status_json(mesh_, &text, &error_), MESH_OK);
     EXPECT_TRUE(boost::json::parse(text).at("ready").as_bool());
     mesh_text_free(text);
+}
+
+TEST_F(CApiTest, ExplainsAndTakesOtherRemotes) {
+    fill_policies();
+    mesh_policy_query query = MESH_POLICY_QUERY_INIT;
+    query.source = "cluster2/shop/echo-1";
+    query.destination = "cluster1/shop/echo-1";
+    query.dport = "80/TCP";
+    query.http = "GET /";
+    const char* const headers[] = {"X-Test: 1"};
+    query.headers = headers;
+    query.headers_count = 1;
+    char* text = nullptr;
+    const auto end = std::chrono::steady_clock::now() + kLong;
+    for (;;) {
+        const int code = mesh_explain_json(mesh_, &query, &text, &error_);
+        if (code == MESH_OK) {
+            const auto document = boost::json::parse(text);
+            mesh_text_free(text);
+            // The policy may come last of all.
+            if (document.at("ingress").at("enforced").as_bool()) {
+                EXPECT_EQ(document.at("verdict").as_string(), "allowed");
+                break;
+            }
+        } else {
+            ASSERT_EQ(code, MESH_ERR_NOT_FOUND)
+                << "its identity has not come yet: " << error_.message;
+        }
+        ASSERT_LT(std::chrono::steady_clock::now(), end);
+        ::poll(nullptr, 0, 5);
+    }
+    query.dport = "nonsense";
+    EXPECT_EQ(mesh_explain_json(mesh_, &query, &text, &error_), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_EQ(text, nullptr);
+    EXPECT_THAT(error_.message, HasSubstr("nonsense"));
+    const std::string other = web_policy("somebody");
+    ASSERT_EQ(mesh_policy_diff_json(mesh_, other.c_str(), 1, &text, &error_), MESH_OK)
+        << error_.message;
+    EXPECT_THAT(std::string(text), HasSubstr("shop/echo-1"));
+    mesh_text_free(text);
+    EXPECT_EQ(mesh_policy_diff_json(mesh_, "kind: Nonsense", 0, &text, &error_),
+              MESH_ERR_INVALID_ARGUMENT);
+    ASSERT_EQ(mesh_metrics_text(mesh_, &text, &error_), MESH_OK);
+    EXPECT_THAT(std::string(text), HasSubstr("# TYPE"));
+    mesh_text_free(text);
+
+    const mesh_file bad{"cluster2", "endpoints: []", 13};
+    EXPECT_EQ(mesh_set_remote_files(mesh_, &bad, 1, &error_), MESH_ERR_INVALID_ARGUMENT);
+    EXPECT_THAT(error_.message, HasSubstr("cluster2"));
+    mesh_batch* batch = nullptr;
+    ASSERT_EQ(mesh_lookup(mesh_, "10.2.0.1", &batch, &error_), MESH_OK);
+    EXPECT_EQ(mesh_batch_free(batch), MESH_OK);
+    ASSERT_EQ(mesh_set_remote_files(mesh_, nullptr, 0, &error_), MESH_OK) << error_.message;
+    while (mesh_lookup(mesh_, "10.2.0.1", &batch, &error_) == MESH_OK) {
+        EXPECT_EQ(mesh_batch_free(batch), MESH_OK);
+        ASSERT_LT(std::chrono::steady_clock::now(), end);
+        ::poll(nullptr, 0, 5);
+    }
+    EXPECT_EQ(error_.code, MESH_ERR_NOT_FOUND);
 }
 
 TEST_F(CApiTest, FollowsByDescriptor) {

@@ -83,7 +83,9 @@ class Etcd:
             self.process = subprocess.Popen(
                 ["etcd", "--data-dir", self.data, "--listen-client-urls", self.url,
                  "--advertise-client-urls", self.url, "--listen-peer-urls", peer,
-                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"],
+                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
+                 # One member elects itself: not only after a second.
+                 "--heartbeat-interval", "20", "--election-timeout", "200"],
                 stdout=log, stderr=log)
         wait_for(lambda: self.ctl("endpoint", "health", check=False).returncode == 0, "etcd")
 

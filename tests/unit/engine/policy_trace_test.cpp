@@ -182,7 +182,7 @@ TEST_F(PolicyTraceTest, ComparesOtherPoliciesAndChangesNothing) {
     text.replace(text.find("\"80\""), 4, "\"81\"");
     const auto policies = read_policy_text(text);
     ASSERT_TRUE(policies);
-    const json::object diff = diff_document(engine_, *policies, false);
+    const json::object diff = diff_document(engine_, endpoint_names(engine_), *policies, false);
     ASSERT_EQ(diff.at("differences").as_array().size(), 1U);
     const auto& one = diff.at("differences").at(0).as_object();
     EXPECT_EQ(one.at("direction"), "ingress");

@@ -12,12 +12,14 @@ behind an address, and every change of that.
 """
 from ._mesh import lib as _lib
 from ._native import text as _text
+from . import cli
 from .errors import (Busy, Cancelled, Capacity, Compacted, Conflict, Corrupt, Internal, InvalidArgument, MeshError,
                      NoMemory, NotFound, PermissionDenied, Timeout, Unavailable)
 from .events import Batch, Event
 from .ips import IP_RECORD_FORMAT, ip_record_dtype
 from .mesh import Etcd, Mesh
 from .objects import Backend, Cluster, EventKind, Frontend, Identity, Ip, Node, Object, Objects, Service
+from .publish import Publication, PublicationState, Workload, WorkloadBackend
 from .watch import Batches, Subscription, Watch
 
 #: The version of libmesh.so that is loaded.
@@ -26,6 +28,7 @@ __version__ = _text(_lib.mesh_version())
 __all__ = [
     "Backend", "Batch", "Batches", "Busy", "Cancelled", "Capacity", "Cluster", "Compacted", "Conflict", "Corrupt",
     "Etcd", "Event", "EventKind", "Frontend", "IP_RECORD_FORMAT", "Identity", "Internal", "InvalidArgument", "Ip",
-    "Mesh", "MeshError", "NoMemory", "Node", "NotFound", "Object", "Objects", "PermissionDenied", "Service",
-    "Subscription", "Timeout", "Unavailable", "Watch", "ip_record_dtype",
+    "Mesh", "MeshError", "NoMemory", "Node", "NotFound", "Object", "Objects", "PermissionDenied", "Publication",
+    "PublicationState", "Service", "Subscription", "Timeout", "Unavailable", "Watch", "Workload", "WorkloadBackend",
+    "cli", "ip_record_dtype",
 ]

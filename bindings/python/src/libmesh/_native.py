@@ -6,6 +6,7 @@ it happens. cffi releases the GIL in every call.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from .errors import Cancelled, InvalidArgument, make_error
 if lib.mesh_abi_version() < lib.MESH_ABI_VERSION:
     raise ImportError(f"libmesh.so has ABI version {lib.mesh_abi_version()}, older than {lib.MESH_ABI_VERSION}, that "
                       f"this package was built with: install the newer library, or build the package again")
+
+# How long a signal handler of Python may have to wait for a call that waits in the library.
+SLICE_MS = 100
 
 _forks = 0
 
@@ -60,6 +64,12 @@ def call(function: Callable[..., int], *arguments: Any) -> None:
         raise make_error(code, text(error.message))
 
 
+def warn_unclosed(what: object) -> None:
+    """Of something that was forgotten and is closed by now: -W error may make an exception of it."""
+    warnings.warn(f"unclosed {what!r}: use it in a with statement, or close() it", ResourceWarning, stacklevel=3,
+                  source=what)
+
+
 class Handle:
     """A handle of the library with the function that ends it. Any thread may use or close it at any time."""
 
@@ -75,8 +85,12 @@ class Handle:
     def is_open(self) -> bool:
         return bool(self._pointers) and self._forks == _forks
 
+    @property
+    def of_parent(self) -> bool:
+        return self._forks != _forks
+
     def get(self) -> Any:
-        if self._forks != _forks:
+        if self.of_parent:
             raise InvalidArgument(lib.MESH_ERR_INVALID_ARGUMENT,
                                   f"{self._what}: it is of the parent process and does not work after fork(); "
                                   f"open one in the child")

@@ -2,6 +2,7 @@
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <set>
 #include <utility>
 
 #include "runtime/task_group.hpp"
@@ -26,6 +27,7 @@ class Clusters::Impl : public std::enable_shared_from_this<Clusters::Impl> {
 
     void start();
     asio::awaitable<void> stop();
+    void set_remotes(std::vector<sources::config::RemoteConfig> remotes);
     [[nodiscard]] std::vector<SessionStatus> status() const;
     [[nodiscard]] bool synced() const;
     [[nodiscard]] std::vector<std::string> unread_files() const;
@@ -42,7 +44,8 @@ class Clusters::Impl : public std::enable_shared_from_this<Clusters::Impl> {
     };
 
     std::unique_ptr<RemoteCluster> make(const std::string& name, bool own);
-    void on_file(const RemoteEvent& event);
+    void on_file(RemoteEvent event);
+    void follow(const RemoteEvent& event);
     void on_finished(const std::string& name);
     asio::awaitable<void> retire(std::unique_ptr<RemoteCluster> cluster);
 
@@ -55,6 +58,8 @@ class Clusters::Impl : public std::enable_shared_from_this<Clusters::Impl> {
     IdRegistry ids_;
     std::unique_ptr<RemoteCluster> own_;
     std::map<std::string, Remote> remotes_;
+    std::map<std::string, sources::config::RemoteConfig> in_memory_;
+    std::set<std::string> in_directory_;
     std::optional<sources::config::RemotesDirectory> directory_;
     bool stopping_ = false;
     TaskGroup tasks_;
@@ -92,9 +97,7 @@ void Clusters::Impl::start() {
         config.etcd = *options_.own;
         own_->configure(std::move(config));
     }
-    for (const auto& remote : options_.remotes) {
-        on_file({RemoteEvent::Kind::kAdded, remote.cluster, remote});
-    }
+    set_remotes(std::move(options_.remotes));
     if (options_.remotes_directory.empty()) return;
     sources::config::RemotesDirectory::Options directory;
     directory.directory = options_.remotes_directory;
@@ -108,7 +111,38 @@ void Clusters::Impl::start() {
     directory_->start();
 }
 
-void Clusters::Impl::on_file(const RemoteEvent& event) {
+void Clusters::Impl::set_remotes(std::vector<sources::config::RemoteConfig> remotes) {
+    std::map<std::string, sources::config::RemoteConfig> now;
+    for (auto& remote : remotes) now.emplace(remote.cluster, std::move(remote));
+    const auto before = std::exchange(in_memory_, std::move(now));
+    for (const auto& [name, remote] : in_memory_) {
+        const auto held = before.find(name);
+        if (in_directory_.contains(name) || (held != before.end() && held->second == remote)) {
+            continue;
+        }
+        follow({RemoteEvent::Kind::kChanged, name, remote});
+    }
+    for (const auto& [name, remote] : before) {
+        if (in_directory_.contains(name) || in_memory_.contains(name)) continue;
+        follow({RemoteEvent::Kind::kRemoved, name, {}});
+    }
+}
+
+/// Of the directory, which goes before what is in memory.
+void Clusters::Impl::on_file(RemoteEvent event) {
+    if (event.kind != RemoteEvent::Kind::kRemoved) {
+        in_directory_.insert(event.cluster);
+    } else {
+        in_directory_.erase(event.cluster);
+        if (const auto held = in_memory_.find(event.cluster); held != in_memory_.end()) {
+            event.kind = RemoteEvent::Kind::kChanged;
+            event.config = held->second;
+        }
+    }
+    follow(event);
+}
+
+void Clusters::Impl::follow(const RemoteEvent& event) {
     if (stopping_) return;
     if (event.kind == RemoteEvent::Kind::kRemoved) {
         const auto at = remotes_.find(event.cluster);
@@ -134,7 +168,7 @@ void Clusters::Impl::on_finished(const std::string& name) {
     // It is calling us: it can only be destroyed after this returns.
     tasks_.spawn(retire(std::move(gone.cluster)));
     if (events_.on_finished) events_.on_finished(name);
-    if (gone.again) on_file({RemoteEvent::Kind::kAdded, name, *std::move(gone.again)});
+    if (gone.again) follow({RemoteEvent::Kind::kAdded, name, *std::move(gone.again)});
 }
 
 asio::awaitable<void> Clusters::Impl::retire(std::unique_ptr<RemoteCluster> cluster) {
@@ -194,6 +228,9 @@ void Clusters::start() {
 }
 asio::awaitable<void> Clusters::stop() {
     return impl_->stop();
+}
+void Clusters::set_remotes(std::vector<sources::config::RemoteConfig> remotes) {
+    impl_->set_remotes(std::move(remotes));
 }
 std::vector<SessionStatus> Clusters::status() const {
     return impl_->status();

@@ -56,6 +56,10 @@ class Clusters {
     /// Ends everything; nothing is drained (the process stops, its traffic goes on).
     [[nodiscard]] boost::asio::awaitable<void> stop();
 
+    /// These in place of ClustersOptions::remotes: those that are new, other than before or gone
+    /// are made, configured or drained; the others notice nothing. After start().
+    void set_remotes(std::vector<sources::config::RemoteConfig> remotes);
+
     /// The own cluster first (if there is one), then the remotes by name.
     [[nodiscard]] std::vector<SessionStatus> status() const;
     /// True when the own cluster and every remote configured now have been listed in full: what
