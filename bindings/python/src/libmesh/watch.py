@@ -1,7 +1,6 @@
 """Following the mesh: a snapshot first, then every change of it in order."""
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -18,6 +17,8 @@ from .events import Batch, Event
 from .objects import Objects
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .mesh import Mesh
 
 
@@ -168,6 +169,8 @@ class Watch:
             self._leave_poll()
 
     async def _next_batch_async(self) -> Batch:
+        import asyncio  # 10 MB: for those only who use it
+
         try:
             # Others get their turn between batches, also when there is always a next one.
             await asyncio.sleep(0)
@@ -181,6 +184,8 @@ class Watch:
     async def _readable(self) -> None:
         if self._awaited:
             raise RuntimeError("a watch can be awaited by one task at a time: give each task a watch of its own")
+        import asyncio
+
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
         fd = self._enter_poll()
