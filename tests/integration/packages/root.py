@@ -42,7 +42,6 @@ class Root:
         self.archives.mkdir(parents=True, exist_ok=True)
         self.base = self.cache / f"{SUITE}.tar"
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="mesh-packages-"))
-        self.path.chmod(0o755)
 
     def __enter__(self):
         return self
@@ -63,6 +62,8 @@ class Root:
         done = run("tar", "-C", self.path, "-xf", self.base)
         if done.returncode != 0:
             raise RuntimeError(done.stderr)
+        # For all, as tempfile's folders are not.
+        self.path.chmod(0o755)
         (self.path / "var/cache/apt/archives/partial").mkdir(parents=True)
         for package in self.archives.glob("*.deb"):
             shutil.copy(package, self.path / "var/cache/apt/archives")

@@ -13,6 +13,7 @@ import time
 
 root, cgroup = pathlib.Path(sys.argv[1]), sys.argv[2]
 failures = []
+DYNAMIC_USER = 61184   # the first that systemd takes
 ETCD = {"cluster1": 2379, "cluster2": 2479}
 MANIFEST = """\
 apiVersion: v1
@@ -46,21 +47,25 @@ def mount(kind, at):
 
 
 class Unit:
-    """A systemd unit as far as it says what to run: ExecStart, EnvironmentFile, credentials, readiness."""
+    """A systemd unit as far as it says what to run and with which rights: ExecStart, EnvironmentFile, credentials,
+    DynamicUser, CapabilityBoundingSet, readiness."""
 
     def __init__(self, name, flags, moved=None):
         lines = (root / f"usr/lib/systemd/system/{name}.service").read_text().splitlines()
         values = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
         self.name = name
+        self.user = DYNAMIC_USER if ["DynamicUser", "yes"] in values else 0
         credentials = f"/run/credentials/{name}.service"
-        (root / credentials[1:]).mkdir(parents=True, exist_ok=True)
+        self.own_folder(root / credentials[1:])
         for key, value in values:
             identity, _, path = value.partition(":")
             if key == "LoadCredential" and (root / path[1:]).exists():
-                (root / credentials[1:] / identity).write_bytes((root / path[1:]).read_bytes())
+                copy = root / credentials[1:] / identity
+                copy.write_bytes((root / path[1:]).read_bytes())
+                copy.chmod(0o400)
+                os.chown(copy, self.user, self.user)
             if key in ("RuntimeDirectory", "StateDirectory"):
-                at = root / ("run" if key == "RuntimeDirectory" else "var/lib") / value
-                at.mkdir(parents=True, exist_ok=True)
+                self.own_folder(root / ("run" if key == "RuntimeDirectory" else "var/lib") / value)
         environment = root / next(value for key, value in values if key == "EnvironmentFile")[1:]
         variable = name.upper().replace("-", "_") + "_FLAGS"
         kept = [line for line in environment.read_text().splitlines() if not line.startswith(f"{variable}=")]
@@ -70,11 +75,22 @@ class Unit:
         line = line.replace("${CREDENTIALS_DIRECTORY}", credentials).replace(f"${variable}", flags)
         for old, new in (moved or {}).items():
             line = line.replace(old, new)
-        self.command = line.split()
+            self.own_folder(root / new[1:])
+        allowed = next((value.split() for key, value in values if key == "CapabilityBoundingSet"), None)
+        rights = ["--no-new-privs", "--inh-caps=-all",
+                  "--bounding-set=" + ",".join(["-all", *["+" + c.removeprefix("CAP_").lower() for c in allowed]])]
+        if self.user != 0:
+            rights += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
+        self.command = ["setpriv", *rights, *line.split()]
         self.log = root / f"tmp/{name}-{len(self.command)}-{id(self)}.log"
         self.notify = f"/tmp/notify-{id(self)}"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(root) + self.notify)
+        (root / self.notify[1:]).chmod(0o666)
+
+    def own_folder(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chown(folder, self.user, self.user)
 
     def start(self):
         self.process = subprocess.Popen(["chroot", root, *self.command], stdout=subprocess.DEVNULL,
@@ -91,7 +107,7 @@ class Unit:
             except TimeoutError:
                 pass
         if not check(told == b"READY=1", f"{self.name} tells that it is ready"):
-            print(" ".join(self.command) + "\n" + self.log.read_text())
+            sys.exit(" ".join(self.command) + "\n" + self.log.read_text())   # nothing that follows would work
         return self
 
     def stop(self):
@@ -134,7 +150,6 @@ def start_operators():
         (root / "etc/libmesh/mesh-operator").mkdir(exist_ok=True)
         (root / "etc/libmesh/mesh-operator/etcd.yaml").write_text(f"endpoints: ['http://127.0.0.1:{port}']\n")
         moved = {"/run/mesh-operator": "/run/operator2", "/etc/libmesh/manifests": "/etc/libmesh/manifests2"}
-        (root / "run/operator2").mkdir(exist_ok=True)
         operators.append(Unit("mesh-operator", f"--cluster-name {name} --cluster-id {number}", moved if number == 2 else {}).start())
         operators[-1].wait_ready()
     return operators
