@@ -10,6 +10,9 @@
 
 namespace mesh {
 
+/// @addtogroup cpp_policies
+/// @{
+
 /// A packet to be explained; as `meshctl policy trace` takes it. @thread any thread (a plain value)
 struct PolicyTraceQuery {
     /// "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity ("world") or an
@@ -97,5 +100,7 @@ struct Explanation {
     DirectionView egress, ingress;  ///< of the source, of the destination
     friend bool operator==(const Explanation&, const Explanation&) = default;
 };
+
+/// @}
 
 }  // namespace mesh
