@@ -104,6 +104,15 @@ mesh_package(python3-libmesh SECTION python SCRIPTS postinst prerm
   SUGGESTS "python3-numpy"
   SUMMARY "Many clusters, one mesh: the library for Python"
   TEXT "${about}\nThis is package libmesh for Python 3, by which a program sees the whole mesh.")
+foreach(examples IN ITEMS libmesh-dev:link python3-libmesh:python)
+  string(REPLACE ":" ";" examples ${examples})
+  list(GET examples 0 package)
+  list(GET examples 1 folder)
+  if(package IN_LIST packages)
+    install(DIRECTORY ${PROJECT_SOURCE_DIR}/examples/${folder}/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${package}/examples
+      USE_SOURCE_PERMISSIONS COMPONENT ${package} EXCLUDE_FROM_ALL PATTERN __pycache__ EXCLUDE)
+  endif()
+endforeach()
 if(TARGET mesh-operator)
   install(FILES ${here}/etc/manifests.README DESTINATION /etc/libmesh/manifests RENAME README COMPONENT mesh-operator
     EXCLUDE_FROM_ALL)

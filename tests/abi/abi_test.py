@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""abi_test.py LIBRARY LAYOUT-PROGRAM CXX INCLUDE: compares what the library exports, and how mesh/mesh.h lays its structs
-out, with the stored lists beside this file, and compiles the header alone in each language that it is for."""
+"""abi_test.py LIBRARY LAYOUT-PROGRAM: compares what the library exports, and how mesh/mesh.h lays its structs out, with the
+stored lists beside this file."""
 import pathlib
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def compare(what, stored, found, hint):
 
 
 def main():
-    library, layout, cxx, include = sys.argv[1:5]
+    library, layout = sys.argv[1:3]
     exported = subprocess.run(["nm", "-D", "--defined-only", "-C", library], check=True, capture_output=True,
                               text=True).stdout.splitlines()
     names = [line.split(" ", 2)[2].split("@")[0] for line in exported]
@@ -32,12 +32,6 @@ def main():
     soname = subprocess.run(["readelf", "-d", library], check=True, capture_output=True, text=True).stdout
     if "SONAME" not in soname or "libmesh.so." not in soname:
         failures.append("the library has no versioned SONAME")
-    for language, standard in (("c", "c99"), ("c", "c11"), ("c++", "c++20")):
-        done = subprocess.run([cxx, "-x", language, f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion",
-                               "-Werror", "-fsyntax-only", f"-I{include}", "-"], input="#include <mesh/mesh.h>\n",
-                              capture_output=True, text=True)
-        if done.returncode != 0:
-            failures.append(f"mesh/mesh.h as {standard}: {done.stderr}")
     for failure in failures:
         print(failure)
     print(f"{len(functions)} functions, {len(found)} fields, {len(failures)} failures")

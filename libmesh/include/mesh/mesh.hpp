@@ -214,11 +214,11 @@ class MESH_API Mesh {
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// close(). With a thread of its own: waits until all has ended and joins it, unless it is that
-    /// thread, as in a log callback. With an executor it returns at once, and the rest ends as that
-    /// is run: the log callback is not called any more. Publications leave, as by their close(),
-    /// within some 3 seconds for all. The kernel keeps serving what was written last; a later
-    /// open() with the same pin_directory adopts it.
+    /// close(). With a thread of its own: waits until all has ended, publications having left, as
+    /// by their close(), within some 3 seconds for all, and joins it, unless it is that thread, as
+    /// in a log callback. With an executor it returns at once, and the rest ends as that is run:
+    /// the log callback is not called any more. The kernel keeps serving what was written last; a
+    /// later open() with the same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;

@@ -388,8 +388,7 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
 }
 
 Result<Publication> Mesh::publish(const WorkloadOptions& options) {
-    const engine::LoopSeat seat{[turns = impl_->loop.turns()] { return turns.on_loop(); },
-                                impl_->thread != nullptr};
+    const engine::LoopSeat seat{impl_->loop.turns(), impl_->thread != nullptr};
     std::optional<Result<Publication>> publication;
     MESH_CHECK(impl_->ask([&](engine::Agent& agent) {
         publication.emplace(agent.publications().publish(options, seat));

@@ -30,8 +30,7 @@ namespace engine {
 
 /// What publications know of the loop that they are on.
 struct LoopSeat {
-    /// Whether the caller is on the loop; may outlive it.
-    std::function<bool()> on_loop;
+    SerialLoop::Turns turns;
     /// The loop has a thread of its own: others may wait for it.
     bool own_thread = true;
 };
@@ -45,7 +44,7 @@ class LoopLink {
     bool post(std::function<void()> call);
     /// After this the loop is not used.
     void sever();
-    [[nodiscard]] bool on_loop() const noexcept { return seat_.on_loop(); }
+    [[nodiscard]] bool on_loop() const noexcept { return seat_.turns.on_loop(); }
     [[nodiscard]] bool may_wait() const noexcept { return seat_.own_thread && !on_loop(); }
 
   private:

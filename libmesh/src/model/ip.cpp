@@ -41,10 +41,12 @@ bool parse_v4(std::string_view text, std::uint32_t& out) noexcept {
     return true;
 }
 
-void append_octet(unsigned value, std::string& out) {
-    if (value >= 100) out += static_cast<char>('0' + value / 100);
-    if (value >= 10) out += static_cast<char>('0' + value / 10 % 10);
-    out += static_cast<char>('0' + value % 10);
+/// @return the end of at most three digits
+char* write_octet(unsigned value, char* at) {
+    if (value >= 100) *at++ = static_cast<char>('0' + value / 100);
+    if (value >= 10) *at++ = static_cast<char>('0' + value / 10 % 10);
+    *at++ = static_cast<char>('0' + value % 10);
+    return at;
 }
 
 void append_group(unsigned value, std::string& out) {
@@ -91,10 +93,13 @@ std::string IpAddress::to_string() const {
 
 void IpAddress::append_to(std::string& out) const {
     if (is_v4()) {
+        std::array<char, 15> text;
+        char* at = text.data();
         for (std::size_t i = 12; i < 16; ++i) {
-            if (i != 12) out += '.';
-            append_octet(bytes_[i], out);
+            if (i != 12) *at++ = '.';
+            at = write_octet(bytes_[i], at);
         }
+        out.append(text.data(), at);
         return;
     }
     // glibc prints ::/96 addresses with a dotted tail, RFC 5952 §5 and Go do not: print by hand.
@@ -160,7 +165,13 @@ bool IpPrefix::contains(const IpAddress& address) const noexcept {
 }
 
 std::string IpPrefix::to_string() const {
-    return fmt::format("{}/{}", address_.to_string(), length_);
+    std::array<char, 4> length;
+    length.front() = '/';
+    char* const end = write_octet(length_, length.data() + 1);
+    std::string text;
+    address_.append_to(text);
+    text.append(length.data(), end);
+    return text;
 }
 
 }  // namespace mesh::model

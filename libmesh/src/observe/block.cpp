@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <type_traits>
 
@@ -73,6 +74,19 @@ const char* Block::text(std::string_view text) {
     return at;
 }
 
+const char* Block::text(const model::IpAddress& address) {
+    scratch_.clear();
+    address.append_to(scratch_);
+    return text(scratch_);
+}
+
+const char* Block::text(const model::IpPrefix& prefix) {
+    scratch_.clear();
+    prefix.address().append_to(scratch_);
+    fmt::format_to(std::back_inserter(scratch_), "/{}", prefix.length());
+    return text(scratch_);
+}
+
 const char* Block::cluster_name(std::string_view name) {
     if (last_cluster_.data() == nullptr || last_cluster_ != name) {
         last_cluster_ = {text(name), name.size()};
@@ -131,7 +145,7 @@ void Block::add(std::uint32_t kind, std::uint64_t sequence, const state::Cluster
     one(node.ipv6_alloc_cidr);
     some(node.ipv6_secondary_alloc_cidrs);
     auto* const texts = array<const char*>(cidrs.size());
-    for (const auto& cidr : cidrs) texts[to->pod_cidrs_count++] = text(cidr.to_string());
+    for (const auto& cidr : cidrs) texts[to->pod_cidrs_count++] = text(cidr);
     to->pod_cidrs = texts;
     to->labels = pairs(node.labels, to->labels_count);
     event(kind, sequence, MESH_OBJECT_NODE).node = to;
@@ -140,12 +154,12 @@ void Block::add(std::uint32_t kind, std::uint64_t sequence, const state::Cluster
 void Block::add(std::uint32_t kind, std::uint64_t sequence, const state::ClusterKey& cluster,
                 const model::IpIdentityPair& pair) {
     auto* const to = make<mesh_ip>();
-    to->prefix = text(model::IpPrefix(pair.ip, pair.prefix_length.value_or(128)).to_string());
+    to->prefix = text(model::IpPrefix(pair.ip, pair.prefix_length.value_or(128)));
     to->cluster = cluster_name(cluster.name);
     to->cluster_id = model::number(cluster.id);
     to->identity = model::number(pair.id);
     to->encryption_key = pair.key;
-    to->host = pair.host_ip ? text(pair.host_ip->to_string()) : "";
+    to->host = pair.host_ip ? text(*pair.host_ip) : "";
     to->k8s_namespace = text(pair.k8s_namespace);
     to->k8s_pod_name = text(pair.k8s_pod_name);
     event(kind, sequence, MESH_OBJECT_IP).ip = to;
@@ -168,7 +182,7 @@ void Block::add(std::uint32_t kind, std::uint64_t sequence, const state::Cluster
 
 const mesh_frontend* Block::frontend(const compile::FrontendRow& row) {
     auto* const to = make<mesh_frontend>();
-    to->address = text(row.key.address.to_string());
+    to->address = text(row.key.address);
     to->port = row.key.port;
     to->protocol = text(compile::to_string(row.key.protocol));
     to->port_name = text(row.port_name);
@@ -176,7 +190,7 @@ const mesh_frontend* Block::frontend(const compile::FrontendRow& row) {
     auto* const backends = array<const mesh_backend*>(row.backends.size());
     for (const auto& from : row.backends) {
         auto* const backend = make<mesh_backend>();
-        backend->address = text(from.address.to_string());
+        backend->address = text(from.address);
         backend->port = from.port;
         backend->cluster = cluster_name(from.cluster.name);
         backend->state = to_text(from.state);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <memory_resource>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -62,6 +63,8 @@ class Block {
     template <class T>
     T* array(std::size_t count);
     const char* text(std::string_view text);
+    const char* text(const model::IpAddress& address);
+    const char* text(const model::IpPrefix& prefix);
     /// For what the events of a block repeat.
     const char* cluster_name(std::string_view name);
     const mesh_pair* pairs(const model::OptionalStringMap& map, std::size_t& count);
@@ -70,6 +73,7 @@ class Block {
 
     std::pmr::monotonic_buffer_resource memory_;
     std::pmr::vector<const mesh_event*> events_{&memory_};
+    std::string scratch_;
     std::string_view last_cluster_;
     std::uint32_t objects_ = 0;
     std::size_t bytes_ = 0;

@@ -19,8 +19,6 @@ namespace mesh {
 namespace asio = boost::asio;
 
 struct SerialLoop::Turns::State {
-    explicit State(OnFailure fail) : on_failure(std::move(fail)) {}
-
     enum class Who : std::uint8_t { kHandler, kCaller };
 
     void enter(Who who) {
@@ -64,7 +62,6 @@ struct SerialLoop::Turns::State {
     /// While a caller waits, so many handlers at most go before it.
     static constexpr int kHandlersFirst = 16;
 
-    const OnFailure on_failure;
     std::mutex mutex;  // guards all below but owner
     std::condition_variable caller_may, handler_may;
     int callers = 0;  ///< that wait
@@ -76,8 +73,9 @@ struct SerialLoop::Turns::State {
 /// What any_io_executor needs of an executor: the one below, with each handler in a turn.
 class SerialLoop::Executor {
   public:
-    Executor(std::shared_ptr<Turns::State> state, asio::any_io_executor below)
-        : state_(std::move(state)), below_(std::move(below)) {}
+    Executor(std::shared_ptr<Turns::State> state, std::shared_ptr<const OnFailure> on_failure,
+             asio::any_io_executor below)
+        : state_(std::move(state)), on_failure_(std::move(on_failure)), below_(std::move(below)) {}
 
     [[nodiscard]] asio::execution_context& query(asio::execution::context_t) const {
         return asio::query(below_, asio::execution::context);
@@ -113,19 +111,20 @@ class SerialLoop::Executor {
             std::forward<Function>(function)();
             return;
         }
-        below_.execute([state = state_, waiting = std::decay_t<Function>(
-                                            std::forward<Function>(function))]() mutable {
-            const Turns::State::Turn turn(*state, Turns::State::Who::kHandler);
-            // What it holds ends within the turn, too.
-            auto handler = std::move(waiting);
-            try {
-                handler();
-            } catch (const std::exception& e) {
-                state->on_failure(e.what());
-            } catch (...) {
-                state->on_failure("unknown exception");
-            }
-        });
+        below_.execute(
+            [state = state_, on_failure = on_failure_,
+             waiting = std::decay_t<Function>(std::forward<Function>(function))]() mutable {
+                const Turns::State::Turn turn(*state, Turns::State::Who::kHandler);
+                // What it holds ends within the turn, too.
+                auto handler = std::move(waiting);
+                try {
+                    handler();
+                } catch (const std::exception& e) {
+                    (*on_failure)(e.what());
+                } catch (...) {
+                    (*on_failure)("unknown exception");
+                }
+            });
     }
 
     friend bool operator==(const Executor& a, const Executor& b) noexcept {
@@ -141,12 +140,12 @@ class SerialLoop::Executor {
     }
 
     std::shared_ptr<Turns::State> state_;
+    std::shared_ptr<const OnFailure> on_failure_;
     asio::any_io_executor below_;
     bool at_once_ = true;
 };
 
-SerialLoop::Turns::Turns(OnFailure on_failure)
-    : state_(std::make_shared<State>(std::move(on_failure))) {}
+SerialLoop::Turns::Turns() : state_(std::make_shared<State>()) {}
 
 bool SerialLoop::Turns::on_loop() const noexcept {
     return state_->on_loop();
@@ -162,16 +161,17 @@ void SerialLoop::Turns::run(const std::function<void()>& call) const {
 }
 
 SerialLoop::SerialLoop(asio::any_io_executor below, Below kind, OnFailure on_failure)
-    : turns_(std::move(on_failure)),
+    : on_failure_(std::make_shared<const OnFailure>(std::move(on_failure))),
       below_(kind == Below::kOneThread ? std::move(below)
                                        : asio::any_io_executor(asio::make_strand(below))) {}
 
 asio::any_io_executor SerialLoop::executor() const {
-    return Executor(turns_.state_, below_);
+    return Executor(turns_.state_, on_failure_, below_);
 }
 
 void SerialLoop::release() {
     below_ = {};
+    on_failure_.reset();
 }
 
 }  // namespace mesh

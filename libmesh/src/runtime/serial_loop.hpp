@@ -21,7 +21,7 @@ class SerialLoop {
     /// Whose turn it is; knows nothing of the executor and may outlive it. Copies are the same.
     class Turns {
       public:
-        explicit Turns(OnFailure on_failure);
+        Turns();
         /// Whether the caller is in a handler, or in run().
         [[nodiscard]] bool on_loop() const noexcept;
         /// Runs `call` between two handlers, on the caller's thread; at once if already on the
@@ -52,6 +52,7 @@ class SerialLoop {
   private:
     class Executor;
     Turns turns_;
+    std::shared_ptr<const OnFailure> on_failure_;
     boost::asio::any_io_executor below_;
 };
 

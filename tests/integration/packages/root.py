@@ -11,7 +11,7 @@ SUITE = "bookworm"
 
 
 class Unreachable(Exception):
-    pass
+    """Packages of Debian cannot be had; nothing is said of ours."""
 
 
 def run(*command, **options):
@@ -57,9 +57,8 @@ class Root:
             raise RuntimeError(f"{path} is left: something is still mounted there")
         shutil.rmtree(path)
 
-    def unpack(self, fresh=False):
-        """@param fresh not from the archive, which may name packages that the mirror has no more"""
-        if fresh or not self.base.exists():
+    def unpack(self):
+        if not self.base.exists():
             self.bootstrap(mirror())
         done = run("tar", "-C", self.path, "-xf", self.base)
         if done.returncode != 0:
@@ -78,13 +77,13 @@ class Root:
             done = in_mount_namespace("debootstrap", "--variant=minbase", f"--cache-dir={self.archives.resolve()}", SUITE,
                                       folder, uri)
             if done.returncode != 0:
-                raise RuntimeError(f"debootstrap: {done.stdout[-2000:]}{done.stderr}")
+                raise Unreachable(f"debootstrap: {done.stdout[-2000:]}{done.stderr}")
             proxies = run("apt-config", "dump", "--no-empty", "Acquire::http").stdout
             (folder / "etc/apt/apt.conf.d/99host").write_text(proxies)
             shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
             done = in_mount_namespace(f"--mount-proc={folder}/proc", "chroot", folder, "apt-get", "update", "-q")
             if done.returncode != 0:
-                raise RuntimeError(f"apt-get update: {done.stdout}{done.stderr}")
+                raise Unreachable(f"apt-get update: {done.stdout}{done.stderr}")
             part = self.base.with_suffix(".part")
             done = run("tar", "-C", folder, "--exclude=./var/cache/apt", "--exclude=./proc/*", "--exclude=./dev/*", "-cf", part, ".")
             if done.returncode != 0:
@@ -97,6 +96,16 @@ class Root:
         """In the root, with a /proc and the host's network."""
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
         return in_mount_namespace(f"--mount-proc={self.path}/proc", "chroot", self.path, *command, env=environment, **options)
+
+    def install(self, packages):
+        """By apt, with what they depend on."""
+        done = self.run("sh", "-c", f"apt-get install -y -q --no-install-recommends {packages}")
+        self.keep_archives()
+        if done.returncode != 0 and "Failed to fetch" in done.stdout + done.stderr:
+            # The archive may name packages that the mirror has no more: another run makes a new one.
+            self.base.unlink()
+            raise Unreachable(done.stderr)
+        return done
 
     def keep_archives(self):
         for package in (self.path / "var/cache/apt/archives").glob("*.deb"):
