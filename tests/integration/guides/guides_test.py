@@ -149,9 +149,9 @@ class Guide:
         build = self.bin.parent
         if not all((build / "lib" / name).exists() for name in ("libmesh.so", "libmesh.a")):
             return {}
-        for component in ("libmesh1", "libmesh-dev"):
-            subprocess.run(["cmake", "--install", build, "--prefix", prefix, "--component", component], check=True,
-                           capture_output=True)
+        done = subprocess.run(["cmake", "--install", build, "--prefix", prefix], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"FAIL cmake --install: {done.stderr}")
         lib = next(prefix.rglob("libmesh.so")).parent
         return {"PKG_CONFIG_PATH": str(lib / "pkgconfig"), "CMAKE_PREFIX_PATH": str(prefix), "LD_LIBRARY_PATH": str(lib)}
 
