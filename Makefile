@@ -3,7 +3,7 @@
 BUILD := build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps build demo test fuzz bench docs format lint install clean
+.PHONY: help deps build demo test fuzz bench docs format lint install package clean
 
 help: ## this text
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ lint: deps ## include direction, formatting, clang-tidy on changed files
 
 install: build ## install into DESTDIR/PREFIX (default /usr/local)
 	@cmake --install $(BUILD) --prefix $(or $(PREFIX),/usr/local)
+
+package: build ## Debian packages in build/release/packages
+	@packaging/make_packages $(BUILD)
 
 clean: ## remove build/
 	@rm -rf build

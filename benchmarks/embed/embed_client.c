@@ -254,14 +254,18 @@ static void records(char** argv) {
     mesh_ctx* mesh = open_mesh(argv[3], argv[4]);
     wait_ready(mesh);
     mesh_error error = MESH_ERROR_INIT;
-    const double begin = wall();
-    size_t count = 0, read = 0;
-    api.read_ips(mesh, NULL, sizeof(mesh_ip_record), 0, &count, &error);
-    mesh_ip_record* all = malloc((count + 1) * sizeof *all);
-    if (all == NULL) exit(1);
-    check(api.read_ips(mesh, all, sizeof *all, count, &read, &error), &error, "read_ips");
-    printf("{\"ips\":%zu,\"seconds\":%.6f}\n", read, wall() - begin);
-    free(all);
+    printf("[");
+    for (int round = 0; round < 3; ++round) {
+        const double begin = wall();
+        size_t count = 0, read = 0;
+        api.read_ips(mesh, NULL, sizeof(mesh_ip_record), 0, &count, &error);
+        mesh_ip_record* all = malloc((count + 1) * sizeof *all);
+        if (all == NULL) exit(1);
+        check(api.read_ips(mesh, all, sizeof *all, count, &read, &error), &error, "read_ips");
+        printf("%s{\"ips\":%zu,\"seconds\":%.6f}", round > 0 ? "," : "", read, wall() - begin);
+        free(all);
+    }
+    printf("]\n");
     api.close(mesh);
 }
 

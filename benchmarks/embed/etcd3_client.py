@@ -6,11 +6,9 @@
   etcd3_client.py watch PORT:PREFIX EVENTS     says "ready", then counts events
 """
 import json
-import pathlib
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from memory import memory_kib, trim
 
 EMPTY_KIB = memory_kib("VmRSS")

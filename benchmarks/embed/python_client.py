@@ -3,14 +3,12 @@
 
   python_client.py snapshot|records|memory|follow ETCD-CONFIG REMOTES-FOLDER [ROUNDS|EVENTS [callback|for|asyncio]]
 """
-import asyncio
 import json
-import pathlib
+import struct
 import sys
 import threading
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from memory import memory_kib, trim
 
 EMPTY_KIB = memory_kib("VmRSS")
@@ -19,6 +17,7 @@ import libmesh
 from libmesh import EventKind, Objects
 
 LOADED = time.monotonic()
+RECORD = struct.calcsize(libmesh.IP_RECORD_FORMAT)
 
 
 def open_mesh(etcd_config, remotes):
@@ -50,7 +49,7 @@ def records(where):
             begin = time.monotonic()
             all_ips = mesh.read_ips(numpy=numpy)
             seconds = time.monotonic() - begin
-            runs.append({"numpy": numpy, "ips": len(all_ips) if numpy else len(all_ips) // 56, "seconds": seconds})
+            runs.append({"numpy": numpy, "ips": len(all_ips) if numpy else len(all_ips) // RECORD, "seconds": seconds})
             del all_ips
         return runs
 
@@ -103,6 +102,8 @@ def events(mesh, way, wanted):
     else:
         with mesh.watch(Objects.IPS, **options) as watch:
             if way == "asyncio":
+                import asyncio
+
                 asyncio.run(follow_async(watch, counter))
             else:
                 for batch in watch.batches():

@@ -10,6 +10,7 @@
 
 #include "common/flags.hpp"
 #include "meshctl/commands.hpp"
+#include "meshctl/workload_commands.hpp"
 
 namespace mesh::ctl {
 
@@ -82,6 +83,7 @@ int main(int argc, char** argv) {
     ctl::add_encryption_commands(app, context);
     ctl::add_policy_commands(app, context);
     ctl::add_identity_commands(app, context);
+    ctl::add_workload_commands(app, context);
     ctl::add_connectivity_commands(app, context);
     // What stands behind "--" is another program's command line, whatever it looks like.
     char** const end = argv + argc;

@@ -7,12 +7,11 @@
 #include <boost/json.hpp>
 #include <optional>
 
-#include "datapath/netlink/netns.hpp"
 #include "meshctl/commands.hpp"
+#include "meshctl/etcd_store.hpp"
 #include "meshctl/policy_command.hpp"
 #include "meshctl/policy_files.hpp"
 #include "publish/policy_import.hpp"
-#include "sandbox/names.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "sources/etcd/client.hpp"
 
@@ -25,34 +24,10 @@ using publish::PolicyImport;
 using publish::PolicyImportChange;
 
 struct StoreOptions {
-    std::string cluster, etcd_config;
+    EtcdFlags etcd;
     std::vector<std::string> files, names;
     bool dry_run = false;
 };
-
-/// Where the own etcd of a cluster is, and (a sandbox's) from where it can be reached.
-struct Store {
-    sources::config::EtcdClientConfig config;
-    std::optional<datapath::NetnsScope> inside;
-};
-
-Result<Store> find_store(Context& context, const StoreOptions& options) {
-    Store store;
-    if (!options.etcd_config.empty()) {
-        MESH_TRY(store.config, sources::config::read_etcd_yaml(options.etcd_config));
-        return store;
-    }
-    MESH_TRY(const std::string name, context.cluster(options.cluster));
-    const sandbox::Environment environment = context.environment();
-    const std::string path = environment.paths(name).etc("admin-etcd.yaml");
-    MESH_TRY(store.config, sources::config::read_etcd_yaml(path));
-    MESH_TRY(const auto spec,
-             sandbox::prepare_exec(environment, name, "", sandbox::node_name(1), {"meshctl"}));
-    MESH_TRY(const auto netns, datapath::Netns::open(spec.netns));
-    MESH_TRY(auto scope, datapath::NetnsScope::enter(netns));
-    store.inside.emplace(std::move(scope));
-    return store;
-}
 
 asio::awaitable<void> run_import(etcd::Client& client, PolicyImport what,
                                  std::optional<Result<std::vector<PolicyImportChange>>>& out) {
@@ -63,7 +38,7 @@ asio::awaitable<void> run_import(etcd::Client& client, PolicyImport what,
 
 Result<std::vector<PolicyImportChange>> import(Context& context, const StoreOptions& options,
                                                PolicyImport what) {
-    MESH_TRY(const Store store, find_store(context, options));
+    MESH_TRY(const EtcdStore store, find_etcd(context, options.etcd));
     asio::io_context loop(1);
     MESH_TRY(const auto client,
              etcd::Client::make(loop.get_executor(), sources::config::client_options(store.config),
@@ -92,11 +67,7 @@ void tell(const Context& context, const std::vector<PolicyImportChange>& changes
 }
 
 void add_store_options(CLI::App* command, StoreOptions& options, Context& context) {
-    auto* cluster = command->add_option("--cluster", options.cluster, "Name of the sandbox");
-    command
-        ->add_option("--etcd-config", options.etcd_config,
-                     "etcd client YAML of a cluster's own etcd, with the right to write")
-        ->excludes(cluster);
+    add_etcd_flags(command, options.etcd, "write");
     command->add_flag("--dry-run", options.dry_run, "Only tell what would change");
     add_output_flag(*command, context);
 }

@@ -169,9 +169,9 @@ def million(bin_dir, folder):
     processes = Processes(folder)
     try:
         place = Place(bin_dir, folder, processes, ("--ips", 1_000_000, "--services", 10))
-        runs = {"C": [place.run(place.c("records"))]}
+        runs = {"C": place.run(place.c("records"), timeout=1200)}
         if place.has_python:
-            for run in place.run(place.python("records")):
+            for run in place.run(place.python("records"), timeout=1200):
                 runs.setdefault("Python, numpy" if run["numpy"] else "Python, memoryview", []).append(run)
     finally:
         processes.stop_all()

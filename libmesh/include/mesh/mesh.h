@@ -373,6 +373,7 @@ MESH_API int mesh_batch_free(mesh_batch* batch);
 
 /** @addtogroup c_policies
  *  @{ */
+
 /** A packet to be explained. */
 typedef struct mesh_policy_query {
     size_t struct_size;
@@ -387,7 +388,7 @@ typedef struct mesh_policy_query {
     const char* dns; /**< a name that is asked for; NULL = none */
 } mesh_policy_query;
 /* clang-format off */
-/** Empty mesh_policy_query, with its size. */
+/** An empty mesh_policy_query, with its size. */
 #define MESH_POLICY_QUERY_INIT \
     { sizeof(mesh_policy_query), 0, 0, 0, 0, 0, 0, 0 }
 /* clang-format on */
@@ -410,6 +411,7 @@ MESH_API int mesh_explain_json(mesh_ctx* mesh, const mesh_policy_query* query, c
  *  @complexity O(objects of all clusters) */
 MESH_API int mesh_policy_diff_json(mesh_ctx* mesh, const char* policies, uint32_t prune, char** out,
                                    mesh_error* error);
+
 /** @} */
 
 /* ---- Subscriptions --------------------------------------------------------------------------- */

@@ -37,7 +37,7 @@ struct WorkloadOptions {
     std::map<std::string, std::string> labels;  ///< make its security identity, as a pod's do
     std::vector<WorkloadBackend> backends;      ///< at most 64
     std::string zone;                           ///< topology.kubernetes.io/zone; empty = not told
-    /// It is a node of the cluster, too, at these addresses and without pods.
+    /// A node of the cluster, too, without pods: known as reserved:remote-node, not by its labels.
     bool node = false;
     /// How long it stays when this process ends without a word, 2 s to 24 h; at least what etcd
     /// grants. An update does not change it.

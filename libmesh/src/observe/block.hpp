@@ -27,7 +27,9 @@ namespace mesh::observe {
 class Block {
   public:
     /// @param expected bytes that it will have
-    explicit Block(std::size_t expected = 4096) : memory_(expected, &large_pieces()) {}
+    explicit Block(std::size_t expected = 4096) : memory_(expected, &large_pieces()) {
+        events_.reserve(expected / kBytesOfEvent);
+    }
     Block(const Block&) = delete;
     Block& operator=(const Block&) = delete;
 
@@ -53,6 +55,9 @@ class Block {
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
 
   private:
+    /// Of an ip, about: with all it points to.
+    static constexpr std::size_t kBytesOfEvent = 192;
+
     template <class T>
     T* make();
     template <class T>
@@ -67,7 +72,7 @@ class Block {
     const mesh_frontend* frontend(const compile::FrontendRow& row);
 
     std::pmr::monotonic_buffer_resource memory_;
-    std::vector<const mesh_event*> events_;
+    std::pmr::vector<const mesh_event*> events_{&memory_};
     std::string scratch_;
     std::string_view last_cluster_;
     std::uint32_t objects_ = 0;

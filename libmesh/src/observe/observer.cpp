@@ -37,7 +37,7 @@ class Observer::Writer {
             done_.push_back(std::exchange(block_, {}));
         }
         // Snapshots are large and soon gone. One object more may come than there is room for.
-        if (!block_) block_ = std::make_shared<Block>(kBlockBytes + kBlockBytes / 16);
+        if (!block_) block_ = std::make_shared<Block>(kBlockBytes + kBlockBytes / 8);
         return *block_;
     }
 

@@ -11,7 +11,7 @@ import sys
 source, work, cxx, full = sys.argv[1:5]
 work = pathlib.Path(work)
 failures = []
-SMALL = {"MESH_BUILD_TESTS": "OFF", "MESH_BUILD_BENCHMARKS": "OFF"}
+SMALL = {"MESH_BUILD_TESTS": "OFF", "MESH_BUILD_BENCHMARKS": "OFF", "MESH_BUILD_PYTHON": "OFF"}
 PROGRAM = pathlib.Path(__file__).parent / "open_bpf.cpp"
 
 

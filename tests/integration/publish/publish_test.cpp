@@ -75,6 +75,7 @@ class PublishTest : public testing::Test {
         issue("server", pki::server_request());
         issue("root", pki::client_request("root"));
         issue("remote", pki::client_request("remote-cluster2"));
+        issue("vm1", pki::client_request("vm1"));
         test::EtcdOptions options;
         options.ca_file = folder_.file("ca.crt");
         options.cert_file = folder_.file("server.crt");
@@ -494,6 +495,112 @@ TEST_F(PublishTest, ByTheCAbi) {
     EXPECT_EQ(mesh_publication_close(publication), MESH_OK);
     EXPECT_TRUE(look("mesh/local/workloads/v1/vm1").empty());
     EXPECT_EQ(mesh_close(mesh), MESH_OK);
+}
+
+TEST_F(PublishTest, AProgramThatIsKilledIsGoneWithItsLease) {
+    const auto registered = [&](const std::string& lease_ttl, const std::string& output) {
+        return ChildProcess(
+            {MESHCTL, "workload", "register", "--name=vm1", "--namespace=shop", "--ip=192.0.2.7",
+             "--label=app=web", "--zone=z1", "--backend=shop/web:http:8080/TCP",
+             "--lease-ttl=" + lease_ttl, "--etcd-config=" + folder_.file("etcd.yaml"),
+             "--cluster-name=cluster1", "--cluster-id=1"},
+            folder_.file(output));
+    };
+    const auto told = [&](const std::string& output, const std::string& text) {
+        return until(
+            [&] { return test::read_text(folder_.file(output)).find(text) != std::string::npos; });
+    };
+    auto killed = registered("2", "killed.out");
+    ASSERT_TRUE(told("killed.out", "workload vm1: published\n"))
+        << test::read_text(folder_.file("killed.out"));
+    EXPECT_TRUE(both_see({"192.0.2.7:8080"}));
+    killed.stop(SIGKILL);
+    EXPECT_TRUE(both_see({})) << "etcd ended the lease";
+
+    // One that is asked to end leaves at once: its lease would last for an hour.
+    auto asked = registered("3600", "asked.out");
+    ASSERT_TRUE(told("asked.out", "workload vm1: published\n"))
+        << test::read_text(folder_.file("asked.out"));
+    ASSERT_TRUE(both_see({"192.0.2.7:8080"}));
+    const auto list = [&](std::vector<std::string> more) {
+        more.insert(more.begin(),
+                    {MESHCTL, "workload", "list", "--etcd-config=" + folder_.file("etcd.yaml")});
+        const auto [code, text] = test::run_command(more, folder_);
+        EXPECT_EQ(code, 0) << text;
+        return text;
+    };
+    EXPECT_EQ(list({}),
+              "NAME  NAMESPACE  STATE     ADDRESSES  SERVICES                LABELS\n"
+              "vm1   shop       accepted  192.0.2.7  shop/web:http:8080/TCP  app=web\n");
+    const auto one = boost::json::parse(list({"-o", "json"})).at(0);
+    EXPECT_EQ(one.at("state").as_string(), "accepted");
+    EXPECT_EQ(one.at("backends").at(0).at("port").to_number<int>(), 8080);
+    EXPECT_EQ(asked.stop(SIGTERM), 0) << test::read_text(folder_.file("asked.out"));
+    EXPECT_TRUE(told("asked.out", "workload vm1: left\n"));
+    EXPECT_TRUE(look("mesh/local/workloads/v1/vm1").empty());
+    EXPECT_TRUE(both_see({}));
+    EXPECT_EQ(list({}), "no workload has registered itself\n");
+
+    // What is wrong is said before anything is written.
+    const auto refused = [&](std::vector<std::string> words) {
+        words.insert(words.begin(), {MESHCTL, "workload", "register", "--name=vm1",
+                                     "--etcd-config=" + folder_.file("etcd.yaml")});
+        const auto [code, text] = test::run_command(words, folder_);
+        EXPECT_EQ(code, 2) << text;
+        return text;
+    };
+    EXPECT_THAT(refused({"--ip=127.0.0.1"}), HasSubstr("ips: expected an address"));
+    EXPECT_THAT(refused({"--ip=192.0.2.7", "--backend=shop/web"}),
+                HasSubstr("--backend: expected"));
+    EXPECT_THAT(refused({"--ip=192.0.2.7", "--label=app"}), HasSubstr("--label: expected"));
+    EXPECT_THAT(refused({"--ip=192.0.2.7", "--cluster-name=cluster9"}),
+                HasSubstr("expected the etcd of cluster cluster9"));
+    EXPECT_THAT(refused({"--ip=192.0.2.7", "--cluster-name=cluster1", "--cluster-id=9"}),
+                HasSubstr("with id 9, got 1"));
+    write("manifests/pod.yaml", kPod);
+    ASSERT_TRUE(until([&] { return own_mesh_->lookup("192.0.2.8").has_value(); }));
+    const auto late =
+        test::run_command({MESHCTL, "workload", "register", "--name=vm1", "--ip=192.0.2.8",
+                           "--timeout=1", "--etcd-config=" + folder_.file("etcd.yaml")},
+                          folder_);
+    EXPECT_EQ(late.first, 3) << late.second;
+}
+
+TEST_F(PublishTest, AUserThatMayWriteItsOwnKeyIsEnough) {
+    const std::vector<std::vector<std::string>> steps = {
+        {"user", "add", "root", "--no-password"},
+        {"user", "grant-role", "root", "root"},
+        {"role", "add", "vm1"},
+        {"role", "grant-permission", "vm1", "readwrite", "mesh/local/workloads/v1/vm1"},
+        {"role", "grant-permission", "vm1", "read", "mesh/local/workload-status/v1/vm1"},
+        {"user", "add", "vm1", "--no-password"},
+        {"user", "grant-role", "vm1", "vm1"},
+        {"auth", "enable"}};
+    for (const auto& step : steps) {
+        const auto [code, text] = etcdctl(*own_, step);
+        ASSERT_EQ(code, 0) << text;
+    }
+    write("vm1.yaml", yaml(own_->endpoint(), "vm1"));
+    const auto command = [&](const std::string& name) {
+        return std::vector<std::string>{MESHCTL,
+                                        "workload",
+                                        "register",
+                                        "--name=" + name,
+                                        "--namespace=shop",
+                                        "--ip=192.0.2.7",
+                                        "--backend=shop/web:http:8080",
+                                        "--lease-ttl=3600",
+                                        "--etcd-config=" + folder_.file("vm1.yaml")};
+    };
+    ChildProcess vm1(command("vm1"), folder_.file("vm1.out"));
+    EXPECT_TRUE(both_see({"192.0.2.7:8080"})) << test::read_text(folder_.file("vm1.out"));
+    EXPECT_EQ(vm1.stop(SIGTERM), 0) << test::read_text(folder_.file("vm1.out"));
+    EXPECT_TRUE(both_see({})) << "it may revoke its lease";
+    ChildProcess vm2(command("vm2"), folder_.file("vm2.out"));
+    EXPECT_TRUE(until([&] {
+        return test::read_text(folder_.file("vm2.out")).find("refused: ") != std::string::npos;
+    })) << test::read_text(folder_.file("vm2.out"));
+    EXPECT_THAT(test::read_text(folder_.file("vm2.out")), HasSubstr("permission"));
 }
 
 }  // namespace

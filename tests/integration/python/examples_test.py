@@ -52,9 +52,9 @@ class Program:
         return self.log.read_text()
 
     def wait_for_output(self, text, count=1):
-        wait_for(f"{text!r} in the output", lambda: self.output().count(text) >= count or self.ended())
+        wait_for(f"{text!r} in the output", lambda: self.output().count(text) >= count or self.check_alive())
 
-    def ended(self):
+    def check_alive(self):
         assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output()}"
 
     def terminate(self):
@@ -166,7 +166,7 @@ http {{
                 wait_for(kind, lambda: get(url) in ("one", "two"))
                 if kind == "haproxy":  # nginx writes its own
                     pid.write_text(str(process.pid))
-                assert {get(url) for _ in range(10)} == {"one", "two"}
+                wait_for("both", lambda: {get(url) for _ in range(10)} == {"one", "two"})
                 before = output.read_text()
 
                 # What changes nothing for it is no reason to reload.

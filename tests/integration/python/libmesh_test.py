@@ -353,32 +353,35 @@ class TestAsyncio:
         asyncio.run(asyncio.wait_for(main(), DEADLINE))
 
     def test_cancelled_and_closed(self, mesh):
-        async def read(watch):
-            return [event.kind async for event in watch]
+        async def read(watch, seen):
+            async for event in watch:
+                seen.append(event.kind)
+
+        async def reading():
+            """A watch and a task that has read its snapshot and waits for more."""
+            watch, seen = mesh.watch(Objects.NODES), []
+            task = asyncio.create_task(read(watch, seen))
+            while len(seen) < 4 or not watch._awaited:
+                await asyncio.sleep(0.001)
+            return watch, task
 
         async def main():
-            with mesh.watch(Objects.NODES) as watch:
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(read(watch), 0.1)
-                # It goes on; one at a time.
-                task = asyncio.create_task(read(watch))
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                with pytest.raises(RuntimeError, match="one task"):
-                    await read(watch)
-                # Closed from another thread, or by another task.
-                threading.Thread(target=watch.close).start()
-                assert await task == []
-            watch = mesh.watch(Objects.NODES)
-            task = asyncio.create_task(read(watch))
-            await asyncio.sleep(0.01)
+            watch, task = await reading()
+            with pytest.raises(RuntimeError, match="one task"):
+                await read(watch, [])
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            # It goes on for another, until it is closed by another thread, by another task, or with its mesh.
+            task = asyncio.create_task(read(watch, []))
+            threading.Thread(target=watch.close).start()
+            await task
+            watch, task = await reading()
             watch.close()
-            assert len(await task) == 4
-            watch = mesh.watch(Objects.NODES)
-            task = asyncio.create_task(read(watch))
-            await asyncio.sleep(0.01)
+            await task
+            watch, task = await reading()
             mesh.close()
-            assert len(await task) == 4
+            await task
             assert watch.closed
 
         asyncio.run(asyncio.wait_for(main(), DEADLINE))
@@ -418,7 +421,7 @@ class TestLife:
         with pytest.raises(libmesh.Cancelled, match="watch: it is closed"):
             watch.fileno()
 
-    def test_what_is_forgotten_is_closed_with_a_warning(self, world):
+    def test_what_is_forgotten_is_closed_with_a_warning(self, world, monkeypatch):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             mesh = libmesh.Mesh(**world.options(log=lambda *_: None))
@@ -430,6 +433,16 @@ class TestLife:
             "unclosed <libmesh.watch.Watch object", "unclosed <Mesh of cluster1>"]
         assert {w.category for w in caught} == {ResourceWarning}
         assert len(os.listdir("/proc/self/fd")) < descriptors
+        # With -W error, too, where Python shows what __del__ raises.
+        before = len(os.listdir("/proc/self/fd"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+            subscription = libmesh.Mesh(**world.options()).on_events(lambda batch: None)
+            del subscription
+            libmesh.Mesh(**world.options(log=lambda *_: None)).watch()
+            gc.collect()
+        wait_for("all to be closed", lambda: len(os.listdir("/proc/self/fd")) == before)
 
     def test_close_from_other_threads(self, world):
         for _ in range(5):
@@ -478,34 +491,18 @@ class TestLife:
         options = world.options()
         if wait == "wait_ready":
             options["etcd"] = libmesh.Etcd(["http://127.0.0.1:1"])
-        main = threading.main_thread().ident
-        stop = threading.Event()
-
-        def interrupt():
-            # Once is enough; again, should it come before the wait.
-            while not stop.wait(0.1):
-                signal.pthread_kill(main, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
+        interrupt = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
         with libmesh.Mesh(**options) as mesh, mesh.watch() as watch:
             if wait == "watch":
                 mesh.wait_ready(DEADLINE)
-            try:
-                with pytest.raises(KeyboardInterrupt):
-                    thread.start()
-                    if wait == "watch":
-                        for _ in watch:
-                            pass
-                    else:
-                        mesh.wait_ready()
-            finally:
-                # One more may be on its way.
-                stop.set()
-                while thread.is_alive():
-                    try:
-                        thread.join()
-                    except KeyboardInterrupt:
+            with pytest.raises(KeyboardInterrupt):
+                interrupt.start()
+                if wait == "watch":
+                    for _ in watch:
                         pass
+                else:
+                    mesh.wait_ready()
+            interrupt.join()
 
     def test_fork(self, mesh):
         watch = mesh.watch()
@@ -550,6 +547,9 @@ print(len(mesh.clusters()))
             with open("/proc/self/statm") as file:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
+        def handles():
+            return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
         def once():
             with libmesh.Mesh(**world.options(log=lambda *_: None)) as other, other.watch() as watch:
                 watch.next_batch(DEADLINE)
@@ -567,14 +567,16 @@ print(len(mesh.clusters()))
         for _ in range(10):
             once()
         gc.collect()
-        before = (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))
+        before = handles()
         memory = resident()
         for _ in range(50):
             once()
         gc.collect()
-        assert (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+        wait_for("descriptors and threads as before", lambda: handles() == before)
         # 5,000 batches kept would be 20 MB, 50 meshes far more.
-        assert resident() - memory < 8 << 20
+        grown = resident() - memory
+        print("grown", grown)
+        assert grown < 8 << 20
 
 
 class TestLog:
@@ -582,12 +584,11 @@ class TestLog:
         lines = []
         with libmesh.Mesh(**world.options(log=lambda *line: lines.append(line))) as mesh:
             mesh.wait_ready(60)
-        assert (logging.INFO, "clusters", "own cluster cluster1: ready") in [(l, s, t) for l, s, t in lines], lines
-        assert all(threading.get_ident() for _ in lines)
+        assert (logging.INFO, "clusters") in [line[:2] for line in lines if line[2].endswith("ready")], lines
         caplog.set_level(logging.INFO, "mesh")
         with libmesh.Mesh(**world.options(log=logging.getLogger("mesh"))) as mesh:
             mesh.wait_ready(60)
-        assert "clusters: own cluster cluster1: ready" in caplog.messages
+        assert [m for m in caplog.messages if m.startswith("clusters: ") and m.endswith("ready")]
 
     def test_it_may_fail_block_and_use_the_mesh(self, world, caplog):
         used = threading.Event()
@@ -618,7 +619,9 @@ class TestLog:
         box = []
         mesh = libmesh.Mesh(**world.options(log=log))
         box.append(mesh)
-        assert ended.wait(DEADLINE) or mesh.closed
+        # Something to tell, should it have been quicker than this.
+        world.own.put(ip("999.1.1.2", 1))
+        assert ended.wait(DEADLINE)
         wait_for("the log's end", lambda: not [t for t in threading.enumerate() if t.name == "libmesh-log"])
 
 

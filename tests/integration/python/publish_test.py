@@ -156,7 +156,7 @@ class TestExample:
     def test_it_leaves_cleanly(self, mesh, world, tmp_path, how):
         with Vm(world, tmp_path, command=["sh", "-c", f"echo $$ >{tmp_path}/pid; exec sleep 1000000"]) as vm:
             wait_for("the backend", lambda: addresses(mesh) == ["10.1.7.1", "10.2.0.1"])
-            wait_for("what it says", lambda: "vm-1: published\n" in vm.log.read_text())
+            wait_for("what it says", lambda: "vm-1: published" in vm.log.read_text())
             served = int((tmp_path / "pid").read_text())
             vm.process.send_signal(how)
             assert vm.process.wait(DEADLINE) == (0 if how == signal.SIGTERM else 130)

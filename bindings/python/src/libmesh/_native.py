@@ -6,6 +6,7 @@ it happens. cffi releases the GIL in every call.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,12 @@ def call(function: Callable[..., int], *arguments: Any) -> None:
     code = function(*arguments, error)
     if code != lib.MESH_OK:
         raise make_error(code, text(error.message))
+
+
+def warn_unclosed(what: object) -> None:
+    """Of something that was forgotten and is closed by now: -W error may make an exception of it."""
+    warnings.warn(f"unclosed {what!r}: use it in a with statement, or close() it", ResourceWarning, stacklevel=3,
+                  source=what)
 
 
 class Handle:

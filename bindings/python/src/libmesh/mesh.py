@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Self, cast
 
 from . import ips
 from ._mesh import ffi, lib
-from ._native import SLICE_MS, Handle, call, check_number, to_c
+from ._native import SLICE_MS, Handle, call, check_number, to_c, warn_unclosed
 from .errors import Timeout
 from .events import Batch, take_batch
 from .logs import LogFunction, LogReader
@@ -125,10 +124,9 @@ class Mesh:
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None and handle.is_open:
-            warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                          stacklevel=2, source=self)
             handle.close()
             self._close_log()
+            warn_unclosed(self)
 
     def __repr__(self) -> str:
         return f"<Mesh of {self._name}>"
@@ -161,6 +159,10 @@ class Mesh:
     def status(self) -> dict[str, Any]:
         """The status document of `meshctl status -o json`."""
         return cast(dict[str, Any], json.loads(self._handle.take_text(lib.mesh_status_json)))
+
+    def metrics(self) -> str:
+        """Metrics in Prometheus' text format."""
+        return self._handle.take_text(lib.mesh_metrics_text)
 
     def list(self, objects: Objects) -> Batch:
         """All objects of some kinds, as they are at one moment, as events (UPSERT) in the order of kinds and keys."""
@@ -246,6 +248,53 @@ class Mesh:
         return Publication(self, self._handle, Workload(
             name=name, ips=tuple(ips), namespace=namespace, labels=dict(labels or {}), backends=tuple(backends),
             zone=zone, node=node, lease_ttl=lease_ttl))
+
+    def set_remote_files(self, files: Mapping[str, str | bytes]) -> None:
+        """Other remotes than `remote_files` had, or the last call: those that are new, other than before or gone are
+        connected to, configured or drained, the others notice nothing. Returns at once.
+
+        @raises InvalidArgument names the file; nothing is changed then
+        """
+        kept: list[Any] = []
+        array = _to_files(files, kept)
+        self._handle.call(lib.mesh_set_remote_files, array, len(array))
+
+    def explain(self, source: str, destination: str, dport: str, *, http: str | None = None,
+                headers: Sequence[str] = (), dns: str | None = None) -> dict[str, Any]:
+        """Whether a packet passes and by which rules, where each is written, who the ends are, by which cluster this
+        is known: the document of GET /v1/policy/trace, `meshctl policy trace -o json`.
+
+        @param source, destination "[cluster/][namespace/]pod", an address, labels ("app=web,..."), an entity ("world")
+               or an identity's number
+        @param dport "80/TCP"
+        @param http a request, "GET /a" or "GET http://host/a", with `headers` "Name: value"
+        @param dns a name that is asked for
+        @raises InvalidArgument names what cannot be understood; NotFound: no such pod or identity; Unavailable: the
+                own cluster is not known yet
+        """
+        query = ffi.new("mesh_policy_query*")
+        query.struct_size = ffi.sizeof("mesh_policy_query")
+        kept = []
+        for name, value in (("source", source), ("destination", destination), ("dport", dport), ("http", http),
+                            ("dns", dns)):
+            if value is not None:
+                kept.append(to_c(name, value))
+                setattr(query, name, kept[-1])
+        kept += (lines := [to_c("headers", line) for line in headers])
+        kept.append(ffi.new("const char*[]", lines))
+        query.headers, query.headers_count = kept[-1], len(lines)
+        return cast(dict[str, Any], json.loads(self._handle.take_text(lib.mesh_explain_json, query)))
+
+    def policy_diff(self, policies: str, *, prune: bool = False) -> dict[str, Any]:
+        """Which packets of the own cluster's pods other policies would let pass or not, in groups of peers and ports:
+        the document of GET /v1/policy/diff.
+
+        @param policies YAML or JSON text, in place of those of the same names
+        @param prune policies that are not among them would go
+        @raises InvalidArgument: mistakes in the text, a line each; Unavailable as explain()
+        """
+        return cast(dict[str, Any], json.loads(self._handle.take_text(
+            lib.mesh_policy_diff_json, to_c("policies", policies), int(prune))))
 
     def _all(self, objects: Objects) -> Sequence[object]:
         return [event.object for event in self.list(objects)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ._mesh import ffi, lib
-from ._native import SLICE_MS, Handle, check_number, text, to_c
+from ._native import SLICE_MS, Handle, check_number, text, to_c, warn_unclosed
 from .errors import Timeout
 
 if TYPE_CHECKING:
@@ -151,10 +150,11 @@ class Publication:
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None and handle.is_open:
-            if not self._mesh.closed:
-                warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                              stacklevel=2, source=self)
             handle.close()
+            closed = self._mesh.closed
+            del self._mesh  # who keeps the warning does not keep the mesh
+            if not closed:
+                warn_unclosed(self)
 
     def _look(self) -> tuple[PublicationState, str]:
         if not self._handle.is_open and not self._handle.of_parent:

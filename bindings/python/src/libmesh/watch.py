@@ -1,24 +1,24 @@
 """Following the mesh: a snapshot first, then every change of it in order."""
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
 import threading
 import time
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ._mesh import ffi, lib
-from ._native import Handle, check_number, text, to_milliseconds
+from ._native import Handle, check_number, text, to_milliseconds, warn_unclosed
 from .errors import Cancelled, Timeout, make_error
 from .events import Batch, Event
 from .objects import Objects
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .mesh import Mesh
 
 
@@ -120,12 +120,14 @@ class Watch:
 
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
-        if handle is not None and handle.is_open:
-            if not self._owner.closed:
-                warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                              stacklevel=2, source=self)
+        forgotten = handle is not None and handle.is_open
+        if handle is not None:
             handle.close()
         self._close_fd()
+        closed = self._owner.closed
+        del self._owner  # who keeps the warning does not keep the mesh
+        if forgotten and not closed:
+            warn_unclosed(self)
 
     def _close_fd(self) -> None:
         fd, self._fd = self._fd, -1
@@ -167,6 +169,8 @@ class Watch:
             self._leave_poll()
 
     async def _next_batch_async(self) -> Batch:
+        import asyncio  # 10 MB: for those only who use it
+
         try:
             # Others get their turn between batches, also when there is always a next one.
             await asyncio.sleep(0)
@@ -180,6 +184,8 @@ class Watch:
     async def _readable(self) -> None:
         if self._awaited:
             raise RuntimeError("a watch can be awaited by one task at a time: give each task a watch of its own")
+        import asyncio
+
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
         fd = self._enter_poll()
@@ -250,9 +256,8 @@ class Subscription:
     def __del__(self) -> None:
         thread = getattr(self, "_thread", None)
         if thread is not None and thread.is_alive():
-            warnings.warn(f"unclosed {self!r}: use it in a with statement, or close() it", ResourceWarning,
-                          stacklevel=2, source=self)
             self._watch.close()
+            warn_unclosed(self)
 
 
 def _tell(watch: Watch, callback: Callable[[Batch], object]) -> None:

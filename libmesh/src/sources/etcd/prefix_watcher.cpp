@@ -13,6 +13,7 @@
 
 #include "runtime/backoff.hpp"
 #include "sources/etcd/client_impl.hpp"
+#include "sources/etcd/short_key.hpp"
 
 namespace mesh::etcd {
 
@@ -78,7 +79,8 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
 
     State state_ = State::kListing;
     Header position_;
-    boost::unordered_flat_map<std::string, Known> keys_;  // without the prefix
+    // Without the prefix.
+    boost::unordered_flat_map<ShortKey, Known, ShortKey::Hash, ShortKey::Equal> keys_;
 
   private:
     static asio::awaitable<void> list_until_done(std::shared_ptr<Impl> self) {
@@ -163,7 +165,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
                 newest_revision_ = kv.mod_revision;
                 newest_key_ = kv.key;
             }
-            std::string suffix(kv.key.substr(options_.prefix.size()));
+            const std::string_view suffix = kv.key.substr(options_.prefix.size());
             const auto found = keys_.find(suffix);
             const bool fresh = found == keys_.end();
             const bool counted = !fresh && found->second.list == list_;
@@ -179,7 +181,7 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
             const bool same =
                 comparable && before.mod_revision == now.mod_revision && before.value == now.value;
             if (fresh) {
-                keys_.emplace(std::move(suffix), now);
+                keys_.emplace(ShortKey(suffix), now);
             } else {
                 found->second = now;
             }
@@ -187,6 +189,14 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         }
         emit(header, true);
         report_refused();
+    }
+
+    /// @return whether it was known
+    bool forget(std::string_view suffix) {
+        const auto at = keys_.find(suffix);
+        if (at == keys_.end()) return false;
+        keys_.erase(at);
+        return true;
     }
 
     /// Nothing that the server answers is taken for a key of ours unseen.
@@ -214,13 +224,16 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
 
     void finish_list(const Header& header) {
         std::vector<std::string> gone;
-        for (const auto& [suffix, known] : keys_)
-            if (known.list != list_) gone.push_back(options_.prefix + suffix);
+        for (const auto& [suffix, known] : keys_) {
+            if (known.list != list_) {
+                gone.push_back(std::string(options_.prefix).append(suffix.view()));
+            }
+        }
         std::sort(gone.begin(), gone.end());
         for (std::size_t at = 0; at < gone.size() && !stopped_; at += kChangesPerBatch) {
             changes_.clear();
             for (std::size_t i = at; i < std::min(gone.size(), at + kChangesPerBatch); ++i) {
-                keys_.erase(gone[i].substr(options_.prefix.size()));
+                forget(std::string_view(gone[i]).substr(options_.prefix.size()));
                 Change& change = changes_.emplace_back();
                 change.kind = Change::Kind::kDelete;
                 change.kv.key = gone[i];
@@ -269,16 +282,21 @@ class PrefixWatcher::Impl : public std::enable_shared_from_this<PrefixWatcher::I
         changes_.clear();
         for (const WatchEvent& event : events) {
             if (!is_ours(event.kv.key)) continue;
-            std::string suffix(event.kv.key.substr(options_.prefix.size()));
+            const std::string_view suffix = event.kv.key.substr(options_.prefix.size());
             if (event.kind == WatchEvent::Kind::kPut) {
                 const bool room = keys_.size() < options_.max_keys;
                 if (!room && !keys_.contains(suffix)) {
                     refuse(KeyRefusal::kTooMany, event.kv.key);
                     continue;
                 }
-                keys_[std::move(suffix)] = {event.kv.mod_revision, hash_of(event.kv.value), list_};
+                const Known now{event.kv.mod_revision, hash_of(event.kv.value), list_};
+                if (const auto at = keys_.find(suffix); at != keys_.end()) {
+                    at->second = now;
+                } else {
+                    keys_.emplace(ShortKey(suffix), now);
+                }
                 changes_.push_back({Change::Kind::kPut, event.kv, false});
-            } else if (keys_.erase(suffix) != 0) {
+            } else if (forget(suffix)) {
                 changes_.push_back({Change::Kind::kDelete, event.kv, false});
             }
         }

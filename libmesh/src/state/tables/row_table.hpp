@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -51,7 +52,7 @@ class RowTable {
         }
     }
     /// All rows in the bytewise order of keys; valid until the table changes.
-    [[nodiscard]] std::vector<Row> sorted() const;
+    [[nodiscard]] std::pmr::vector<Row> sorted() const;
 
   private:
     using Slot = std::unique_ptr<char[]>;  ///< key length, payload length, key, payload
