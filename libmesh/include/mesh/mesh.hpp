@@ -192,9 +192,9 @@ struct MeshOptions {
     /// otherwise (max-stale-age); 0 = what is known of it stays, fail-static.
     std::chrono::seconds remote_max_stale_age{0};
     LogCallback log;
-    /// Where all of it runs, one handler at a time whoever runs the executor: that of an io_context
-    /// or a thread_pool, or one made of these. Empty = a thread of the mesh's own. Its context goes
-    /// after the mesh has ended: see Mesh::close().
+    /// Where all handlers run, one at a time whoever runs the executor: that of an io_context or a
+    /// thread_pool, or any other; kept from running out of work. The mesh's own thread then only
+    /// waits for its sockets and timers. Used until the mesh is closed. Empty = that thread.
     boost::asio::any_io_executor executor;
     /// Of the program, which with an executor is the library's own; leave it.
     unsigned boost_version = BOOST_VERSION;
@@ -214,21 +214,21 @@ class MESH_API Mesh {
     ///         kUnavailable when the kernel refuses a program or map
     [[nodiscard]] static Result<std::unique_ptr<Mesh>> open(MeshOptions options);
 
-    /// close(). With a thread of its own: waits until all has ended, publications having left, as
-    /// by their close(), within some 3 seconds for all, and joins it, unless it is that thread, as
-    /// in a log callback. With an executor it returns at once, and the rest ends as that is run:
-    /// the log callback is not called any more. The kernel keeps serving what was written last; a
-    /// later open() with the same pin_directory adopts it.
+    /// close(), then waits until all has ended, publications having left, as by their close(),
+    /// within some 3 seconds for all. The executor need not be run for that. On the mesh's loop, as
+    /// in a log callback, it returns at once, and the rest ends later: the log callback is not
+    /// called any more. The kernel keeps serving what was written last; a later open() with the
+    /// same pin_directory adopts it.
     ~Mesh();
     Mesh(const Mesh&) = delete;
     Mesh& operator=(const Mesh&) = delete;
 
     /// Begins to end it and returns at once. From now on members tell of nothing, or kCancelled,
     /// and subscriptions are closed: what waits in them may still be read.
-    /// @param done called once nothing of the mesh runs and it keeps nothing of the executor, whose
-    ///        context may then go: on the loop, last of all; at once if it has ended before. It may
-    ///        destroy the mesh, and is called also after that was destroyed. An executor that is
-    ///        destroyed with the mesh still ending leaves its memory and files behind.
+    /// The rest runs on the mesh's own thread: of an executor nothing but `done` is asked any more.
+    /// @param done called once nothing of the mesh runs, on the executor or the mesh's own thread;
+    ///        at once if all has ended before. It may destroy the mesh, and is called also after
+    ///        that was destroyed.
     void close(std::function<void()> done = {});
 
     /// Other remotes than MeshOptions::remote_files had, or the last call: those that are new,

@@ -2,7 +2,10 @@
 
 #include <atomic>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/execution.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/prefer.hpp>
+#include <boost/asio/query.hpp>
 #include <boost/json/serialize.hpp>
 #include <boost/version.hpp>
 #include <condition_variable>
@@ -14,7 +17,6 @@
 #include "engine/agent.hpp"
 #include "engine/documents.hpp"
 #include "observe/subscription.hpp"
-#include "runtime/context_end.hpp"
 #include "runtime/loop_thread.hpp"
 #include "runtime/serial_loop.hpp"
 
@@ -58,11 +60,15 @@ auto views(const EventBatch& batch, Pick pick) {
 
 struct Mesh::Impl : std::enable_shared_from_this<Mesh::Impl> {
     explicit Impl(MeshOptions& options)
-        : gate(std::make_shared<LogGate>(std::move(options.log))),
+        : has_embedder(static_cast<bool>(options.executor)),
+          gate(std::make_shared<LogGate>(std::move(options.log))),
           log(gate->logger()),
-          thread(options.executor ? nullptr : std::make_unique<LoopThread>(on_failure(log))),
-          loop(thread ? thread->executor() : options.executor,
-               thread ? SerialLoop::Below::kOneThread : SerialLoop::Below::kAny, on_failure(log)) {}
+          thread(on_failure(log)),
+          embedder(options.executor
+                       ? asio::prefer(options.executor, asio::execution::outstanding_work.tracked)
+                       : asio::any_io_executor()),
+          loop(embedder ? embedder : thread.executor(),
+               asio::query(thread.executor(), asio::execution::context), on_failure(log)) {}
     Impl(const Impl&) = delete;
     Impl& operator=(const Impl&) = delete;
 
@@ -86,8 +92,8 @@ struct Mesh::Impl : std::enable_shared_from_this<Mesh::Impl> {
 
     [[nodiscard]] Result<void> start(MeshOptions&& options) {
         Result<void> outcome;
-        if (!thread) watch_for_end(options.executor);
         loop.run([&] {
+            options.executor = {};
             auto made = engine::Agent::make(loop.executor(), std::move(options), clock, log);
             if (!made) {
                 outcome = made.error();
@@ -110,11 +116,11 @@ struct Mesh::Impl : std::enable_shared_from_this<Mesh::Impl> {
             phase = Phase::kClosing;
             agent->on_change({});
             agent->observer().close();
+            // Whoever runs the embedder's executor may be who waits for the end.
+            loop.move_to(thread.executor());
             // What is to end has a share of this, which may have no other owner by then.
             asio::co_spawn(loop.executor(), agent->stop(),
-                           [ending = Ending(shared_from_this())](std::exception_ptr) mutable {
-                               ending.finish();
-                           });
+                           [self = shared_from_this()](std::exception_ptr) { self->finish(); });
         });
         interrupt();
         if (done) done();
@@ -142,34 +148,14 @@ struct Mesh::Impl : std::enable_shared_from_this<Mesh::Impl> {
         changed.wait(lock, [&] { return closed; });
     }
 
-    /// A mesh that is ending. If its executor is destroyed before it has, it stays in memory: it
-    /// has timers and sockets of an executor that there is no more.
-    class Ending {
-      public:
-        explicit Ending(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
-        Ending(Ending&&) noexcept = default;
-        Ending& operator=(Ending&&) = delete;
-        ~Ending() {
-            if (impl_) abandon(std::move(impl_));
-        }
-        void finish() { std::exchange(impl_, {})->finish(); }
-
-      private:
-        static void abandon(std::shared_ptr<Impl> impl) {
-            static std::mutex mutex;  // guards all
-            static auto* const all = new std::vector<std::shared_ptr<Impl>>;
-            const std::lock_guard lock(mutex);
-            all->push_back(std::move(impl));
-        }
-        std::shared_ptr<Impl> impl_;
-    };
-
     enum class Phase : std::uint8_t { kClosed, kOpen, kClosing };
 
     SystemClock clock;
+    const bool has_embedder;
     const std::shared_ptr<LogGate> gate;
     const Logger log;
-    const std::unique_ptr<LoopThread> thread;  ///< null with an executor of the embedder's
+    LoopThread thread;               ///< of sockets and timers, and of all else without `embedder`
+    asio::any_io_executor embedder;  ///< kept busy until the end; empty = none
     SerialLoop loop;
     // On the loop only:
     std::unique_ptr<engine::Agent> agent;
@@ -192,13 +178,18 @@ struct Mesh::Impl : std::enable_shared_from_this<Mesh::Impl> {
     void finish() {
         agent.reset();
         phase = Phase::kClosed;
-        loop.release();
+        const auto told = std::exchange(on_closed, {});
+        const auto where = std::exchange(embedder, {});
+        if (where) {
+            for (const auto& done : told) asio::post(where, done);
+        }
         {
             const std::lock_guard lock(mutex);
             closed = true;
         }
         changed.notify_all();
-        for (const auto& done : std::exchange(on_closed, {})) {
+        if (where) return;
+        for (const auto& done : told) {
             try {
                 done();
             } catch (...) {
@@ -222,14 +213,15 @@ Result<std::unique_ptr<Mesh>> Mesh::open(MeshOptions options) {
 Mesh::Mesh(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Mesh::~Mesh() {
+    const bool here = impl_->loop.on_loop();
     impl_->close({});
-    if (impl_->thread && !impl_->loop.on_loop()) {
-        impl_->wait_closed();
-        impl_->thread->stop();
+    if (here) {
+        // The rest comes later, and what the callback uses may be gone by then.
+        impl_->gate->shut();
         return;
     }
-    // The rest comes later, and what the callback uses may be gone by then.
-    impl_->loop.run([&] { impl_->gate->shut(); });
+    impl_->wait_closed();
+    impl_->thread.stop();
 }
 
 void Mesh::close(std::function<void()> done) {
@@ -388,7 +380,7 @@ Result<Subscription> Mesh::subscribe(SubscribeOptions options, EventsCallback ca
 }
 
 Result<Publication> Mesh::publish(const WorkloadOptions& options) {
-    const engine::LoopSeat seat{impl_->loop.turns(), impl_->thread != nullptr};
+    const engine::LoopSeat seat{impl_->loop.turns(), !impl_->has_embedder};
     std::optional<Result<Publication>> publication;
     MESH_CHECK(impl_->ask([&](engine::Agent& agent) {
         publication.emplace(agent.publications().publish(options, seat));

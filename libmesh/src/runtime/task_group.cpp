@@ -15,8 +15,6 @@
 #include <list>
 #include <utility>
 
-#include "runtime/context_end.hpp"
-
 namespace mesh {
 
 namespace asio = boost::asio;
@@ -52,7 +50,7 @@ TaskGroup::TaskGroup(asio::any_io_executor executor, OnFailure on_failure)
     : state_(std::make_shared<State>(std::move(executor), std::move(on_failure))) {}
 
 TaskGroup::~TaskGroup() {
-    if (!state_->signals.empty() && !is_ending(state_->executor)) {
+    if (!state_->signals.empty()) {
         std::fputs("TaskGroup destroyed with running tasks\n", stderr);
         std::abort();
     }

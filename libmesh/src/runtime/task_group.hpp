@@ -11,8 +11,7 @@
 namespace mesh {
 
 /// A set of running coroutines on one executor. Destroying it with live tasks is a programming
-/// error (aborts): co_await join() first; unless the executor's context itself is being destroyed,
-/// and the tasks with it (context_end.hpp). An exception that leaves a task is handed to on_failure
+/// error (aborts): co_await join() first. An exception that leaves a task is handed to on_failure
 /// (default: abort), never swallowed; only the operation_aborted by which Asio ends a task that
 /// awaits on after cancel() is a task's ordinary end.
 /// @thread the executor's thread

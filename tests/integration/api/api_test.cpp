@@ -568,6 +568,20 @@ TEST_F(ExampleTest, AnAgentOfOnesOwn) {
     EXPECT_EQ(agent.stop(SIGTERM), 0);
 }
 
+/// The program's io_context and the library's code are of two objects, each with Asio in it.
+TEST_F(ExampleTest, OnTheProgramsOwnLoop) {
+    const std::string output = folder_.file("own_loop.out");
+    test::ChildProcess program(command("own_loop"), output);
+    const auto end = std::chrono::steady_clock::now() + kLong;
+    while (test::read_text(output).find("1 services, 2 clusters, ready\n") == std::string::npos &&
+           std::chrono::steady_clock::now() < end) {
+        ::poll(nullptr, 0, 10);
+    }
+    EXPECT_THAT(test::read_text(output), HasSubstr("1 services, 2 clusters, ready\n"));
+    EXPECT_EQ(program.stop(SIGTERM), 0);
+    EXPECT_THAT(test::read_text(output), HasSubstr("closed\n"));
+}
+
 #endif
 
 }  // namespace

@@ -210,7 +210,7 @@ TEST_F(ExecutorTest, AContextThatIsNotRunAnyMore) {
         }
         if (turns % 2 == 1) mesh->close();
         mesh.reset();
-        // Some of its end, too.
+        // What it left there does nothing.
         for (int i = 0; i < turns % 7; ++i) io.poll_one();
     }
 }
