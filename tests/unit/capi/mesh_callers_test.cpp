@@ -152,7 +152,8 @@ TEST(MeshCallers, SeveralInOneProcess) {
         }
         for (auto& thread : threads) thread.join();
     }
-    EXPECT_EQ(entries("/proc/self/fd"), descriptors);
+    // A mesh of the test before may have been about to end.
+    EXPECT_TRUE(until([&] { return entries("/proc/self/fd") <= descriptors; }));
 }
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -212,7 +213,7 @@ TEST(MeshCallers, OpenAndCloseTenThousandTimes) {
     }
     EXPECT_EQ(destroyed, callbacks);
     if (cycles < 2) return;
-    EXPECT_EQ(entries("/proc/self/fd"), descriptors);
+    EXPECT_LE(entries("/proc/self/fd"), descriptors);
     EXPECT_TRUE(until([&] { return entries("/proc/self/task") <= threads; }))
         << entries("/proc/self/task") << " threads, " << threads << " at first";
 }
