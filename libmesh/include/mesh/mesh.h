@@ -248,9 +248,9 @@ typedef struct mesh_ip_record {
 /** @addtogroup c_mesh
  *  @{ */
 
-/** A log line. Called on the mesh's own thread; must not block. It may list and look up, but not
- *  wait, close, or read subscriptions (MESH_ERR_BUSY). @p severity 0 debug, 1 info, 2 warning, 3
- * error. */
+/** A log line. Called on the mesh's own thread, or on one that calls a function of this header, for
+ *  one line after the other; must not block. It may list and look up, but not wait, close, or read
+ *  subscriptions (MESH_ERR_BUSY). @p severity 0 debug, 1 info, 2 warning, 3 error. */
 typedef void (*mesh_log_fn)(void* user_data, int32_t severity, const char* subsystem,
                             const char* text);
 

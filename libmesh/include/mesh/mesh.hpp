@@ -269,7 +269,7 @@ class MESH_API Mesh {
     [[nodiscard]] Result<IpView> lookup(std::string_view address) const;
 
     /// All of a kind, as they are at one moment, by cluster in the order of preference and by key.
-    /// @complexity O(objects); half of it on the mesh's thread
+    /// @complexity O(objects); half of it holds the mesh's handlers up
     [[nodiscard]] std::vector<NodeView> nodes() const;
     /// Likewise.
     [[nodiscard]] std::vector<IpView> ips() const;

@@ -225,7 +225,9 @@ Mesh::~Mesh() {
 }
 
 void Mesh::close(std::function<void()> done) {
-    impl_->close(std::move(done));
+    // `done` may destroy this before it returns here.
+    const auto impl = impl_;
+    impl->close(std::move(done));
 }
 
 bool Mesh::ready() const {

@@ -152,13 +152,20 @@ TEST(MeshCallers, SeveralInOneProcess) {
         }
         for (auto& thread : threads) thread.join();
     }
-    EXPECT_EQ(entries("/proc/self/fd"), descriptors);
+    // A mesh of the test before may have been about to end.
+    EXPECT_TRUE(until([&] { return entries("/proc/self/fd") <= descriptors; }));
 }
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr int kCycles = 1'000;  // what leaks or races once does so in each
+#else
+constexpr int kCycles = 10'000;
+#endif
 
 /// By the C ABI, as a program of many years would; MESH_CYCLES for another count.
 TEST(MeshCallers, OpenAndCloseTenThousandTimes) {
     const char* const text = std::getenv("MESH_CYCLES");
-    const int cycles = text != nullptr ? std::atoi(text) : 10'000;
+    const int cycles = text != nullptr ? std::atoi(text) : kCycles;
     const char* const endpoints[] = {"http://127.0.0.1:1"};
     mesh_options options = MESH_OPTIONS_INIT;
     options.cluster_name = "cluster1";
@@ -206,7 +213,7 @@ TEST(MeshCallers, OpenAndCloseTenThousandTimes) {
     }
     EXPECT_EQ(destroyed, callbacks);
     if (cycles < 2) return;
-    EXPECT_EQ(entries("/proc/self/fd"), descriptors);
+    EXPECT_LE(entries("/proc/self/fd"), descriptors);
     EXPECT_TRUE(until([&] { return entries("/proc/self/task") <= threads; }))
         << entries("/proc/self/task") << " threads, " << threads << " at first";
 }
