@@ -60,8 +60,10 @@ function(mesh_package name)
   endif()
   set(${prefix}_CONTROL_EXTRA "${control}" PARENT_SCOPE)
   set(doc ${CMAKE_INSTALL_DATADIR}/doc/${name})
-  install(FILES ${here}/debian/copyright ${made}/changelog.Debian.gz DESTINATION ${doc} COMPONENT ${name} EXCLUDE_FROM_ALL)
-  install(FILES ${made}/sbom/${name}.cdx.json DESTINATION ${doc} RENAME sbom.cdx.json COMPONENT ${name} EXCLUDE_FROM_ALL)
+  install(FILES ${here}/debian/copyright DESTINATION ${doc} COMPONENT ${name} EXCLUDE_FROM_ALL)
+  # make_packages makes these two; whoever installs a component by hand goes without.
+  install(FILES ${made}/changelog.Debian.gz DESTINATION ${doc} COMPONENT ${name} EXCLUDE_FROM_ALL OPTIONAL)
+  install(FILES ${made}/sbom/${name}.cdx.json DESTINATION ${doc} RENAME sbom.cdx.json COMPONENT ${name} EXCLUDE_FROM_ALL OPTIONAL)
   if(EXISTS ${here}/debian/${name}.lintian-overrides)
     install(FILES ${here}/debian/${name}.lintian-overrides DESTINATION ${CMAKE_INSTALL_DATADIR}/lintian/overrides
       RENAME ${name} COMPONENT ${name} EXCLUDE_FROM_ALL)
