@@ -156,11 +156,7 @@ TEST(MeshCallers, SeveralInOneProcess) {
     EXPECT_TRUE(until([&] { return entries("/proc/self/fd") <= descriptors; }));
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr int kCycles = 1'000;  // what leaks or races once does so in each
-#else
 constexpr int kCycles = 10'000;
-#endif
 
 /// By the C ABI, as a program of many years would; MESH_CYCLES for another count.
 TEST(MeshCallers, OpenAndCloseTenThousandTimes) {
