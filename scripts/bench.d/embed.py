@@ -18,7 +18,7 @@ class Place:
 
     def __init__(self, bin_dir, folder, processes, size=()):
         self.bin, self.folder = bin_dir, pathlib.Path(folder)
-        self.library = bin_dir.parent / "lib" / "libmesh.so"
+        self.shared_object = bin_dir.parent / "lib" / "libmesh.so"
         self.sync, self.embed = bin_dir / "sync_bench", bin_dir / "embed_client"
         self.ports = [start_etcd(processes, folder)[1] for _ in range(2)]
         self.own, self.remotes = self.folder / "own.yaml", self.folder / "remotes"
@@ -39,7 +39,7 @@ class Place:
         return output_of("fill", [self.sync, "fill", "--etcd", self.url(which), *words], timeout=900)
 
     def c(self, mode, *words):
-        return [self.embed, mode, self.library, self.own, self.remotes, *words]
+        return [self.embed, mode, self.shared_object, self.own, self.remotes, *words]
 
     def python(self, mode, *words):
         return [PYTHON, HERE / "python_client.py", mode, self.own, self.remotes, *words]
