@@ -10,9 +10,11 @@ behind an address, and every change of that.
             for event in watch:
                 print(event.kind, event.object)
 """
+import importlib
+from typing import TYPE_CHECKING
+
 from ._mesh import lib as _lib
 from ._native import text as _text
-from . import cli
 from .errors import (Busy, Cancelled, Capacity, Compacted, Conflict, Corrupt, Internal, InvalidArgument, MeshError,
                      NoMemory, NotFound, PermissionDenied, Timeout, Unavailable)
 from .events import Batch, Event
@@ -21,6 +23,16 @@ from .mesh import Etcd, Mesh
 from .objects import Backend, Cluster, EventKind, Frontend, Identity, Ip, Node, Object, Objects, Service
 from .publish import Publication, PublicationState, Workload, WorkloadBackend
 from .watch import Batches, Subscription, Watch
+
+if TYPE_CHECKING:
+    from . import cli
+
+
+def __getattr__(name: str) -> object:
+    if name == "cli":  # for programs: others need not load it
+        return importlib.import_module(".cli", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 #: The version of libmesh.so that is loaded.
 __version__ = _text(_lib.mesh_version())

@@ -2,26 +2,29 @@
 from __future__ import annotations
 
 import atexit
-import ipaddress
 import json
-import logging
 import os
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from . import ips
 from ._mesh import ffi, lib
 from ._native import SLICE_MS, Handle, call, check_number, to_c, warn_unclosed
 from .errors import Timeout
 from .events import Batch, take_batch
-from .logs import LogFunction, LogReader
 from .objects import Backend, Cluster, Identity, Ip, Node, Objects, Service
 from .publish import Publication, Workload, WorkloadBackend
 from .watch import Subscription, Watch
+
+if TYPE_CHECKING:  # what most programs never use costs nobody its memory
+    import ipaddress
+    import logging
+
+    from .logs import LogFunction, LogReader
 
 _U32 = 0xffffffff
 
@@ -92,8 +95,10 @@ class Mesh:
         options.sync_timeout_seconds = check_number("sync_timeout", sync_timeout, _U32)
         options.remote_max_stale_age_seconds = check_number("remote_max_stale_age", remote_max_stale_age or 0, _U32)
 
-        self._log = None if log is None else LogReader(log)
-        if self._log is not None:
+        self._log: LogReader | None = None
+        if log is not None:
+            from .logs import LogReader
+            self._log = LogReader(log)
             self._log.set_options(options)
         out = ffi.new("mesh_ctx**")
         try:

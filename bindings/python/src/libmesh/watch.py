@@ -1,7 +1,6 @@
 """Following the mesh: a snapshot first, then every change of it in order."""
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
@@ -265,6 +264,7 @@ def _tell(watch: Watch, callback: Callable[[Batch], object]) -> None:
         for batch in watch.batches():
             callback(batch)
     except Exception:
+        import logging
         logging.getLogger("libmesh").exception("the callback of on_events() failed and is not called any more")
     finally:
         watch.close()
