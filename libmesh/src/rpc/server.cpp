@@ -8,7 +8,6 @@
 #include <iterator>
 #include <list>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -155,7 +154,10 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
 
     void forget(const std::shared_ptr<Connection>& connection) {
         handshake_over(connection);
-        if (connections_.erase(connection) != 0 && connection->was_ready() && peer_gone_) {
+        const auto it = connections_.find(connection->id);
+        if (it == connections_.end()) return;
+        connections_.erase(it);
+        if (connection->was_ready() && peer_gone_) {
             peer_gone_(connection->peer());
         }
         if (connections_.empty()) drained_.cancel();
@@ -205,7 +207,9 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
             }
             forget(closed);
         };
-        connections_.insert(connection);
+        connection->id = ++last_id_;
+        connection->since = core_->clock.now();
+        connections_.emplace(connection->id, connection);
         handshakes_.push_back({connection, address, core_->clock.now()});
         handshake_at_.emplace(connection, std::prev(handshakes_.end()));
         ++handshakes_by_address_[address];
@@ -236,7 +240,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         handshake_at_.clear();
         handshakes_by_address_.clear();
         const auto connections = std::exchange(connections_, {});
-        for (const auto& connection : connections)
+        for (const auto& [id, connection] : connections)
             connection->close({StatusCode::kUnavailable, "the server is stopping"});
         drained_.cancel();
     }
@@ -244,7 +248,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     static asio::awaitable<void> drain(std::shared_ptr<Impl> self, Duration grace) {
         self->close_listeners();
         const auto connections = self->connections_;
-        for (const auto& connection : connections) {
+        for (const auto& [id, connection] : connections) {
             if (connection->session() != nullptr) {
                 connection->session()->go_away();
             } else {
@@ -258,6 +262,50 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
             co_await self->drained_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
         }
         self->stop();
+    }
+
+    static ConnectionInfo info_of(const Connection& connection) {
+        const detail::Session* session = connection.session();
+        const detail::IoCounters& traffic = connection.traffic();
+        return {connection.id,
+                connection.peer(),
+                connection.since,
+                session != nullptr ? session->last_received() : connection.since,
+                connection.was_ready(),
+                session != nullptr && session->going_away(),
+                session != nullptr ? session->live_streams() : 0,
+                traffic.bytes_received,
+                traffic.bytes_sent,
+                traffic.socket_writes,
+                connection.queued_bytes()};
+    }
+
+    using Chooser = std::function<bool(const ConnectionInfo&)>;
+
+    std::vector<std::shared_ptr<Connection>> chosen(const Chooser& which) const {
+        std::vector<std::shared_ptr<Connection>> found;
+        for (const auto& [id, connection] : connections_)
+            if (which(info_of(*connection))) found.push_back(connection);
+        return found;
+    }
+
+    std::size_t close_connections(const Chooser& which, const Status& why) {
+        const auto found = chosen(which);
+        for (const auto& connection : found) connection->end(why);
+        core_->stats.closed_on_request += found.size();
+        return found.size();
+    }
+
+    std::size_t drain_connections(const Chooser& which) {
+        std::size_t count = 0;
+        for (const auto& connection : chosen(which)) {
+            detail::Session* session = connection->session();
+            if (session == nullptr || session->going_away()) continue;
+            session->go_away();
+            ++count;
+        }
+        core_->stats.drained += count;
+        return count;
     }
 
     ServerStats stats() const {
@@ -278,7 +326,8 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     detail::IoCounters io_;
     std::shared_ptr<TlsCredentials> credentials_;
     std::vector<ListenerPtr> listeners_;
-    std::set<std::shared_ptr<Connection>> connections_;
+    std::map<std::uint64_t, std::shared_ptr<Connection>> connections_;  // by their ids
+    std::uint64_t last_id_ = 0;
     std::list<Handshake> handshakes_;  // the oldest first
     std::map<std::shared_ptr<Connection>, std::list<Handshake>::iterator> handshake_at_;
     std::map<std::string, std::size_t> handshakes_by_address_;
@@ -327,6 +376,23 @@ void Server::stop() {
 }
 ServerStats Server::stats() const {
     return impl_->stats();
+}
+
+TlsExpiry Server::tls_expiry() const {
+    return impl_->credentials_ ? impl_->credentials_->expiry() : TlsExpiry{};
+}
+
+void Server::for_each_connection(const std::function<void(const ConnectionInfo&)>& visit) const {
+    for (const auto& [id, connection] : impl_->connections_) visit(Impl::info_of(*connection));
+}
+
+std::size_t Server::close_connections(const std::function<bool(const ConnectionInfo&)>& which,
+                                      const Status& why) {
+    return impl_->close_connections(which, why);
+}
+
+std::size_t Server::drain_connections(const std::function<bool(const ConnectionInfo&)>& which) {
+    return impl_->drain_connections(which);
 }
 
 }  // namespace mesh::rpc

@@ -5,6 +5,7 @@
 #include <openssl/ssl.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -175,6 +176,25 @@ Result<void> load_trust(SSL_CTX* ctx, TlsRole role, const TlsOptions& o) {
     return {};
 }
 
+std::optional<WallTime> end_of(const X509* certificate) {
+    std::tm fields{};
+    if (certificate == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &fields) != 1)
+        return std::nullopt;
+    return WallTime(std::chrono::seconds(::timegm(&fields)));
+}
+
+TlsExpiry expiry_of(SSL_CTX* ctx, const TlsOptions& o) {
+    TlsExpiry expiry;
+    expiry.certificate = end_of(SSL_CTX_get0_certificate(ctx));
+    if (o.ca_file.empty()) return expiry;
+    const auto* objects = X509_STORE_get0_objects(SSL_CTX_get_cert_store(ctx));
+    for (int i = 0; i < sk_X509_OBJECT_num(objects); ++i) {
+        const auto end = end_of(X509_OBJECT_get0_X509(sk_X509_OBJECT_value(objects, i)));
+        if (end) expiry.ca = std::min(*end, expiry.ca.value_or(*end));
+    }
+    return expiry;
+}
+
 Result<std::shared_ptr<void>> make_context(TlsRole role, const TlsOptions& o) {
     ERR_clear_error();
     if (role == TlsRole::kServer && o.cert_file.empty())
@@ -233,6 +253,10 @@ const TlsOptions& TlsCredentials::options() const noexcept {
 }
 std::uint64_t TlsCredentials::reloads() const noexcept {
     return state_->reloads;
+}
+
+TlsExpiry TlsCredentials::expiry() const noexcept {
+    return expiry_of(static_cast<SSL_CTX*>(state_->context.get()), state_->options);
 }
 
 std::shared_ptr<void> TlsCredentials::context_for_new_connection() {

@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/log.hpp"
+#include "runtime/clock.hpp"
 
 namespace mesh::rpc {
 
@@ -51,6 +53,12 @@ struct Peer {
 
 enum class TlsRole : std::uint8_t { kClient, kServer };
 
+/// When what the files hold ends. Absent: there is none of it.
+struct TlsExpiry {
+    std::optional<WallTime> certificate;  ///< of cert_file's leaf
+    std::optional<WallTime> ca;           ///< of the CA in ca_file that ends first
+};
+
 /// Credentials read from TlsOptions' files and kept until the files change: each new connection
 /// checks size, time and inode, and reads anew when one differs. When the new files are unusable
 /// (one is half written, key and certificate do not match) the last good ones stay and the reason
@@ -70,6 +78,8 @@ class TlsCredentials {
     [[nodiscard]] const TlsOptions& options() const noexcept;
     /// How often changed files were taken over since load().
     [[nodiscard]] std::uint64_t reloads() const noexcept;
+    /// Of the files in use.
+    [[nodiscard]] TlsExpiry expiry() const noexcept;
 
     /// Internal to rpc/: the SSL_CTX for a new connection, after looking for changed files.
     [[nodiscard]] std::shared_ptr<void> context_for_new_connection();
