@@ -178,10 +178,9 @@ bool Connection::take(std::string_view bytes) {
 }
 
 void Connection::begin_session() {
-    session_ = make_session(peer_);
-    if (!session_)
-        return fail(Error(Errc::kCapacity, "\"" + peer_->common_name +
-                                               "\" has as many connections as one name may"));
+    auto made = make_session(peer_);
+    if (!made) return fail(std::move(made).error());
+    session_ = *std::move(made);
     session_->on_wake = [this] { schedule(); };
 }
 

@@ -33,16 +33,18 @@ struct IoCounters {
 /// @thread the loop's; kept alive by its own pending operations until closed
 class Connection : public std::enable_shared_from_this<Connection> {
   public:
-    using MakeSession = std::function<std::unique_ptr<Session>(std::shared_ptr<const Peer>)>;
+    using MakeSession =
+        std::function<Result<std::unique_ptr<Session>>(std::shared_ptr<const Peer>)>;
 
     /// @param socket connected @param tls null for plain HTTP/2
     Connection(boost::asio::ip::tcp::socket socket, std::unique_ptr<TlsEngine> tls,
                const Clock& clock, std::shared_ptr<LoopBuffers> buffers, IoCounters& counters);
     ~Connection();
 
-    std::uint64_t id = 0;  ///< its owner's
-    TimePoint since{};     ///< its owner's
-    /// Called with the peer once TLS is done; at once without TLS. Null refuses the peer.
+    std::uint64_t id = 0;     ///< its owner's
+    TimePoint since{};        ///< its owner's
+    std::uint64_t trust = 0;  ///< its owner's: the version of the files that let the peer in
+    /// Called with the peer once TLS is done; at once without TLS. An error refuses the peer.
     MakeSession make_session;
     /// Something waits to be sent and the peer has taken nothing of it for this long: the
     /// connection ends. 0 = never.
@@ -70,6 +72,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     [[nodiscard]] bool heard();
     [[nodiscard]] Session* session() const noexcept { return session_.get(); }
     [[nodiscard]] const Peer& peer() const noexcept { return *peer_; }
+    /// Null without TLS.
+    [[nodiscard]] const TlsEngine* tls() const noexcept { return tls_.get(); }
 
   private:
     void wait_readable();

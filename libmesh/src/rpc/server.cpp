@@ -14,6 +14,8 @@
 
 #include "rpc/connection.hpp"
 #include "rpc/server_session.hpp"
+#include "rpc/tls_context.hpp"
+#include "rpc/trust_watch.hpp"
 
 namespace mesh::rpc {
 
@@ -47,6 +49,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         if (core_->options.tls && !credentials_) {
             MESH_TRY(credentials_,
                      TlsCredentials::load(TlsRole::kServer, *core_->options.tls, core_->logger));
+            watch_trust();
         }
         error_code ec;
         const auto ip = asio::ip::make_address(std::string(address), ec);
@@ -175,7 +178,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         if (full()) end_handshake(next_to_go().connection);
         std::unique_ptr<detail::TlsEngine> tls;
         if (credentials_) {
-            auto made = detail::TlsEngine::make(*credentials_, {});
+            auto made = detail::TlsEngine::make(*credentials_, std::string());
             if (!made) {
                 core_->logger.error("{}", made.error().message());
                 return;
@@ -185,15 +188,10 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         auto connection = std::make_shared<Connection>(std::move(socket), std::move(tls),
                                                        core_->clock, buffers_, io_);
         connection->write_timeout = core_->options.write_timeout;
-        connection->make_session =
-            [core = core_](std::shared_ptr<const Peer> peer) -> std::unique_ptr<detail::Session> {
-            if (!may_connect(*core, *peer)) {
-                ++core->stats.refused_limit;
-                return nullptr;
-            }
-            return std::make_unique<detail::ServerSession>(core, std::move(peer));
-        };
         const std::weak_ptr<Connection> weak = connection;
+        connection->make_session = [this, weak](std::shared_ptr<const Peer> peer) {
+            return make_session(*weak.lock(), std::move(peer));
+        };
         connection->on_ready = [this, weak] {
             if (const auto ready = weak.lock()) handshake_over(ready);
         };
@@ -209,6 +207,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         };
         connection->id = ++last_id_;
         connection->since = core_->clock.now();
+        connection->trust = credentials_ ? credentials_->reloads() : 0;
         connections_.emplace(connection->id, connection);
         handshakes_.push_back({connection, address, core_->clock.now()});
         handshake_at_.emplace(connection, std::prev(handshakes_.end()));
@@ -216,11 +215,50 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         connection->start(core_->options.handshake_timeout);
     }
 
-    static bool may_connect(const detail::ServerCore& core, const Peer& peer) {
-        const std::size_t most = core.options.max_connections_per_name;
-        if (most == 0 || !peer.verified) return true;
-        const auto count = core.connections_by_name.find(peer.common_name);
-        return count == core.connections_by_name.end() || count->second < most;
+    /// TLS is done, or there is none.
+    Result<std::unique_ptr<detail::Session>> make_session(Connection& connection,
+                                                          std::shared_ptr<const Peer> peer) {
+        if (const detail::TlsEngine* tls = connection.tls(); tls != nullptr) {
+            ++core_->stats.tls_handshakes;
+            if (tls->resumed()) ++core_->stats.tls_resumed;
+            // What it began with may have been replaced while it took its time.
+            if (connection.trust != credentials_->reloads()) {
+                connection.trust = credentials_->reloads();
+                if (auto ok = tls->check_again(*credentials_->context()); !ok) {
+                    ++core_->stats.closed_revoked;
+                    return ok.error().with_prefix("certificate of \"" + peer->common_name + "\"");
+                }
+            }
+        }
+        const std::size_t most = core_->options.max_connections_per_name;
+        if (most != 0 && peer->verified) {
+            const auto count = core_->connections_by_name.find(peer->common_name);
+            if (count != core_->connections_by_name.end() && count->second >= most) {
+                ++core_->stats.refused_limit;
+                return Error(Errc::kCapacity, "\"" + peer->common_name +
+                                                  "\" has as many connections as one name may");
+            }
+        }
+        return std::unique_ptr<detail::Session>(
+            std::make_unique<detail::ServerSession>(core_, std::move(peer)));
+    }
+
+    void watch_trust() {
+        if (core_->options.tls_check_interval <= Duration::zero()) return;
+        trust_watch_ = std::make_shared<detail::TrustWatch>(
+            loop_, credentials_,
+            [this](std::uint64_t after) {
+                const auto it = connections_.upper_bound(after);
+                return it != connections_.end() ? it->second : nullptr;
+            },
+            [this](Connection& connection, const Error& why, bool first) {
+                const std::string text =
+                    "certificate of \"" + connection.peer().common_name + "\": " + why.detail();
+                if (first) core_->logger.warn("{}: its connections end", text);
+                ++core_->stats.closed_revoked;
+                connection.end({StatusCode::kUnauthenticated, text});
+            });
+        trust_watch_->start(core_->options.tls_check_interval);
     }
 
     void close_listeners() {
@@ -235,6 +273,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     void stop() {
         if (stopped_) return;
         stopped_ = true;
+        if (trust_watch_) trust_watch_->stop();
         close_listeners();
         handshakes_.clear();
         handshake_at_.clear();
@@ -325,6 +364,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     std::shared_ptr<detail::LoopBuffers> buffers_;
     detail::IoCounters io_;
     std::shared_ptr<TlsCredentials> credentials_;
+    std::shared_ptr<detail::TrustWatch> trust_watch_;
     std::vector<ListenerPtr> listeners_;
     std::map<std::uint64_t, std::shared_ptr<Connection>> connections_;  // by their ids
     std::uint64_t last_id_ = 0;

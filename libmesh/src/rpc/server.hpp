@@ -117,6 +117,11 @@ struct ServerOptions {
     std::size_t max_connection_queue_bytes = 64U << 20;
     std::int32_t stream_window = 256 << 10;    ///< bytes a client may have under way per stream
     std::int32_t connection_window = 1 << 20;  ///< and per connection
+    /// How often the TLS files are looked at. When CAs or lists of revoked certificates have
+    /// changed, connections of clients that would not be let in any more end with kUnauthenticated,
+    /// two looks later at most; all others go on. 0 = looked at by new connections only, and none
+    /// is ended.
+    Duration tls_check_interval = std::chrono::milliseconds(400);
     Duration handshake_timeout = std::chrono::seconds(10);  ///< TCP accept to HTTP/2 SETTINGS
     /// A unary request, from its headers to its end; 0 = no bound.
     Duration request_timeout = std::chrono::seconds(10);
@@ -134,15 +139,15 @@ struct ServerStats {
     std::uint64_t connections = 0;  ///< gauge
     std::uint64_t calls = 0;        ///< gauge
     std::uint64_t accepted = 0;
-    std::uint64_t refused_limit = 0;       ///< over max_connections, or of one name
-    std::uint64_t closed_on_request = 0;   ///< by close_connections()
-    std::uint64_t closed_revoked = 0;      ///< certificate revoked, or its CA no longer trusted
-    std::uint64_t closed_flood = 0;        ///< too many pings, resets, settings, empty frames ...
-    std::uint64_t closed_silent = 0;       ///< keepalive not answered, or nothing taken in time
-    std::uint64_t drained = 0;             ///< told to go away: on request, at max_connection_age
-    std::uint64_t tls_handshakes = 0;      ///< done, resumed ones included
-    std::uint64_t tls_resumed = 0;         ///< of those, resumed from a session before
-    std::uint64_t handshakes_closed = 0;   ///< for newer ones, see max_handshakes
+    std::uint64_t refused_limit = 0;      ///< over max_connections, or of one name
+    std::uint64_t closed_on_request = 0;  ///< by close_connections()
+    std::uint64_t closed_revoked = 0;     ///< ended: certificate revoked, or its CA not trusted now
+    std::uint64_t closed_flood = 0;       ///< too many pings, resets, settings, empty frames ...
+    std::uint64_t closed_silent = 0;      ///< keepalive not answered, or nothing taken in time
+    std::uint64_t drained = 0;            ///< told to go away: on request, at max_connection_age
+    std::uint64_t tls_handshakes = 0;     ///< done, resumed ones included
+    std::uint64_t tls_resumed = 0;        ///< of those, resumed from a session before
+    std::uint64_t handshakes_closed = 0;  ///< for newer ones, see max_handshakes
     std::uint64_t handshake_failures = 0;  ///< TLS or HTTP/2 never came up
     std::uint64_t calls_started = 0;
     std::uint64_t calls_refused = 0;  ///< bad path, content-type, limits
