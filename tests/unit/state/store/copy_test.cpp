@@ -62,9 +62,9 @@ TEST(StoreCopy, WatchersOfACopyAreToldWhatThoseOfTheSourceAre) {
     copies.late = copies.taken();
     RecordingSink of_source, of_early, of_late;
     const WatchRequest everything{.range = {kFromZero, kFromZero}, .start_revision = 2};
-    for (auto [store, sink] : {std::pair{copies.source.get(), &of_source},
-                               std::pair{copies.early.get(), &of_early},
-                               std::pair{copies.late.get(), &of_late}}) {
+    for (auto [store, sink] :
+         {std::pair{copies.source.get(), &of_source}, std::pair{copies.early.get(), &of_early},
+          std::pair{copies.late.get(), &of_late}}) {
         ASSERT_TRUE(store->watch(everything, *sink));
         while (store->catch_up()) {
         }
