@@ -56,6 +56,11 @@ void add_flags(CLI::App& app, Flags& flags) {
     app.add_flag("--legacy-readers", flags.legacy_readers,
                  "Let remotes of Cilium 1.12 to 1.15 take their init lock and lease: in memory, "
                  "per connection; they never reach the etcd");
+    app.add_option("--loops", flags.loops,
+                   "Event loops that serve clients, each on a thread of its own with its own index "
+                   "of the keys; 0 = one per core")
+        ->check(CLI::Range(0, 256))
+        ->capture_default_str();
     app.add_option("--tls-ca", flags.tls_ca, "CA that signed the clients' certificates")
         ->required();
     app.add_option("--tls-cert", flags.tls_cert, "Server certificate")->required();
