@@ -518,6 +518,7 @@ Event Store::Impl::event_of(const KeyValue& kv) const {
 }
 
 void Store::Impl::publish() {
+    const Revision first = published + 1;
     if (!hub.empty()) {
         for (std::size_t i = log.lower_bound(published + 1); i < log.size();) {
             auto batch = std::make_shared<EventBatch>();
@@ -529,6 +530,7 @@ void Store::Impl::publish() {
             published = told;
         }
     }
+    if (follower && revision >= first) tell_follower(first);
     published = revision;
 }
 

@@ -1,0 +1,208 @@
+#include "proxy.hpp"
+
+#include <boost/json/serialize.hpp>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "listeners.hpp"
+#include "model/validate.hpp"
+#include "sources/config/etcd_yaml.hpp"
+#include "state/store/lmdb_backend.hpp"
+
+namespace mesh::proxy_daemon {
+
+namespace asio = boost::asio;
+
+namespace {
+/// Changes that a client may have missed and still resume; beyond that it lists again.
+constexpr std::size_t kHistory = 10'000;
+constexpr std::size_t kMostWatches = 200'000;
+}  // namespace
+
+Proxy::Proxy(daemon::Daemon& daemon, const Clock& clock, Flags flags)
+    : daemon_(daemon), clock_(clock), flags_(std::move(flags)), log_(daemon.log()) {}
+Proxy::~Proxy() = default;
+
+asio::awaitable<Result<void>> Proxy::run() {
+    MESH_CO_CHECK(open_store());
+    MESH_CO_CHECK(open_mirror());
+    MESH_CO_CHECK(co_await listen());
+    MESH_CO_CHECK(open_kvstore_mesh());
+    MESH_CO_CHECK(serve_status());
+    if (mirror_) {
+        mirror_->on_change([this] { on_mirror(); });
+        mirror_->start();
+    } else {
+        daemon_.set_ready();
+    }
+    if (kvstore_mesh_) kvstore_mesh_->start();
+    co_await daemon_.stop_requested();
+    co_await stop();
+    co_return Result<void>{};
+}
+
+Result<void> Proxy::open_store() {
+    if (auto ok = sources::config::check_cluster_name(flags_.cluster_name); !ok) {
+        return ok.error().with_prefix("--cluster-name");
+    }
+    if (!flags_.embedded && flags_.etcd_config.empty()) {
+        return invalid_argument(
+            "expected --etcd-config FILE (mirror an etcd) or --embedded (be one)");
+    }
+    std::unique_ptr<store::Backend> backend;
+    if (flags_.embedded && !flags_.data_dir.empty()) {
+        auto opened = store::open_lmdb({.directory = flags_.data_dir});
+        if (!opened) return opened.error().to_error();
+        backend = *std::move(opened);
+    } else {
+        backend = std::make_unique<store::MemoryBackend>();
+    }
+    store::StoreOptions options;
+    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
+    options.seed = rng_.next();
+    auto store = store::Store::open(std::move(backend), options, clock_.now());
+    if (!store) return store.error().to_error();
+    store_ = *std::move(store);
+    return {};
+}
+
+Result<void> Proxy::open_mirror() {
+    if (flags_.embedded) return {};
+    MESH_TRY(const auto config, sources::config::read_etcd_yaml(flags_.etcd_config));
+    MESH_TRY(client_,
+             etcd::Client::make(daemon_.executor(), sources::config::client_options(config), clock_,
+                                Rng(rng_.next()), log_.named("upstream")));
+    mirror_ = std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
+                                              Rng(rng_.next()), serve::MirrorOptions{},
+                                              log_.named("mirror"));
+    return {};
+}
+
+asio::awaitable<Result<void>> Proxy::listen() {
+    MESH_CO_TRY(auto plans, plan_listeners(flags_));
+    const serve::EtcdServiceOptions options{.name = flags_.cluster_name,
+                                            .history_to_keep = kHistory,
+                                            .max_watches = kMostWatches,
+                                            // One peer cannot use up what all have.
+                                            .max_watches_per_name = kMostWatches / 2};
+    loops_ =
+        std::make_unique<ServingLoops>(daemon_.executor(), *store_, clock_, options,
+                                       flags_.loops != 0 ? flags_.loops : usable_cores(), log_);
+    if (mirror_) loops_->set_ready(false);
+    for (ListenerPlan& plan : plans) {
+        const std::string where = plan.address + ":" + std::to_string(plan.port);
+        const std::string name = plan.name;
+        const auto listening = co_await loops_->listen(std::move(plan));
+        if (!listening) co_return listening.error();
+        log_.info("{} listener on {}", name, where);
+    }
+    co_return Result<void>{};
+}
+
+Result<void> Proxy::open_kvstore_mesh() {
+    if (!flags_.kvstoremesh) return {};
+    const model::ClusterId id{flags_.cluster_id};
+    MESH_CHECK(model::check_local_cluster(flags_.cluster_name, id, flags_.max_connected_clusters));
+    const bool own = !flags_.kvstoremesh_etcd_config.empty();
+    if (!own && flags_.embedded) {
+        return invalid_argument(
+            "--kvstoremesh with --embedded: expected --kvstoremesh-etcd-config FILE, which "
+            "names --listen-local's address and the certificate admin-CLUSTER");
+    }
+    MESH_TRY(const auto config, sources::config::read_etcd_yaml(own ? flags_.kvstoremesh_etcd_config
+                                                                    : flags_.etcd_config));
+    MESH_TRY(auto client,
+             etcd::Client::make(daemon_.executor(), sources::config::client_options(config), clock_,
+                                Rng(rng_.next()), log_.named("cache")));
+    reflect::KvstoreMeshOptions options;
+    options.local_name = flags_.cluster_name;
+    options.local_id = id;
+    options.max_clusters = flags_.max_connected_clusters;
+    options.remotes_directory = flags_.clustermesh_config;
+    options.own.qps = flags_.kvstoremesh_qps;
+    options.drain_grace = std::chrono::seconds(flags_.kvstoremesh_drain_grace);
+    kvstore_mesh_ = std::make_unique<reflect::KvstoreMesh>(
+        daemon_.executor(), std::move(client), std::move(options), clock_, Rng(rng_.next()),
+        log_.named("kvstoremesh"));
+    return {};
+}
+
+Result<void> Proxy::healthy() const {
+    if (mirror_ && !mirror_->status().serving) {
+        return unavailable("nothing to serve yet: " + mirror_->status().last_failure);
+    }
+    if (kvstore_mesh_ && !kvstore_mesh_->ready()) {
+        return unavailable("the remotes are not in the cache yet; see /v1/status");
+    }
+    return {};
+}
+
+Result<void> Proxy::serve_status() {
+    serve::StatusServerOptions options;
+    options.unix_socket = flags_.status_socket;
+    if (flags_.metrics_port >= 0) {
+        options.tcp_port = static_cast<std::uint16_t>(flags_.metrics_port);
+    }
+    status_ = std::make_unique<serve::StatusServer>(daemon_.executor(), log_.named("status"),
+                                                    std::move(options));
+    using Answer = asio::awaitable<serve::StatusResponse>;
+    status_->route_async("/v1/status", [this](serve::StatusRequest) -> Answer {
+        const ProxyReport now = co_await report();
+        serve::StatusResponse response;
+        response.body = boost::json::serialize(to_json(now));
+        co_return response;
+    });
+    status_->route_async("/metrics", [this](serve::StatusRequest) -> Answer {
+        const ProxyReport now = co_await report();
+        serve::StatusResponse response;
+        response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+        response.body = to_metrics(now);
+        co_return response;
+    });
+    status_->set_health([this] { return healthy(); });
+    return status_->start();
+}
+
+asio::awaitable<ProxyReport> Proxy::report() {
+    ProxyReport out;
+    out.cluster = flags_.cluster_name;
+    out.id = flags_.cluster_id;
+    out.embedded = flags_.embedded;
+    out.revision = store_->revision();
+    out.identity = store_->identity();
+    out.loops = co_await loops_->report();
+    if (mirror_) {
+        out.mirror = mirror_->status();
+        if (out.mirror->stale) {
+            const Duration stale = clock_.now() - out.mirror->stale_since;
+            out.stale_seconds = std::chrono::duration<double>(stale).count();
+        }
+    }
+    if (kvstore_mesh_) out.kvstore_mesh = kvstore_mesh_->status();
+    co_return out;
+}
+
+void Proxy::on_mirror() {
+    loops_->tell_upstream(mirror_->status().position.raft_term);
+    if (mirror_->status().serving && !announced_) {
+        announced_ = true;
+        loops_->set_ready(true);
+        daemon_.set_ready();
+    }
+}
+
+asio::awaitable<void> Proxy::stop() {
+    co_await status_->async_stop();
+    if (kvstore_mesh_) co_await kvstore_mesh_->stop();
+    co_await loops_->stop();
+    if (mirror_) {
+        co_await mirror_->async_stop();
+        co_await client_->async_stop();
+    }
+    loops_.reset();
+    mirror_.reset();
+    client_.reset();
+}
+
+}  // namespace mesh::proxy_daemon

@@ -1,0 +1,78 @@
+// What one event loop of mesh-proxy does: the etcd API over a store, and a listener of each kind.
+// All loops listen on the same ports; the kernel spreads connections over them.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <memory>
+#include <mesh/error.hpp>
+#include <string>
+#include <vector>
+
+#include "base/log.hpp"
+#include "rpc/server.hpp"
+#include "runtime/clock.hpp"
+#include "serve/etcd/access.hpp"
+#include "serve/etcd/etcd_service.hpp"
+#include "state/store/store.hpp"
+
+namespace mesh::proxy_daemon {
+
+/// Where a listener listens, to whom, and what they may do.
+struct ListenerPlan {
+    std::string name;     ///< "remote" or "local"
+    std::string flag;     ///< that asked for it, for errors
+    std::string address;  ///< an IP address
+    std::uint16_t port = 0;
+    rpc::ServerOptions options;
+    std::shared_ptr<const serve::AccessPolicy> policy;
+    bool init_locks = false;
+    bool writable = false;  ///< its clients write to the store itself, so that one loop serves them
+};
+
+/// What a loop tells of one of its listeners.
+struct ListenerReport {
+    std::string name;
+    rpc::ServerStats server;
+};
+
+/// What a loop tells of itself: plain numbers, which add up over loops.
+struct LoopReport {
+    store::StoreStats store;
+    serve::EtcdServiceStats service;
+    std::vector<ListenerReport> listeners;
+};
+
+/// @thread its loop, construction and destruction included
+class ServingLoop {
+  public:
+    /// @param store outlives it
+    ServingLoop(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
+                serve::EtcdServiceOptions options, Logger log);
+    ~ServingLoop();
+    ServingLoop(const ServingLoop&) = delete;
+    ServingLoop& operator=(const ServingLoop&) = delete;
+
+    /// @return the port. @errors those of rpc::Server::listen(), with the flag's name
+    [[nodiscard]] Result<std::uint16_t> listen(ListenerPlan plan);
+    /// Ends all connections, running calls after a second at most.
+    [[nodiscard]] boost::asio::awaitable<void> drain();
+
+    [[nodiscard]] serve::EtcdService& service() noexcept { return *service_; }
+    [[nodiscard]] LoopReport report() const;
+
+  private:
+    struct Listener {
+        std::string name;
+        std::unique_ptr<rpc::Server> server;
+    };
+
+    boost::asio::any_io_executor loop_;
+    store::Store& store_;
+    const Clock& clock_;
+    Logger log_;
+    std::unique_ptr<serve::EtcdService> service_;  // outlives the servers
+    std::vector<Listener> listeners_;
+};
+
+}  // namespace mesh::proxy_daemon
