@@ -131,7 +131,10 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
     drain_until_ = TimePoint::max();
     const TimePoint began = clock_.now();
     channel->on_closed([this, weak = std::weak_ptr<rpc::Channel>(channel)](const Error& reason) {
-        if (weak.lock() == channel_ || !channel_) drop(reason.detail());
+        const auto lost = weak.lock();
+        // @source gRFC A8: the client doubles it.
+        if (lost && lost->too_many_pings()) options_.keepalive_interval *= 2;
+        if (lost == channel_ || !channel_) drop(reason.detail());
     });
     const Result<void> connected = co_await channel->async_connect();
     if (!connected) co_return connected.error();
