@@ -44,8 +44,9 @@ void add_flags(CLI::App& app, Flags& flags) {
     auto* embedded = app.add_flag("--embedded", flags.embedded,
                                   "Be the cluster's etcd: an own store instead of a mirror");
     config->excludes(embedded);
-    app.add_option("--data-dir", flags.data_dir, "Where the own store is kept (--embedded)")
-        ->needs(embedded);
+    app.add_option("--data-dir", flags.data_dir,
+                   "Where the own store is kept (--embedded), or what was read of the etcd: then a "
+                   "restarted proxy serves at once, and goes on instead of reading all of it anew");
     app.add_option("--listen-remote", flags.listen_remote,
                    "ADDRESS:PORT for remote clusters: certificates remote and remote-PEER, reads "
                    "of the mesh's prefixes only")
@@ -56,6 +57,11 @@ void add_flags(CLI::App& app, Flags& flags) {
     app.add_flag("--legacy-readers", flags.legacy_readers,
                  "Let remotes of Cilium 1.12 to 1.15 take their init lock and lease: in memory, "
                  "per connection; they never reach the etcd");
+    app.add_option("--loops", flags.loops,
+                   "Event loops that serve clients, each on a thread of its own with its own index "
+                   "of the keys; 0 = one per core")
+        ->check(CLI::Range(0, 256))
+        ->capture_default_str();
     app.add_option("--tls-ca", flags.tls_ca, "CA that signed the clients' certificates")
         ->required();
     app.add_option("--tls-cert", flags.tls_cert, "Server certificate")->required();

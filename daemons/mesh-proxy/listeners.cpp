@@ -96,6 +96,7 @@ Result<std::vector<ListenerPlan>> plan_listeners(const Flags& flags) {
     MESH_TRY(auto local,
              plan("local", "--listen-local", flags.listen_local, flags, local_limits(descriptors),
                   std::make_shared<serve::LocalAccess>(flags.cluster_name, flags.embedded)));
+    local.writable = flags.embedded;
     out.push_back(std::move(local));
     return out;
 }

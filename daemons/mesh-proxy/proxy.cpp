@@ -9,6 +9,7 @@
 #include "model/validate.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "state/store/lmdb_backend.hpp"
+#include "state/store/mirror_cache.hpp"
 
 namespace mesh::proxy_daemon {
 
@@ -27,7 +28,7 @@ Proxy::~Proxy() = default;
 asio::awaitable<Result<void>> Proxy::run() {
     MESH_CO_CHECK(open_store());
     MESH_CO_CHECK(open_mirror());
-    MESH_CO_CHECK(listen());
+    MESH_CO_CHECK(co_await listen());
     MESH_CO_CHECK(open_kvstore_mesh());
     MESH_CO_CHECK(serve_status());
     if (mirror_) {
@@ -50,20 +51,32 @@ Result<void> Proxy::open_store() {
         return invalid_argument(
             "expected --etcd-config FILE (mirror an etcd) or --embedded (be one)");
     }
+    store::StoreOptions options;
+    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
+    options.seed = rng_.next();
+    if (!flags_.embedded && !flags_.data_dir.empty()) return open_mirror_cache(options);
     std::unique_ptr<store::Backend> backend;
-    if (flags_.embedded && !flags_.data_dir.empty()) {
+    if (!flags_.data_dir.empty()) {
         auto opened = store::open_lmdb({.directory = flags_.data_dir});
         if (!opened) return opened.error().to_error();
         backend = *std::move(opened);
     } else {
         backend = std::make_unique<store::MemoryBackend>();
     }
-    store::StoreOptions options;
-    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
-    options.seed = rng_.next();
     auto store = store::Store::open(std::move(backend), options, clock_.now());
     if (!store) return store.error().to_error();
     store_ = *std::move(store);
+    return {};
+}
+
+Result<void> Proxy::open_mirror_cache(const store::StoreOptions& options) {
+    auto cache = store::open_mirror_cache({.directory = flags_.data_dir}, options, clock_);
+    if (!cache) return cache.error().to_error().with_prefix("--data-dir");
+    if (!cache->set_aside.empty())
+        log_.error("--data-dir: what was kept is damaged, and read anew from etcd: {}",
+                   cache->set_aside);
+    store_ = std::move(cache->store);
+    if (store_->mirrors()) kept_since_ = cache->written;
     return {};
 }
 
@@ -73,30 +86,39 @@ Result<void> Proxy::open_mirror() {
     MESH_TRY(client_,
              etcd::Client::make(daemon_.executor(), sources::config::client_options(config), clock_,
                                 Rng(rng_.next()), log_.named("upstream")));
-    mirror_ = std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
-                                              Rng(rng_.next()), serve::MirrorOptions{},
-                                              log_.named("mirror"));
+    serve::MirrorOptions options;
+    options.kept_since = kept_since_;
+    mirror_ =
+        std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
+                                        Rng(rng_.next()), std::move(options), log_.named("mirror"));
     return {};
 }
 
-Result<void> Proxy::listen() {
-    MESH_TRY(auto plans, plan_listeners(flags_));
-    main_loop_ = std::make_unique<ServingLoop>(
-        daemon_.executor(), *store_, clock_,
-        serve::EtcdServiceOptions{.name = flags_.cluster_name,
-                                  .history_to_keep = kHistory,
-                                  .max_watches = kMostWatches,
-                                  // One peer cannot use up what all have.
-                                  .max_watches_per_name = kMostWatches / 2},
-        log_);
-    if (mirror_) main_loop_->service().set_ready(false);
+asio::awaitable<Result<void>> Proxy::listen() {
+    MESH_CO_TRY(auto plans, plan_listeners(flags_));
+    serve::EtcdServiceOptions options{.name = flags_.cluster_name,
+                                      .history_to_keep = kHistory,
+                                      .max_watches = kMostWatches,
+                                      // One peer cannot use up what all have.
+                                      .max_watches_per_name = kMostWatches / 2};
+    if (mirror_) {
+        options.read_barrier = [this](serve::OnReadMark then) {
+            if (!mirror_) return then({});  // a loop asked while the daemon stopped
+            mirror_->read_barrier(std::move(then));
+        };
+    }
+    loops_ =
+        std::make_unique<ServingLoops>(daemon_.executor(), *store_, clock_, options,
+                                       flags_.loops != 0 ? flags_.loops : usable_cores(), log_);
+    if (mirror_) loops_->set_ready(false);
     for (ListenerPlan& plan : plans) {
         const std::string where = plan.address + ":" + std::to_string(plan.port);
         const std::string name = plan.name;
-        MESH_CHECK(main_loop_->listen(std::move(plan)));
+        const auto listening = co_await loops_->listen(std::move(plan));
+        if (!listening) co_return listening.error();
         log_.info("{} listener on {}", name, where);
     }
-    return {};
+    co_return Result<void>{};
 }
 
 Result<void> Proxy::open_kvstore_mesh() {
@@ -145,25 +167,32 @@ Result<void> Proxy::serve_status() {
     }
     status_ = std::make_unique<serve::StatusServer>(daemon_.executor(), log_.named("status"),
                                                     std::move(options));
-    status_->route("/v1/status", [this](const serve::StatusRequest&) {
-        return serve::StatusResponse{.body = boost::json::serialize(to_json(report()))};
+    using Answer = asio::awaitable<serve::StatusResponse>;
+    status_->route_async("/v1/status", [this](serve::StatusRequest) -> Answer {
+        const ProxyReport now = co_await report();
+        serve::StatusResponse response;
+        response.body = boost::json::serialize(to_json(now));
+        co_return response;
     });
-    status_->route("/metrics", [this](const serve::StatusRequest&) {
-        return serve::StatusResponse{.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                                     .body = to_metrics(report())};
+    status_->route_async("/metrics", [this](serve::StatusRequest) -> Answer {
+        const ProxyReport now = co_await report();
+        serve::StatusResponse response;
+        response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+        response.body = to_metrics(now);
+        co_return response;
     });
     status_->set_health([this] { return healthy(); });
     return status_->start();
 }
 
-ProxyReport Proxy::report() const {
+asio::awaitable<ProxyReport> Proxy::report() {
     ProxyReport out;
     out.cluster = flags_.cluster_name;
     out.id = flags_.cluster_id;
     out.embedded = flags_.embedded;
     out.revision = store_->revision();
     out.identity = store_->identity();
-    out.loops.push_back(main_loop_->report());
+    out.loops = co_await loops_->report();
     if (mirror_) {
         out.mirror = mirror_->status();
         if (out.mirror->stale) {
@@ -172,14 +201,14 @@ ProxyReport Proxy::report() const {
         }
     }
     if (kvstore_mesh_) out.kvstore_mesh = kvstore_mesh_->status();
-    return out;
+    co_return out;
 }
 
 void Proxy::on_mirror() {
-    main_loop_->service().set_raft_term(mirror_->status().position.raft_term);
+    loops_->tell_upstream(mirror_->status().position.raft_term);
     if (mirror_->status().serving && !announced_) {
         announced_ = true;
-        main_loop_->service().set_ready(true);
+        loops_->set_ready(true);
         daemon_.set_ready();
     }
 }
@@ -187,12 +216,12 @@ void Proxy::on_mirror() {
 asio::awaitable<void> Proxy::stop() {
     co_await status_->async_stop();
     if (kvstore_mesh_) co_await kvstore_mesh_->stop();
-    co_await main_loop_->drain();
+    co_await loops_->stop();
     if (mirror_) {
         co_await mirror_->async_stop();
         co_await client_->async_stop();
     }
-    main_loop_.reset();
+    loops_.reset();
     mirror_.reset();
     client_.reset();
 }

@@ -5,6 +5,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <memory>
 #include <mesh/error.hpp>
+#include <optional>
 
 #include "base/log.hpp"
 #include "common/daemon.hpp"
@@ -15,7 +16,7 @@
 #include "runtime/entropy.hpp"
 #include "serve/etcd/mirror.hpp"
 #include "serve/status/status_server.hpp"
-#include "serving_loop.hpp"
+#include "serving_loops.hpp"
 #include "sources/etcd/client.hpp"
 #include "state/store/store.hpp"
 
@@ -32,12 +33,13 @@ class Proxy {
 
   private:
     Result<void> open_store();
+    Result<void> open_mirror_cache(const store::StoreOptions& options);
     Result<void> open_mirror();
-    Result<void> listen();
+    boost::asio::awaitable<Result<void>> listen();
     Result<void> open_kvstore_mesh();
     Result<void> serve_status();
     [[nodiscard]] Result<void> healthy() const;
-    [[nodiscard]] ProxyReport report() const;
+    [[nodiscard]] boost::asio::awaitable<ProxyReport> report();
     void on_mirror();
     boost::asio::awaitable<void> stop();
 
@@ -47,7 +49,8 @@ class Proxy {
     Logger log_;
     Rng rng_;
     std::unique_ptr<store::Store> store_;
-    std::unique_ptr<ServingLoop> main_loop_;
+    std::optional<TimePoint> kept_since_;  // when what a restart found was written
+    std::unique_ptr<ServingLoops> loops_;
     std::unique_ptr<etcd::Client> client_;
     std::unique_ptr<serve::Mirror> mirror_;
     std::unique_ptr<serve::StatusServer> status_;

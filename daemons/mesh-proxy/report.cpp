@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <boost/json/array.hpp>
 #include <string_view>
+#include <utility>
 
 #include "kvstore_mesh_report.hpp"
 
@@ -10,22 +12,37 @@ namespace mesh::proxy_daemon {
 
 namespace {
 
-/// Over all loops.
 struct Sums {
     std::size_t watchers = 0, behind = 0;
     std::uint64_t connections = 0, denied = 0, events_sent = 0;
+    std::uint64_t reads_waited = 0, reads_unproven = 0;
 };
+
+Sums sums_of(const LoopReport& loop) {
+    Sums sums{.watchers = loop.store.watchers,
+              .behind = loop.store.behind,
+              .connections = 0,
+              .denied = loop.service.denied,
+              .events_sent = loop.service.events_sent,
+              .reads_waited = loop.service.reads_waited,
+              .reads_unproven = loop.service.reads_unproven};
+    for (const ListenerReport& listener : loop.listeners) {
+        sums.connections += listener.server.connections;
+    }
+    return sums;
+}
 
 Sums sums_of(const ProxyReport& report) {
     Sums sums;
     for (const LoopReport& loop : report.loops) {
-        sums.watchers += loop.store.watchers;
-        sums.behind += loop.store.behind;
-        sums.denied += loop.service.denied;
-        sums.events_sent += loop.service.events_sent;
-        for (const ListenerReport& listener : loop.listeners) {
-            sums.connections += listener.server.connections;
-        }
+        const Sums own = sums_of(loop);
+        sums.watchers += own.watchers;
+        sums.behind += own.behind;
+        sums.connections += own.connections;
+        sums.denied += own.denied;
+        sums.events_sent += own.events_sent;
+        sums.reads_waited += own.reads_waited;
+        sums.reads_unproven += own.reads_unproven;
     }
     return sums;
 }
@@ -43,14 +60,28 @@ boost::json::object to_json(const ProxyReport& report) {
                             {"keys", report.loops.front().store.keys},
                             {"leases", report.loops.front().store.leases},
                             {"watchers", sums.watchers},
+                            {"watchers_behind", sums.behind},
                             {"connections", sums.connections},
                             {"denied", sums.denied}};
+    boost::json::array loops;
+    for (const LoopReport& loop : report.loops) {
+        const Sums own = sums_of(loop);
+        loops.push_back(boost::json::object{{"connections", own.connections},
+                                            {"watchers", own.watchers},
+                                            {"revision", loop.revision}});
+    }
+    out["loops"] = std::move(loops);
     if (report.mirror) {
         const auto& mirror = *report.mirror;
         out["upstream"] = boost::json::object{{"endpoint", mirror.endpoint},
                                               {"serving", mirror.serving},
                                               {"stale", mirror.stale},
                                               {"stale_seconds", report.stale_seconds},
+                                              {"restored", mirror.restored},
+                                              {"durable_revision", mirror.durable_revision},
+                                              {"questions", mirror.reads.questions},
+                                              {"reads_waited", sums.reads_waited},
+                                              {"reads_unproven", sums.reads_unproven},
                                               {"lists", mirror.lists},
                                               {"history_changes", mirror.history_changes},
                                               {"events", mirror.events},
@@ -85,6 +116,16 @@ std::string to_metrics(const ProxyReport& report) {
         gauge("mesh_proxy_stale_seconds", "How long it has been.", report.stale_seconds);
         gauge("mesh_proxy_upstream_lists_total", "Complete lists taken.", report.mirror->lists,
               "counter");
+        gauge("mesh_proxy_restored", "1 while what was kept over a restart needed no list.",
+              report.mirror->restored ? 1 : 0);
+        gauge("mesh_proxy_durable_revision", "Where a restart would go on; 0 = nowhere.",
+              report.mirror->durable_revision);
+        gauge("mesh_proxy_upstream_questions_total", "Asked so that reads do not go back in time.",
+              report.mirror->reads.questions, "counter");
+        gauge("mesh_proxy_reads_waited_total", "Reads that waited for the upstream, or a revision.",
+              sums.reads_waited, "counter");
+        gauge("mesh_proxy_reads_unproven_total", "Reads answered without the upstream's word.",
+              sums.reads_unproven, "counter");
     }
     if (report.kvstore_mesh) text += to_metrics(*report.kvstore_mesh);
     return text;

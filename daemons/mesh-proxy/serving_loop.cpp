@@ -20,14 +20,14 @@ ServingLoop::~ServingLoop() {
     for (const Listener& listener : listeners_) listener.server->stop();
 }
 
-Result<void> ServingLoop::listen(ListenerPlan plan) {
+Result<std::uint16_t> ServingLoop::listen(ListenerPlan plan) {
     auto server = std::make_unique<rpc::Server>(loop_, std::move(plan.options), clock_,
                                                 log_.named(plan.name));
     service_->attach(*server, plan.name, std::move(plan.policy), plan.init_locks);
-    const auto port = server->listen(plan.address, plan.port);
+    auto port = server->listen(plan.address, plan.port);
     if (!port) return port.error().with_prefix(plan.flag);
     listeners_.push_back({std::move(plan.name), std::move(server)});
-    return {};
+    return port;
 }
 
 asio::awaitable<void> ServingLoop::drain() {
@@ -37,7 +37,10 @@ asio::awaitable<void> ServingLoop::drain() {
 }
 
 LoopReport ServingLoop::report() const {
-    LoopReport out{.store = store_.stats(), .service = service_->stats(), .listeners = {}};
+    LoopReport out{.revision = store_.revision(),
+                   .store = store_.stats(),
+                   .service = service_->stats(),
+                   .listeners = {}};
     for (const Listener& listener : listeners_) {
         out.listeners.push_back({listener.name, listener.server->stats()});
     }

@@ -27,6 +27,7 @@ struct ListenerPlan {
     rpc::ServerOptions options;
     std::shared_ptr<const serve::AccessPolicy> policy;
     bool init_locks = false;
+    bool writable = false;  ///< its clients write to the store itself, so that one loop serves them
 };
 
 /// What a loop tells of one of its listeners.
@@ -37,6 +38,7 @@ struct ListenerReport {
 
 /// What a loop tells of itself: plain numbers, which add up over loops.
 struct LoopReport {
+    store::Revision revision = 0;
     store::StoreStats store;
     serve::EtcdServiceStats service;
     std::vector<ListenerReport> listeners;
@@ -52,8 +54,8 @@ class ServingLoop {
     ServingLoop(const ServingLoop&) = delete;
     ServingLoop& operator=(const ServingLoop&) = delete;
 
-    /// @errors those of rpc::Server::listen(), with the flag's name
-    [[nodiscard]] Result<void> listen(ListenerPlan plan);
+    /// @return the port. @errors those of rpc::Server::listen(), with the flag's name
+    [[nodiscard]] Result<std::uint16_t> listen(ListenerPlan plan);
     /// Ends all connections, running calls after a second at most.
     [[nodiscard]] boost::asio::awaitable<void> drain();
 

@@ -28,15 +28,16 @@ int Session::Callbacks::send_data(nghttp2_session*, nghttp2_frame*, const std::u
     constexpr std::size_t kFrameHead = 9;
     s.out_->append(reinterpret_cast<const char*>(head), kFrameHead);
     while (length > 0) {
-        const std::string_view wire = stream.queue_[stream.head_].wire();
-        const std::size_t n = std::min(length, wire.size() - stream.offset_);
-        s.out_->append(wire.substr(stream.offset_, n));
+        const Frame& frame = stream.queue_[stream.head_];
+        const std::string_view piece = frame.piece(stream.offset_);
+        const std::size_t n = std::min(length, piece.size());
+        s.out_->append(piece.data(), n);
         length -= n;
         stream.offset_ += n;
         stream.queued_bytes_ -= n;
         s.queued_ -= n;
         s.data_sent_ += n;
-        if (stream.offset_ == wire.size()) {
+        if (stream.offset_ == frame.size()) {
             stream.queue_[stream.head_] = Frame();
             stream.offset_ = 0;
             ++stream.head_;

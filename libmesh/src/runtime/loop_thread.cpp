@@ -10,6 +10,11 @@ namespace mesh {
 
 namespace asio = boost::asio;
 
+unsigned usable_cores() noexcept {
+    const unsigned cores = std::thread::hardware_concurrency();
+    return cores != 0 ? cores : 1;
+}
+
 struct LoopThread::State {
     explicit State(OnFailure fail) : on_failure(std::move(fail)), io(1), work(io.get_executor()) {}
     OnFailure on_failure;

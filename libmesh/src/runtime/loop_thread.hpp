@@ -9,6 +9,9 @@
 
 namespace mesh {
 
+/// How many cores this process may run on; at least 1. @thread any thread
+[[nodiscard]] unsigned usable_cores() noexcept;
+
 /// @thread every member function may be called from any thread
 class LoopThread {
   public:

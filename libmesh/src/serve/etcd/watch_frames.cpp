@@ -26,15 +26,17 @@ struct EncodedBatch {
     struct Selected {
         // Held, so that its address names it for as long as it is a key here.
         std::shared_ptr<const std::vector<std::uint32_t>> selection;
-        std::map<std::pair<bool, bool>, Events> events;  // by (prev_kv, fragment)
+        // By (prev_kv, fragment).
+        std::map<std::pair<bool, bool>, std::shared_ptr<const Events>> events;
         std::vector<std::pair<WatchFrameKey, WatchFrames>> frames;
     };
     std::map<const void*, Selected> selections;
 };
 
-// Most watches of a client population have the same few ids; a stream with very many watches is
-// served without a cache of its own frames rather than with an endless one.
-constexpr std::size_t kMostFramesKept = 64;
+// Most watches of a client population have the same few ids: their frames are made once, in one
+// piece. What is for further ids, or large, is a head of its own before events that all share.
+constexpr std::size_t kMostFramesKept = 16;
+constexpr std::size_t kMostBytesCopied = 4096;
 
 /// A piece grows until it is full, and then ends where the revision does, or at once with
 /// fragments.
@@ -86,19 +88,23 @@ WatchFrames watch_frames(const store::Delivery& delivery, const WatchFrameKey& k
     if (place == selected.events.end())
         place = selected.events
                     .emplace(std::pair(key.prev_kv, key.fragment),
-                             encode(delivery, key.prev_kv, key.fragment, max_bytes))
+                             std::make_shared<const Events>(
+                                 encode(delivery, key.prev_kv, key.fragment, max_bytes)))
                     .first;
-    const Events& events = place->second;
+    const std::shared_ptr<const Events>& events = place->second;
+    const bool keep = selected.frames.size() < kMostFramesKept;
+    const bool copy = keep && events->bytes.size() <= kMostBytesCopied;
     auto frames = std::make_shared<std::vector<rpc::Frame>>();
-    for (const Piece& piece : events.pieces) {
+    for (const Piece& piece : events->pieces) {
         header.revision = piece.revision;
-        frames->push_back(encode_watch_events(
-            header, key.watch_id,
-            std::string_view(events.bytes).substr(piece.begin, piece.end - piece.begin),
-            piece.fragment));
+        const std::string_view bytes =
+            std::string_view(events->bytes).substr(piece.begin, piece.end - piece.begin);
+        frames->push_back(
+            copy ? encode_watch_events(header, key.watch_id, bytes, piece.fragment)
+                 : share_watch_events(header, key.watch_id, events, bytes, piece.fragment));
     }
     stats.frames_built += frames->size();
-    if (selected.frames.size() < kMostFramesKept) selected.frames.emplace_back(key, frames);
+    if (keep) selected.frames.emplace_back(key, frames);
     return frames;
 }
 

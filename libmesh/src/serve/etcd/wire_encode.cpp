@@ -123,17 +123,47 @@ void append_event(std::string& out, const store::Event& event, bool with_prev) {
     if (prev) write(writer, 3, prev_size, event.prev);
 }
 
-rpc::Frame encode_watch_events(const WireHeader& header, std::int64_t watch_id,
-                               std::string_view events, bool fragment) {
-    const std::size_t size = message_size(size_of(header)) + field_size(bits(watch_id)) +
-                             field_size(fragment ? 1 : 0) + events.size();
-    return rpc::Frame::make(size, [&](char* to) {
-        Writer out(to);
+namespace {
+
+/// All of a WatchResponse but its events, which come last.
+struct WatchHead {
+    const WireHeader& header;
+    std::int64_t watch_id;
+    bool fragment;
+    [[nodiscard]] std::size_t size() const {
+        return message_size(size_of(header)) + field_size(bits(watch_id)) +
+               field_size(fragment ? 1 : 0);
+    }
+    void write_to(Writer& out) const {
         write(out, 1, header);
         out.field(2, bits(watch_id));
         out.field(7, fragment ? 1 : 0);
+    }
+};
+
+}  // namespace
+
+rpc::Frame encode_watch_events(const WireHeader& header, std::int64_t watch_id,
+                               std::string_view events, bool fragment) {
+    const WatchHead head{header, watch_id, fragment};
+    return rpc::Frame::make(head.size() + events.size(), [&](char* to) {
+        Writer out(to);
+        head.write_to(out);
         out.raw(events);
     });
+}
+
+rpc::Frame share_watch_events(const WireHeader& header, std::int64_t watch_id,
+                              const std::shared_ptr<const void>& owner, std::string_view events,
+                              bool fragment) {
+    const WatchHead head{header, watch_id, fragment};
+    return rpc::Frame::make(
+        head.size(),
+        [&](char* to) {
+            Writer out(to);
+            head.write_to(out);
+        },
+        std::shared_ptr<const char>(owner, events.data()), events.size());
 }
 
 }  // namespace mesh::serve

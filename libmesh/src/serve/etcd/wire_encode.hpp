@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <string_view>
 
 #include "rpc/frame.hpp"
 #include "state/store/ops.hpp"
@@ -28,5 +30,9 @@ void append_event(std::string& out, const store::Event& event, bool with_prev);
 /// A framed WatchResponse. @param events elements that append_event() wrote
 [[nodiscard]] rpc::Frame encode_watch_events(const WireHeader& header, std::int64_t watch_id,
                                              std::string_view events, bool fragment);
+/// The same with the events as a tail that frames for other watches share. @param owner of events
+[[nodiscard]] rpc::Frame share_watch_events(const WireHeader& header, std::int64_t watch_id,
+                                            const std::shared_ptr<const void>& owner,
+                                            std::string_view events, bool fragment);
 
 }  // namespace mesh::serve

@@ -141,6 +141,12 @@ std::optional<std::string> StatusRequest::parameter(std::string_view name) const
 
 class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
   public:
+    /// One of the two.
+    struct Route {
+        StatusHandler now;
+        AsyncStatusHandler later;
+    };
+
     Impl(asio::any_io_executor executor, Logger log, StatusServerOptions options)
         : executor_(executor),
           log_(std::move(log)),
@@ -151,9 +157,7 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
               log.error("status server: a connection ended by an exception: {}", what);
           }) {}
 
-    void route(std::string path, StatusHandler handler) {
-        routes_[std::move(path)] = std::move(handler);
-    }
+    void route(std::string path, Route route) { routes_[std::move(path)] = std::move(route); }
 
     Result<void> start() {
         if (!options_.unix_socket.empty()) MESH_CHECK(listen_unix());
@@ -313,7 +317,7 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
                                  parser.get().method() == http::verb::head;
             if (!ec && is_read) co_await http::async_read(stream, buffer, parser, token());
             if (ec && !answerable(ec)) break;
-            http::response<http::string_body> response = self->answer(parser, ec, tcp);
+            http::response<http::string_body> response = co_await self->answer(parser, ec, tcp);
             keep_alive = !ec && is_read && parser.keep_alive();
             response.keep_alive(keep_alive);
             const bool head = parser.get().method() == http::verb::head;
@@ -341,48 +345,51 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
                 ec != http::error::end_of_stream && ec != http::error::partial_message);
     }
 
-    http::response<http::string_body> answer(const http::request_parser<http::string_body>& parser,
-                                             const boost::system::error_code& ec, bool tcp) {
-        const StatusResponse made = make_response(parser, ec, tcp);
+    asio::awaitable<http::response<http::string_body>> answer(
+        const http::request_parser<http::string_body>& parser, const boost::system::error_code& ec,
+        bool tcp) {
+        const StatusResponse made = co_await make_response(parser, ec, tcp);
         http::response<http::string_body> response(static_cast<http::status>(made.status), 11);
         response.set(http::field::content_type, made.content_type);
         response.set(http::field::cache_control, "no-store");
         if (made.status == 405) response.set(http::field::allow, "GET, HEAD");
         response.body() = made.body;
-        return response;
+        co_return response;
     }
 
-    StatusResponse make_response(const http::request_parser<http::string_body>& parser,
-                                 const boost::system::error_code& ec, bool tcp) {
+    asio::awaitable<StatusResponse> make_response(
+        const http::request_parser<http::string_body>& parser, const boost::system::error_code& ec,
+        bool tcp) {
         if (ec == http::error::header_limit || ec == http::error::buffer_overflow) {
-            return error_response(431, "the request's header is too large");
+            co_return error_response(431, "the request's header is too large");
         }
         if (ec == http::error::body_limit)
-            return error_response(413, "the request's body is too large");
-        if (ec) return error_response(400, "not an HTTP/1.1 request");
+            co_return error_response(413, "the request's body is too large");
+        if (ec) co_return error_response(400, "not an HTTP/1.1 request");
         const auto& message = parser.get();
         if (message.method() != http::verb::get && message.method() != http::verb::head) {
-            return error_response(405, "only GET and HEAD are served");
+            co_return error_response(405, "only GET and HEAD are served");
         }
         const auto host = message[http::field::host];
         if (tcp && !is_loopback_host({host.data(), host.size()})) {
-            return error_response(403, "the Host header must name this machine's loopback");
+            co_return error_response(403, "the Host header must name this machine's loopback");
         }
         const auto target = message.target();
         auto request = parse_target({target.data(), target.size()});
-        if (!request) return error_response(400, "the request's target is not a path");
+        if (!request) co_return error_response(400, "the request's target is not a path");
         request->body = message.body();
-        const StatusHandler* handler = find(request->path);
-        if (handler == nullptr) return not_found_response();
+        const Route* route = find(request->path);
+        if (route == nullptr) co_return not_found_response();
         try {
-            return (*handler)(*request);
+            if (route->now) co_return route->now(*request);
+            co_return co_await route->later(*request);
         } catch (const std::exception& e) {
             log_.error("status server: {}: {}", request->path, e.what());
-            return error_response(500, "internal error, see the log");
+            co_return error_response(500, "internal error, see the log");
         }
     }
 
-    [[nodiscard]] const StatusHandler* find(const std::string& path) const {
+    [[nodiscard]] const Route* find(const std::string& path) const {
         if (const auto exact = routes_.find(path); exact != routes_.end()) return &exact->second;
         for (auto slash = path.rfind('/'); slash != std::string::npos;
              slash = slash == 0 ? std::string::npos : path.rfind('/', slash - 1)) {
@@ -404,7 +411,7 @@ class StatusServer::Impl : public std::enable_shared_from_this<Impl> {
     asio::any_io_executor executor_;
     Logger log_;
     StatusServerOptions options_;
-    std::map<std::string, StatusHandler> routes_;
+    std::map<std::string, Route> routes_;
     asio::local::stream_protocol::acceptor unix_acceptor_;
     asio::ip::tcp::acceptor tcp_acceptor_;
     std::optional<std::pair<dev_t, ino_t>> socket_file_;
@@ -420,18 +427,21 @@ StatusServer::StatusServer(asio::any_io_executor executor, Logger log, StatusSer
 StatusServer::~StatusServer() = default;
 
 void StatusServer::route(std::string path, StatusHandler handler) {
-    impl_->route(std::move(path), std::move(handler));
+    impl_->route(std::move(path), {std::move(handler), {}});
+}
+void StatusServer::route_async(std::string path, AsyncStatusHandler handler) {
+    impl_->route(std::move(path), {{}, std::move(handler)});
 }
 
 void StatusServer::serve_metrics(std::shared_ptr<prometheus::Registry> registry) {
-    impl_->route("/metrics", [registry = std::move(registry)](const StatusRequest&) {
+    route("/metrics", [registry = std::move(registry)](const StatusRequest&) {
         return StatusResponse{200, "text/plain; version=0.0.4; charset=utf-8",
                               prometheus::TextSerializer().Serialize(registry->Collect())};
     });
 }
 
 void StatusServer::set_health(std::function<Result<void>()> check) {
-    impl_->route("/healthz", [check = std::move(check)](const StatusRequest&) {
+    route("/healthz", [check = std::move(check)](const StatusRequest&) {
         const Result<void> health = check();
         if (health) return StatusResponse{200, "text/plain; charset=utf-8", "ok\n"};
         return StatusResponse{503, "text/plain; charset=utf-8", health.error().message() + "\n"};

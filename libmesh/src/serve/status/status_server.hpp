@@ -42,6 +42,9 @@ struct StatusResponse {
 /// Makes the answer to one GET. Runs on the server's executor and must not block. An exception that
 /// leaves it is answered with 500 and logged.
 using StatusHandler = std::function<StatusResponse(const StatusRequest&)>;
+/// The same for what has to ask other event loops first. Cancelled by async_stop().
+using AsyncStatusHandler =
+    std::function<boost::asio::awaitable<StatusResponse>(StatusRequest request)>;
 
 struct StatusServerOptions {
     /// Empty = no Unix socket. At most 107 bytes (sockaddr_un). The folder must exist.
@@ -73,6 +76,7 @@ class StatusServer {
     /// Answers GET `path` (exact match; no trailing slash) by `handler`. A path that ends in "/*"
     /// takes everything below it; the longest match wins. A later call replaces an earlier one.
     void route(std::string path, StatusHandler handler);
+    void route_async(std::string path, AsyncStatusHandler handler);
     /// Answers GET /metrics with the registry in the Prometheus text format.
     void serve_metrics(std::shared_ptr<prometheus::Registry> registry);
     /// Decides GET /healthz: 200 "ok" or 503 with the error's message. Without it: always 200.

@@ -526,6 +526,7 @@ Event Store::Impl::event_of(const KeyValue& kv) const {
 }
 
 void Store::Impl::publish() {
+    const Revision first = published + 1;
     if (!hub.empty()) {
         for (std::size_t i = log.lower_bound(published + 1); i < log.size();) {
             auto batch = std::make_shared<EventBatch>();
@@ -538,6 +539,7 @@ void Store::Impl::publish() {
         }
     }
     const bool moved = published != revision;
+    if (follower && revision >= first) tell_follower(first);
     published = revision;
     if (moved && on_revision) on_revision(published);
 }

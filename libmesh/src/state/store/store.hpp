@@ -20,6 +20,7 @@
 
 #include "runtime/clock.hpp"
 #include "state/store/backend.hpp"
+#include "state/store/change.hpp"
 #include "state/store/key_value.hpp"
 #include "state/store/ops.hpp"
 #include "state/store/outcome.hpp"
@@ -214,6 +215,19 @@ class Store {
     /// Called with each newest revision that readers and watchers may know of, after the watchers
     /// were told. Must not write to the store, nor add watches.
     void on_revision(std::function<void(Revision)> callback);
+
+    // --- Copies: a store that follows another, in mirror mode
+    // ---------------------------------------
+
+    /// Called with each change once it is durable and told to watchers; replaces the one before,
+    /// empty = none. Must not call the store.
+    void on_change(std::function<void(StoreChange change)> callback);
+    /// What makes an empty store equal to this one, its history included. Not within hold().
+    /// @complexity O(keys + history)
+    [[nodiscard]] std::vector<StoreChange> copy() const;
+    /// Takes what another store told: all of copy(), then all changes since, in order.
+    /// @errors kMirror: not what follows on what this store has; take a new copy()
+    Outcome<void> apply(const StoreChange& change);
 
     class Impl;  // store_impl.hpp
 

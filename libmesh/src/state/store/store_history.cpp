@@ -282,6 +282,8 @@ void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
     std::stable_sort(changed.begin(), changed.end(), [](const KeyValue& a, const KeyValue& b) {
         return a.mod_revision() < b.mod_revision();
     });
+    StoreChange told{.kind = StoreChange::Kind::kDifference, .revision = at};
+    if (follower) told.records = changed;
     auto batch = std::make_shared<EventBatch>();
     batch->revision = at;
     for (KeyValue& kv : changed) {
@@ -298,6 +300,7 @@ void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
     compacted = at;
     floor = at + 1;
     if (!batch->events.empty()) hub.publish(std::move(batch));
+    if (follower) follower(std::move(told));
     advance_to(at);
     // Watchers that are behind may still read their way through what came before.
     if (hub.any_behind()) return;
@@ -308,11 +311,14 @@ void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
 void Store::Impl::replace_all(Revision at, std::vector<KeyValue> kvs) {
     index.clear();
     log.clear();
+    StoreChange told{.kind = StoreChange::Kind::kReplaced, .revision = at};
+    if (follower) told.records = kvs;
     for (KeyValue& kv : kvs) index.append(std::move(kv));
     revision = published = compacted = at;
     floor = log_start = at + 1;
     if (backend->durable()) keep(everything());
     hub.cancel_all(CancelReason::kReplaced, floor);
+    if (follower) follower(std::move(told));
     advance_to(at);
 }
 
@@ -349,6 +355,58 @@ Store::Newest Store::newest() const {
     newest.change = newest.live;
     if (const RevisionLog& log = impl_->log; log.size() != 0) newest.change = log.back();
     return newest;
+}
+
+// --- Copies
+// --------------------------------------------------------------------------------------
+
+void Store::Impl::tell_follower(Revision first) const {
+    StoreChange told{.kind = StoreChange::Kind::kChanges, .revision = revision};
+    for (std::size_t i = log.lower_bound(first); i < log.size(); ++i)
+        told.records.push_back(log[i]);
+    follower(std::move(told));
+}
+
+void Store::on_change(std::function<void(StoreChange)> callback) {
+    impl_->follower = std::move(callback);
+}
+
+std::vector<StoreChange> Store::copy() const {
+    const Impl& impl = *impl_;
+    // What every watch can still be told begins behind this revision.
+    const Revision base = std::max({impl.compacted, impl.log_start - 1, Revision{0}});
+    StoreChange all{.kind = StoreChange::Kind::kReplaced, .revision = base};
+    static constexpr std::string_view kEverything("\0", 1);
+    impl.index.visit({kEverything, kEverything}, base, [&all](const KeyValue& kv) {
+        all.records.push_back(kv);
+        return true;
+    });
+    StoreChange since{.kind = StoreChange::Kind::kChanges, .revision = impl.published};
+    for (std::size_t i = impl.log.lower_bound(base + 1); i < impl.log.size(); ++i)
+        since.records.push_back(impl.log[i]);
+    return {std::move(all), std::move(since)};
+}
+
+Outcome<void> Store::apply(const StoreChange& change) {
+    Impl& impl = *impl_;
+    switch (change.kind) {
+        case StoreChange::Kind::kChanges:
+            return apply_upstream(change.revision, change.records);
+        case StoreChange::Kind::kDifference:
+            MESH_CHECK(impl.become_mirror());
+            if (change.revision < impl.revision)
+                return StoreError(Fault::kMirror,
+                                  fmt::format("a difference up to revision {} after revision {}",
+                                              change.revision, impl.revision));
+            impl.apply_difference(change.revision, change.records);
+            return {};
+        case StoreChange::Kind::kReplaced:
+            MESH_CHECK(impl.become_mirror());
+            impl.snapshot.reset();
+            impl.replace_all(change.revision, change.records);
+            return {};
+    }
+    return {};
 }
 
 }  // namespace mesh::store

@@ -47,6 +47,8 @@ class Store::Impl final : public HistoryReader {
     /// Takes back the newest changes, none of them committed, down to a log of that size.
     void take_back(std::size_t log_size, Revision revision_then);
     void publish();
+    /// All of the log from the revision on.
+    void tell_follower(Revision first) const;
 
     Outcome<void> load(TimePoint now);
     Outcome<void> load_record(KeyValue kv);
@@ -116,6 +118,7 @@ class Store::Impl final : public HistoryReader {
     Lessor lessor;
     std::optional<TimePoint> next_checkpoint;
     WatchHub hub;
+    std::function<void(StoreChange)> follower;
 
     bool held = false;
     std::optional<StoreError> group_failure;  // of a commit that had to come before flush()

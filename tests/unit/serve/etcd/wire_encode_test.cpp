@@ -15,11 +15,16 @@ namespace {
 
 using store::KeyValue;
 
+std::string bytes_of(const rpc::Frame& frame) {
+    std::string bytes;
+    while (bytes.size() < frame.size()) bytes += frame.piece(bytes.size());
+    return bytes;
+}
+
 template <class Message>
 Message parse(const rpc::Frame& frame) {
     Message message;
-    EXPECT_TRUE(
-        message.ParseFromArray(frame.message().data(), static_cast<int>(frame.message().size())));
+    EXPECT_TRUE(message.ParseFromString(bytes_of(frame).substr(rpc::kFramePrefix)));
     return message;
 }
 
@@ -135,6 +140,32 @@ TEST(WatchFrames, AreMadeOnceForAllWhoTakeTheSame) {
     ASSERT_EQ(message.events_size(), 1);
     EXPECT_EQ(message.events(0).kv().key(), "b");
     EXPECT_EQ(message.header().revision(), 5);
+}
+
+TEST(WatchFrames, ManyWatchesShareTheEventsBehindTheirOwnHead) {
+    EtcdServiceStats stats;
+    const store::Delivery small = delivery({{kv("a", "1", 5), {}}}, 5);
+    const store::Delivery large = delivery({{kv("a", std::string(5000, 'v'), 6), {}}}, 6);
+    const char* shared = nullptr;
+    for (std::int64_t id = 0; id < 100; ++id) {
+        const WatchFrameKey key{.watch_id = id * 1'000'000'007};
+        const rpc::Frame of_small = watch_frames(small, key, kHeader, 10'000, stats)->at(0);
+        EXPECT_EQ(of_small.tail().empty(), id < 16);
+        const rpc::Frame of_large = watch_frames(large, key, kHeader, 10'000, stats)->at(0);
+        if (shared == nullptr) shared = of_large.tail().data();
+        EXPECT_EQ(of_large.tail().data(), shared);
+        EXPECT_GT(of_large.tail().size(), 5000U);
+        for (const rpc::Frame& frame : {of_small, of_large}) {
+            const auto message = parse<etcdpb::WatchResponse>(frame);
+            EXPECT_EQ(message.watch_id(), key.watch_id);
+            ASSERT_EQ(message.events_size(), 1);
+            EXPECT_EQ(message.events(0).kv().key(), "a");
+            const std::string bytes = bytes_of(frame);
+            const auto length =
+                static_cast<std::uint8_t>(bytes[3]) * 256U + static_cast<std::uint8_t>(bytes[4]);
+            EXPECT_EQ(length + rpc::kFramePrefix, frame.size());
+        }
+    }
 }
 
 TEST(WatchFrames, AreCutBetweenRevisionsAndWithinOnlyForFragments) {
