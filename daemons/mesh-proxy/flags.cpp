@@ -44,8 +44,9 @@ void add_flags(CLI::App& app, Flags& flags) {
     auto* embedded = app.add_flag("--embedded", flags.embedded,
                                   "Be the cluster's etcd: an own store instead of a mirror");
     config->excludes(embedded);
-    app.add_option("--data-dir", flags.data_dir, "Where the own store is kept (--embedded)")
-        ->needs(embedded);
+    app.add_option("--data-dir", flags.data_dir,
+                   "Where the own store is kept (--embedded), or what was read of the etcd: then a "
+                   "restarted proxy serves at once, and goes on instead of reading all of it anew");
     app.add_option("--listen-remote", flags.listen_remote,
                    "ADDRESS:PORT for remote clusters: certificates remote and remote-PEER, reads "
                    "of the mesh's prefixes only")

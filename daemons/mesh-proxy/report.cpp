@@ -15,6 +15,7 @@ namespace {
 struct Sums {
     std::size_t watchers = 0, behind = 0;
     std::uint64_t connections = 0, denied = 0, events_sent = 0;
+    std::uint64_t reads_waited = 0, reads_unproven = 0;
 };
 
 Sums sums_of(const LoopReport& loop) {
@@ -22,7 +23,9 @@ Sums sums_of(const LoopReport& loop) {
               .behind = loop.store.behind,
               .connections = 0,
               .denied = loop.service.denied,
-              .events_sent = loop.service.events_sent};
+              .events_sent = loop.service.events_sent,
+              .reads_waited = loop.service.reads_waited,
+              .reads_unproven = loop.service.reads_unproven};
     for (const ListenerReport& listener : loop.listeners) {
         sums.connections += listener.server.connections;
     }
@@ -38,6 +41,8 @@ Sums sums_of(const ProxyReport& report) {
         sums.connections += own.connections;
         sums.denied += own.denied;
         sums.events_sent += own.events_sent;
+        sums.reads_waited += own.reads_waited;
+        sums.reads_unproven += own.reads_unproven;
     }
     return sums;
 }
@@ -72,6 +77,11 @@ boost::json::object to_json(const ProxyReport& report) {
                                               {"serving", mirror.serving},
                                               {"stale", mirror.stale},
                                               {"stale_seconds", report.stale_seconds},
+                                              {"restored", mirror.restored},
+                                              {"durable_revision", mirror.durable_revision},
+                                              {"questions", mirror.reads.questions},
+                                              {"reads_waited", sums.reads_waited},
+                                              {"reads_unproven", sums.reads_unproven},
                                               {"lists", mirror.lists},
                                               {"history_changes", mirror.history_changes},
                                               {"events", mirror.events},
@@ -106,6 +116,16 @@ std::string to_metrics(const ProxyReport& report) {
         gauge("mesh_proxy_stale_seconds", "How long it has been.", report.stale_seconds);
         gauge("mesh_proxy_upstream_lists_total", "Complete lists taken.", report.mirror->lists,
               "counter");
+        gauge("mesh_proxy_restored", "1 while what was kept over a restart needed no list.",
+              report.mirror->restored ? 1 : 0);
+        gauge("mesh_proxy_durable_revision", "Where a restart would go on; 0 = nowhere.",
+              report.mirror->durable_revision);
+        gauge("mesh_proxy_upstream_questions_total", "Asked so that reads do not go back in time.",
+              report.mirror->reads.questions, "counter");
+        gauge("mesh_proxy_reads_waited_total", "Reads that waited for the upstream, or a revision.",
+              sums.reads_waited, "counter");
+        gauge("mesh_proxy_reads_unproven_total", "Reads answered without the upstream's word.",
+              sums.reads_unproven, "counter");
     }
     if (report.kvstore_mesh) text += to_metrics(*report.kvstore_mesh);
     return text;

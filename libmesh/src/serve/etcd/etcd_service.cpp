@@ -9,6 +9,7 @@
 #include "serve/etcd/convert.hpp"
 #include "serve/etcd/etcd_status.hpp"
 #include "serve/etcd/lease_service.hpp"
+#include "serve/etcd/read_gate.hpp"
 #include "serve/etcd/service_core.hpp"
 #include "serve/etcd/watch_service.hpp"
 
@@ -22,13 +23,16 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         : core(std::make_shared<ServiceCore>(std::move(loop), store, clock, std::move(options),
                                              std::move(logger))),
           watches(std::make_shared<WatchService>(core)),
-          leases(std::make_shared<LeaseService>(core)) {
+          leases(std::make_shared<LeaseService>(core)),
+          reads(std::make_shared<ReadGate>(core->loop, store, core->options)) {
+        reads->start();
         watches->start();
         leases->start();
     }
     ~Impl() {
         core->flush();
         core->stopped = true;
+        reads->stop();
         watches->stop();
         leases->stop();
     }
@@ -38,6 +42,7 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
     std::shared_ptr<ServiceCore> core;
     std::shared_ptr<WatchService> watches;
     std::shared_ptr<LeaseService> leases;
+    std::shared_ptr<ReadGate> reads;
 
   private:
     using Call = rpc::ServerCallPtr;
@@ -50,6 +55,7 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
                         EtcdAction action, void (Impl::*method)(const Request&, Response&));
 
     void range(const Call& call, const Listener& listener, const etcdpb::RangeRequest& request);
+    void answer_range(const Call& call, const etcdpb::RangeRequest& request, ReadVerdict verdict);
     void put(const Call& call, const Listener& listener, const etcdpb::PutRequest& request);
     void delete_range(const Call& call, const Listener& listener,
                       const etcdpb::DeleteRangeRequest& request);
@@ -116,10 +122,25 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
     }
     if (refused(call, core->check(*call, listener, EtcdAction::kRange, wanted.range))) return;
     if (!has_known_enumerators(request)) return call->finish(invalid_sort_option());
+    if (reads->at_once(request.revision(), request.serializable()))
+        return answer_range(call, request, ReadVerdict::kFresh);
+    reads->pass(request.revision(), request.serializable(),
+                [weak = weak_from_this(), call, request](ReadVerdict verdict) {
+                    if (auto self = weak.lock()) self->answer_range(call, request, verdict);
+                });
+}
+
+void EtcdService::Impl::answer_range(const Call& call, const etcdpb::RangeRequest& request,
+                                     ReadVerdict verdict) {
+    if (call->ended()) return;
     if (call->congested()) return call->finish(answers_wait());
-    const auto outcome = core->store.range(wanted);
+    const auto outcome = core->store.range(from_pb(request));
     if (!outcome) return core->fail(call, to_status(outcome.error()));
-    core->reply(call, encode_range(core->header(), *outcome));
+    rpc::Frame frame = encode_range(core->header(), *outcome);
+    if (verdict == ReadVerdict::kFresh || !frame) return core->reply(call, std::move(frame));
+    // Only a mirror's reads come here, which wait for no commit.
+    if (call->write(std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
+    call->finish({}, {{"mesh-stale", "true"}});
 }
 
 void EtcdService::Impl::put(const Call& call, const Listener& listener,
@@ -357,7 +378,9 @@ void EtcdService::set_raft_term(std::uint64_t term) {
     impl_->core->raft_term = term;
 }
 EtcdServiceStats EtcdService::stats() const {
-    return impl_->core->stats;
+    EtcdServiceStats stats = impl_->core->stats;
+    impl_->reads->count(stats);
+    return stats;
 }
 
 }  // namespace mesh::serve

@@ -99,6 +99,7 @@ struct WatchOptions {
     /// place.
     std::string known_key;
     std::int64_t known_revision = 0;
+    bool known_is_delete = false;  ///< at known_revision the key was deleted
     bool prev_kv = false;
     bool progress_notify = true;
 };

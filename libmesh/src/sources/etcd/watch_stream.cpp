@@ -39,6 +39,7 @@ std::shared_ptr<WatchState> WatchStream::add(WatchOptions options, WatchEvents e
     watch->cluster_id = options.cluster_id;
     watch->proof_key = options.known_key;
     watch->proof_revision = options.known_revision;
+    watch->proof_is_delete = options.known_is_delete;
     watch->connection = client_.usable() ? connection_ : 0;
     if (!watch->from_now && watch->cluster_id != 0)
         client_.guard_.reached(watch->cluster_id, watch->revision);
