@@ -1,6 +1,8 @@
 #include "serve/etcd/etcd_service.hpp"
 
 #include <array>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <type_traits>
 #include <utility>
 
@@ -9,10 +11,15 @@
 #include "serve/etcd/convert.hpp"
 #include "serve/etcd/etcd_status.hpp"
 #include "serve/etcd/lease_service.hpp"
+#include "serve/etcd/range_cache.hpp"
 #include "serve/etcd/service_core.hpp"
 #include "serve/etcd/watch_service.hpp"
 
 namespace mesh::serve {
+
+namespace {
+constexpr auto kRangeSweep = std::chrono::seconds(5);
+}  // namespace
 
 /// KV, Maintenance, Cluster and Auth; Watch and Lease have classes of their own.
 class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl> {
@@ -22,7 +29,9 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         : core(std::make_shared<ServiceCore>(std::move(loop), store, clock, std::move(options),
                                              std::move(logger))),
           watches(std::make_shared<WatchService>(core)),
-          leases(std::make_shared<LeaseService>(core)) {
+          leases(std::make_shared<LeaseService>(core)),
+          ranges(core->options.range_cache_bytes),
+          sweep_timer(core->loop) {
         watches->start();
         leases->start();
     }
@@ -31,6 +40,7 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         core->stopped = true;
         watches->stop();
         leases->stop();
+        sweep_timer.cancel();
     }
 
     void attach(rpc::Server& server, ListenerPtr listener);
@@ -38,6 +48,9 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
     std::shared_ptr<ServiceCore> core;
     std::shared_ptr<WatchService> watches;
     std::shared_ptr<LeaseService> leases;
+    RangeCache ranges;
+    boost::asio::steady_timer sweep_timer;
+    bool sweep_waits = false;
 
   private:
     using Call = rpc::ServerCallPtr;
@@ -50,6 +63,7 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
                         EtcdAction action, void (Impl::*method)(const Request&, Response&));
 
     void range(const Call& call, const Listener& listener, const etcdpb::RangeRequest& request);
+    void sweep_ranges();
     void put(const Call& call, const Listener& listener, const etcdpb::PutRequest& request);
     void delete_range(const Call& call, const Listener& listener,
                       const etcdpb::DeleteRangeRequest& request);
@@ -117,9 +131,22 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
     if (refused(call, core->check(*call, listener, EtcdAction::kRange, wanted.range))) return;
     if (!has_known_enumerators(request)) return call->finish(invalid_sort_option());
     if (call->congested()) return call->finish(answers_wait());
-    const auto outcome = core->store.range(wanted);
-    if (!outcome) return core->fail(call, to_status(outcome.error()));
-    core->reply(call, encode_range(core->header(), *outcome));
+    auto frame = ranges.range(core->store, wanted, core->header());
+    if (!frame) return core->fail(call, to_status(frame.error()));
+    core->reply(call, *std::move(frame));
+    sweep_ranges();
+}
+
+/// What a storm of clients left in the cache goes soon after it.
+void EtcdService::Impl::sweep_ranges() {
+    if (std::exchange(sweep_waits, true)) return;
+    sweep_timer.expires_after(kRangeSweep);
+    sweep_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+        const auto self = weak.lock();
+        if (error || !self) return;
+        self->sweep_waits = false;
+        if (self->ranges.sweep()) self->sweep_ranges();
+    });
 }
 
 void EtcdService::Impl::put(const Call& call, const Listener& listener,
@@ -357,7 +384,10 @@ void EtcdService::set_raft_term(std::uint64_t term) {
     impl_->core->raft_term = term;
 }
 EtcdServiceStats EtcdService::stats() const {
-    return impl_->core->stats;
+    EtcdServiceStats stats = impl_->core->stats;
+    stats.ranges_shared = impl_->ranges.hits();
+    stats.range_cache_bytes = impl_->ranges.bytes();
+    return stats;
 }
 
 }  // namespace mesh::serve

@@ -41,6 +41,8 @@ struct EtcdServiceOptions {
     /// Of all streams of one verified common name, and of all peers without one together; 0 = no
     /// bound of its own.
     std::size_t max_watches_per_name = 0;
+    /// Encoded answers to ranges, kept for others who ask the same a moment later; 0 = none.
+    std::size_t range_cache_bytes = std::size_t{64} << 20;
 };
 
 struct EtcdServiceStats {
@@ -49,7 +51,9 @@ struct EtcdServiceStats {
     std::uint64_t events_sent = 0;    ///< events handed to streams, once per watcher
     std::uint64_t frames_built = 0;   ///< watch responses made; those shared count once
     std::uint64_t commit_failures = 0;
-    std::uint64_t compactions = 0;  ///< by history_to_keep
+    std::uint64_t compactions = 0;      ///< by history_to_keep
+    std::uint64_t ranges_shared = 0;    ///< answers to ranges that others' encoding served
+    std::size_t range_cache_bytes = 0;  ///< gauge
 };
 
 /// @thread the loop's thread only, construction and destruction included
