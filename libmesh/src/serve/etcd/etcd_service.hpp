@@ -54,6 +54,8 @@ struct EtcdServiceOptions {
     Duration future_revision_limit = std::chrono::seconds(2);
     /// Most reads that wait for the one, and for the other; more do not wait.
     std::size_t max_waiting_reads = 10'000;
+    /// Encoded answers to ranges, kept for others who ask the same a moment later; 0 = none.
+    std::size_t range_cache_bytes = std::size_t{64} << 20;
 };
 
 struct EtcdServiceStats {
@@ -67,6 +69,8 @@ struct EtcdServiceStats {
     std::uint64_t reads_unproven = 0;     ///< answered without that word
     std::uint64_t reads_crowded_out = 0;  ///< that could not wait, as too many did
     std::uint64_t barrier_questions = 0;  ///< asked for all of them
+    std::uint64_t ranges_shared = 0;    ///< answers to ranges that others' encoding served
+    std::size_t range_cache_bytes = 0;  ///< gauge
 };
 
 /// @thread the loop's thread only, construction and destruction included
