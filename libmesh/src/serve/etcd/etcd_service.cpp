@@ -11,6 +11,7 @@
 #include "serve/etcd/lease_service.hpp"
 #include "serve/etcd/service_core.hpp"
 #include "serve/etcd/watch_service.hpp"
+#include "serve/etcd/watch_stream.hpp"
 
 namespace mesh::serve {
 
@@ -358,6 +359,19 @@ void EtcdService::set_raft_term(std::uint64_t term) {
 }
 EtcdServiceStats EtcdService::stats() const {
     return impl_->core->stats;
+}
+void EtcdService::for_each_watch_stream(
+    const std::function<void(const WatchStreamInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) visit(stream->info());
+}
+void EtcdService::for_each_watch(
+    const std::function<bool(const WatchStreamInfo&)>& which,
+    const std::function<void(const WatchStreamInfo&, const WatchInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) {
+        const WatchStreamInfo info = stream->info();
+        if (!which(info)) continue;
+        stream->for_each_watch([&](const WatchInfo& watch) { visit(info, watch); });
+    }
 }
 
 }  // namespace mesh::serve
