@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <boost/json/array.hpp>
 #include <string_view>
+#include <utility>
 
 #include "kvstore_mesh_report.hpp"
 
@@ -10,22 +12,32 @@ namespace mesh::proxy_daemon {
 
 namespace {
 
-/// Over all loops.
 struct Sums {
     std::size_t watchers = 0, behind = 0;
     std::uint64_t connections = 0, denied = 0, events_sent = 0;
 };
 
+Sums sums_of(const LoopReport& loop) {
+    Sums sums{.watchers = loop.store.watchers,
+              .behind = loop.store.behind,
+              .connections = 0,
+              .denied = loop.service.denied,
+              .events_sent = loop.service.events_sent};
+    for (const ListenerReport& listener : loop.listeners) {
+        sums.connections += listener.server.connections;
+    }
+    return sums;
+}
+
 Sums sums_of(const ProxyReport& report) {
     Sums sums;
     for (const LoopReport& loop : report.loops) {
-        sums.watchers += loop.store.watchers;
-        sums.behind += loop.store.behind;
-        sums.denied += loop.service.denied;
-        sums.events_sent += loop.service.events_sent;
-        for (const ListenerReport& listener : loop.listeners) {
-            sums.connections += listener.server.connections;
-        }
+        const Sums own = sums_of(loop);
+        sums.watchers += own.watchers;
+        sums.behind += own.behind;
+        sums.connections += own.connections;
+        sums.denied += own.denied;
+        sums.events_sent += own.events_sent;
     }
     return sums;
 }
@@ -43,8 +55,17 @@ boost::json::object to_json(const ProxyReport& report) {
                             {"keys", report.loops.front().store.keys},
                             {"leases", report.loops.front().store.leases},
                             {"watchers", sums.watchers},
+                            {"watchers_behind", sums.behind},
                             {"connections", sums.connections},
                             {"denied", sums.denied}};
+    boost::json::array loops;
+    for (const LoopReport& loop : report.loops) {
+        const Sums own = sums_of(loop);
+        loops.push_back(boost::json::object{{"connections", own.connections},
+                                            {"watchers", own.watchers},
+                                            {"revision", loop.revision}});
+    }
+    out["loops"] = std::move(loops);
     if (report.mirror) {
         const auto& mirror = *report.mirror;
         out["upstream"] = boost::json::object{{"endpoint", mirror.endpoint},

@@ -37,7 +37,10 @@ asio::awaitable<void> ServingLoop::drain() {
 }
 
 LoopReport ServingLoop::report() const {
-    LoopReport out{.store = store_.stats(), .service = service_->stats(), .listeners = {}};
+    LoopReport out{.revision = store_.revision(),
+                   .store = store_.stats(),
+                   .service = service_->stats(),
+                   .listeners = {}};
     for (const Listener& listener : listeners_) {
         out.listeners.push_back({listener.name, listener.server->stats()});
     }

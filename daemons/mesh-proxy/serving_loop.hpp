@@ -38,6 +38,7 @@ struct ListenerReport {
 
 /// What a loop tells of itself: plain numbers, which add up over loops.
 struct LoopReport {
+    store::Revision revision = 0;
     store::StoreStats store;
     serve::EtcdServiceStats service;
     std::vector<ListenerReport> listeners;

@@ -28,7 +28,7 @@ ALLOWED = {
     "compile/encryption": FOUNDATIONS + ["state/tables", "compile/routes"],
     "observe": FOUNDATIONS + ["state/tables", "state/clusters", "compile/services"],
     "datapath": FOUNDATIONS,
-    "serve/etcd": FOUNDATIONS + ["sources/etcd", "state/store"],
+    "serve/etcd": FOUNDATIONS + ["sources/etcd", "sources/config", "state/store"],   # the file of roles
     "serve/status": FOUNDATIONS,
     "serve/l7": FOUNDATIONS,
     "serve/dns": FOUNDATIONS,

@@ -33,6 +33,9 @@ using Key = Owned<EVP_PKEY, EVP_PKEY_free>;
 using Certificate = Owned<X509, X509_free>;
 using Number = Owned<BIGNUM, BN_free>;
 using Extension = Owned<X509_EXTENSION, X509_EXTENSION_free>;
+using List = Owned<X509_CRL, X509_CRL_free>;
+using Time = Owned<ASN1_TIME, ASN1_TIME_free>;
+using Integer = Owned<ASN1_INTEGER, ASN1_INTEGER_free>;
 using Names = Owned<GENERAL_NAMES, GENERAL_NAMES_free>;
 using Store = Owned<X509_STORE, X509_STORE_free>;
 using StoreContext = Owned<X509_STORE_CTX, X509_STORE_CTX_free>;
@@ -230,6 +233,26 @@ const char* extended_usage(Usage usage) {
     return "clientAuth";
 }
 
+Result<void> add_revoked(X509_CRL* list, const std::string& serial, ASN1_TIME* since) {
+    BIGNUM* raw = nullptr;
+    const bool whole = !serial.empty() && serial.size() <= 64 &&
+                       BN_hex2bn(&raw, serial.c_str()) == static_cast<int>(serial.size());
+    const Number value(raw);
+    if (!whole) {
+        return invalid_argument(
+            fmt::format("serial \"{}\": expected hexadecimal digits", serial.substr(0, 80)));
+    }
+    const Integer number(BN_to_ASN1_INTEGER(value.get(), nullptr));
+    X509_REVOKED* entry = X509_REVOKED_new();
+    if (!number || entry == nullptr || X509_REVOKED_set_serialNumber(entry, number.get()) != 1 ||
+        X509_REVOKED_set_revocationDate(entry, since) != 1 ||
+        X509_CRL_add0_revoked(list, entry) != 1) {
+        X509_REVOKED_free(entry);
+        return openssl_error("revoke a certificate");
+    }
+    return {};
+}
+
 void read_alternative_names(X509* certificate, CertificateInfo& info) {
     const Names names(static_cast<GENERAL_NAMES*>(
         X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
@@ -354,6 +377,40 @@ Result<KeyPair> Authority::issue(const CertificateRequest& request, WallTime now
     MESH_TRY(pair.certificate, to_pem(certificate.get()));
     MESH_TRY(pair.private_key, to_pem(key.get()));
     return pair;
+}
+
+Result<std::string> Authority::revocation_list(const std::vector<std::string>& serials,
+                                               WallTime now, std::chrono::hours validity) const {
+    X509* issuer = impl_->certificate.get();
+    const List list(X509_CRL_new());
+    const Time from(ASN1_TIME_set(nullptr, seconds_of(now - kBackdated)));
+    const Time next(ASN1_TIME_set(nullptr, seconds_of(now + validity)));
+    const Integer number(ASN1_INTEGER_new());
+    if (!list || !from || !next || !number || X509_CRL_set_version(list.get(), 1) != 1 ||
+        X509_CRL_set_issuer_name(list.get(), X509_get_subject_name(issuer)) != 1 ||
+        X509_CRL_set1_lastUpdate(list.get(), from.get()) != 1 ||
+        X509_CRL_set1_nextUpdate(list.get(), next.get()) != 1 ||
+        ASN1_INTEGER_set_int64(number.get(), seconds_of(now)) != 1 ||
+        X509_CRL_add1_ext_i2d(list.get(), NID_crl_number, number.get(), 0, X509V3_ADD_DEFAULT) !=
+            1) {
+        return openssl_error("make a revocation list");
+    }
+    for (const std::string& serial : serials)
+        MESH_CHECK(add_revoked(list.get(), serial, from.get()));
+    X509V3_CTX context{};
+    X509V3_set_ctx(&context, issuer, nullptr, nullptr, list.get(), 0);
+    const Extension key_id(
+        X509V3_EXT_conf_nid(nullptr, &context, NID_authority_key_identifier, "keyid"));
+    if (!key_id || X509_CRL_add_ext(list.get(), key_id.get(), -1) != 1 ||
+        X509_CRL_sort(list.get()) != 1 ||
+        X509_CRL_sign(list.get(), impl_->key.get(), EVP_sha256()) == 0) {
+        return openssl_error("sign a revocation list");
+    }
+    const Bio bio(BIO_new(BIO_s_mem()));
+    if (!bio || PEM_write_bio_X509_CRL(bio.get(), list.get()) != 1) {
+        return openssl_error("encode a revocation list");
+    }
+    return text_of(bio.get());
 }
 
 Result<CertificateInfo> inspect(std::string_view certificate_pem) {

@@ -72,6 +72,15 @@ class Authority {
     /// @errors kInvalidArgument names the field, kInternal when OpenSSL fails
     [[nodiscard]] Result<KeyPair> issue(const CertificateRequest& request, WallTime now) const;
 
+    /// The list (CRL) of those of its certificates that are no longer to be taken.
+    /// @param serials hexadecimal, as CertificateInfo::serial
+    /// @param validity until the next list is due; the list begins five minutes before `now`
+    /// @return PEM
+    /// @errors kInvalidArgument names the serial, kInternal when OpenSSL fails
+    [[nodiscard]] Result<std::string> revocation_list(const std::vector<std::string>& serials,
+                                                      WallTime now,
+                                                      std::chrono::hours validity) const;
+
     [[nodiscard]] const std::string& certificate() const noexcept;  ///< PEM
     [[nodiscard]] const std::string& private_key() const noexcept;  ///< PEM; a secret
 

@@ -107,17 +107,18 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
             std::string name = options_.server_name;
             if (name.empty()) name = options_.tls->options().server_name;
             if (name.empty()) name = options_.host;
-            auto made = detail::TlsEngine::make(*options_.tls, std::move(name));
+            auto made = detail::TlsEngine::make(*options_.tls, std::move(name), where_);
             if (!made) return connect_failed(std::move(made).error());
             tls = *std::move(made);
         }
         const Duration left = options_.connect_timeout - (clock_.now() - started_);
         connection_ = std::make_shared<Connection>(std::move(socket_), std::move(tls), clock_,
                                                    std::make_shared<detail::LoopBuffers>(), io_);
-        connection_->make_session = [this](const std::shared_ptr<const Peer>&) {
+        connection_->make_session =
+            [this](const std::shared_ptr<const Peer>&) -> Result<std::unique_ptr<detail::Session>> {
             auto session = std::make_unique<detail::ClientSession>(options_, clock_);
             session_ = session.get();
-            return session;
+            return std::unique_ptr<detail::Session>(std::move(session));
         };
         connection_->on_ready = [this] {
             timer_.cancel();

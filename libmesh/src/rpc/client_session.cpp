@@ -142,6 +142,8 @@ class ClientStream final : public ClientCall, public Stream {
         arm();
     }
 
+    void handle_ended(const Status& why) override { end_early(why); }
+
     void handle_closed(std::uint32_t http2_error, const Status* lost) override {
         Status status;
         if (early_) {

@@ -84,6 +84,15 @@ void Connection::close(const Status& why) {
     shut(Error(), why, false);
 }
 
+void Connection::end(const Status& why) {
+    if (closed_ || ending_) return;
+    if (!session_) return fail(unavailable(why.message));
+    ending_ = why;
+    session_->end_calls(why);
+    session_->go_away();
+    schedule();
+}
+
 void Connection::wait_readable() {
     if (closed_) return;
     socket_.async_wait(
@@ -112,6 +121,7 @@ void Connection::on_readable() {
                                         : "the connection broke: " + ec.message()));
         }
         counters_.bytes_received += n;
+        traffic_.bytes_received += n;
         heard_ = true;
         if (!take(std::string_view(in).substr(0, n))) break;
         if (n < in.size()) break;
@@ -168,10 +178,9 @@ bool Connection::take(std::string_view bytes) {
 }
 
 void Connection::begin_session() {
-    session_ = make_session(peer_);
-    if (!session_)
-        return fail(Error(Errc::kCapacity, "\"" + peer_->common_name +
-                                               "\" has as many connections as one name may"));
+    auto made = make_session(peer_);
+    if (!made) return fail(std::move(made).error());
+    session_ = *std::move(made);
     session_->on_wake = [this] { schedule(); };
 }
 
@@ -216,6 +225,7 @@ void Connection::flush() {
     }
     working_ = false;
     if (closed_) return;
+    if (ending_) return shut(unavailable(ending_->message), *ending_, true);
     if (session_ && session_->finished() && pending_.empty()) {
         const std::string& why = session_->failure();
         return fail(
@@ -242,6 +252,8 @@ bool Connection::write_out(std::string_view bytes) {
             return false;
         }
         counters_.bytes_sent += sent;
+        traffic_.bytes_sent += sent;
+        ++traffic_.socket_writes;
     }
     if (sent == bytes.size()) {
         if (queued) taken_ += sent;

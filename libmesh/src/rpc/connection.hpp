@@ -7,6 +7,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -32,14 +33,18 @@ struct IoCounters {
 /// @thread the loop's; kept alive by its own pending operations until closed
 class Connection : public std::enable_shared_from_this<Connection> {
   public:
-    using MakeSession = std::function<std::unique_ptr<Session>(std::shared_ptr<const Peer>)>;
+    using MakeSession =
+        std::function<Result<std::unique_ptr<Session>>(std::shared_ptr<const Peer>)>;
 
     /// @param socket connected @param tls null for plain HTTP/2
     Connection(boost::asio::ip::tcp::socket socket, std::unique_ptr<TlsEngine> tls,
                const Clock& clock, std::shared_ptr<LoopBuffers> buffers, IoCounters& counters);
     ~Connection();
 
-    /// Called with the peer once TLS is done; at once without TLS. Null refuses the peer.
+    std::uint64_t id = 0;     ///< its owner's
+    TimePoint since{};        ///< its owner's
+    std::uint64_t trust = 0;  ///< its owner's: the version of the files that let the peer in
+    /// Called with the peer once TLS is done; at once without TLS. An error refuses the peer.
     MakeSession make_session;
     /// Something waits to be sent and the peer has taken nothing of it for this long: the
     /// connection ends. 0 = never.
@@ -52,12 +57,23 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void start(Duration handshake_timeout);
     /// Closes now; calls are told `why`.
     void close(const Status& why);
+    /// Ends calls with `why`, says GOAWAY, sends what the socket takes of that in the next turn and
+    /// closes; on_closed is called. A peer that does not read holds nothing up.
+    void end(const Status& why);
     [[nodiscard]] bool closed() const noexcept { return closed_; }
     [[nodiscard]] bool was_ready() const noexcept { return ready_told_; }
+    /// On the wire: TLS and HTTP/2 included.
+    [[nodiscard]] const IoCounters& traffic() const noexcept { return traffic_; }
+    /// Bytes that the socket has not taken yet.
+    [[nodiscard]] std::size_t queued_bytes() const noexcept {
+        return pending_.size() + (session_ ? session_->queued_bytes() : 0);
+    }
     /// The peer has sent something, read or not.
     [[nodiscard]] bool heard();
     [[nodiscard]] Session* session() const noexcept { return session_.get(); }
     [[nodiscard]] const Peer& peer() const noexcept { return *peer_; }
+    /// Null without TLS.
+    [[nodiscard]] const TlsEngine* tls() const noexcept { return tls_.get(); }
 
   private:
     void wait_readable();
@@ -81,6 +97,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     const Clock& clock_;
     std::shared_ptr<LoopBuffers> buffers_;
     IoCounters& counters_;
+    IoCounters traffic_;
+    std::optional<Status> ending_;  // by end(), closed after the next flush
     std::unique_ptr<TlsEngine> tls_;
     std::unique_ptr<Session> session_;
     std::shared_ptr<Peer> peer_;

@@ -8,13 +8,14 @@
 #include <iterator>
 #include <list>
 #include <map>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "rpc/connection.hpp"
 #include "rpc/server_session.hpp"
+#include "rpc/tls_context.hpp"
+#include "rpc/trust_watch.hpp"
 
 namespace mesh::rpc {
 
@@ -48,6 +49,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         if (core_->options.tls && !credentials_) {
             MESH_TRY(credentials_,
                      TlsCredentials::load(TlsRole::kServer, *core_->options.tls, core_->logger));
+            watch_trust();
         }
         error_code ec;
         const auto ip = asio::ip::make_address(std::string(address), ec);
@@ -155,7 +157,10 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
 
     void forget(const std::shared_ptr<Connection>& connection) {
         handshake_over(connection);
-        if (connections_.erase(connection) != 0 && connection->was_ready() && peer_gone_) {
+        const auto it = connections_.find(connection->id);
+        if (it == connections_.end()) return;
+        connections_.erase(it);
+        if (connection->was_ready() && peer_gone_) {
             peer_gone_(connection->peer());
         }
         if (connections_.empty()) drained_.cancel();
@@ -173,7 +178,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         if (full()) end_handshake(next_to_go().connection);
         std::unique_ptr<detail::TlsEngine> tls;
         if (credentials_) {
-            auto made = detail::TlsEngine::make(*credentials_, {});
+            auto made = detail::TlsEngine::make(*credentials_, std::string());
             if (!made) {
                 core_->logger.error("{}", made.error().message());
                 return;
@@ -183,15 +188,10 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         auto connection = std::make_shared<Connection>(std::move(socket), std::move(tls),
                                                        core_->clock, buffers_, io_);
         connection->write_timeout = core_->options.write_timeout;
-        connection->make_session =
-            [core = core_](std::shared_ptr<const Peer> peer) -> std::unique_ptr<detail::Session> {
-            if (!may_connect(*core, *peer)) {
-                ++core->stats.refused_limit;
-                return nullptr;
-            }
-            return std::make_unique<detail::ServerSession>(core, std::move(peer));
-        };
         const std::weak_ptr<Connection> weak = connection;
+        connection->make_session = [this, weak](std::shared_ptr<const Peer> peer) {
+            return make_session(*weak.lock(), std::move(peer));
+        };
         connection->on_ready = [this, weak] {
             if (const auto ready = weak.lock()) handshake_over(ready);
         };
@@ -205,18 +205,60 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
             }
             forget(closed);
         };
-        connections_.insert(connection);
+        connection->id = ++last_id_;
+        connection->since = core_->clock.now();
+        connection->trust = credentials_ ? credentials_->reloads() : 0;
+        connections_.emplace(connection->id, connection);
         handshakes_.push_back({connection, address, core_->clock.now()});
         handshake_at_.emplace(connection, std::prev(handshakes_.end()));
         ++handshakes_by_address_[address];
         connection->start(core_->options.handshake_timeout);
     }
 
-    static bool may_connect(const detail::ServerCore& core, const Peer& peer) {
-        const std::size_t most = core.options.max_connections_per_name;
-        if (most == 0 || !peer.verified) return true;
-        const auto count = core.connections_by_name.find(peer.common_name);
-        return count == core.connections_by_name.end() || count->second < most;
+    /// TLS is done, or there is none.
+    Result<std::unique_ptr<detail::Session>> make_session(Connection& connection,
+                                                          std::shared_ptr<const Peer> peer) {
+        if (const detail::TlsEngine* tls = connection.tls(); tls != nullptr) {
+            ++core_->stats.tls_handshakes;
+            if (tls->resumed()) ++core_->stats.tls_resumed;
+            // What it began with may have been replaced while it took its time.
+            if (connection.trust != credentials_->reloads()) {
+                connection.trust = credentials_->reloads();
+                if (auto ok = tls->check_again(*credentials_->context()); !ok) {
+                    ++core_->stats.closed_revoked;
+                    return ok.error().with_prefix("certificate of \"" + peer->common_name + "\"");
+                }
+            }
+        }
+        const std::size_t most = core_->options.max_connections_per_name;
+        if (most != 0 && peer->verified) {
+            const auto count = core_->connections_by_name.find(peer->common_name);
+            if (count != core_->connections_by_name.end() && count->second >= most) {
+                ++core_->stats.refused_limit;
+                return Error(Errc::kCapacity, "\"" + peer->common_name +
+                                                  "\" has as many connections as one name may");
+            }
+        }
+        return std::unique_ptr<detail::Session>(
+            std::make_unique<detail::ServerSession>(core_, std::move(peer)));
+    }
+
+    void watch_trust() {
+        if (core_->options.tls_check_interval <= Duration::zero()) return;
+        trust_watch_ = std::make_shared<detail::TrustWatch>(
+            loop_, credentials_,
+            [this](std::uint64_t after) {
+                const auto it = connections_.upper_bound(after);
+                return it != connections_.end() ? it->second : nullptr;
+            },
+            [this](Connection& connection, const Error& why, bool first) {
+                const std::string text =
+                    "certificate of \"" + connection.peer().common_name + "\": " + why.detail();
+                if (first) core_->logger.warn("{}: its connections end", text);
+                ++core_->stats.closed_revoked;
+                connection.end({StatusCode::kUnauthenticated, text});
+            });
+        trust_watch_->start(core_->options.tls_check_interval);
     }
 
     void close_listeners() {
@@ -231,12 +273,13 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     void stop() {
         if (stopped_) return;
         stopped_ = true;
+        if (trust_watch_) trust_watch_->stop();
         close_listeners();
         handshakes_.clear();
         handshake_at_.clear();
         handshakes_by_address_.clear();
         const auto connections = std::exchange(connections_, {});
-        for (const auto& connection : connections)
+        for (const auto& [id, connection] : connections)
             connection->close({StatusCode::kUnavailable, "the server is stopping"});
         drained_.cancel();
     }
@@ -244,7 +287,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     static asio::awaitable<void> drain(std::shared_ptr<Impl> self, Duration grace) {
         self->close_listeners();
         const auto connections = self->connections_;
-        for (const auto& connection : connections) {
+        for (const auto& [id, connection] : connections) {
             if (connection->session() != nullptr) {
                 connection->session()->go_away();
             } else {
@@ -258,6 +301,50 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
             co_await self->drained_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
         }
         self->stop();
+    }
+
+    static ConnectionInfo info_of(const Connection& connection) {
+        const detail::Session* session = connection.session();
+        const detail::IoCounters& traffic = connection.traffic();
+        return {connection.id,
+                connection.peer(),
+                connection.since,
+                session != nullptr ? session->last_received() : connection.since,
+                connection.was_ready(),
+                session != nullptr && session->going_away(),
+                session != nullptr ? session->live_streams() : 0,
+                traffic.bytes_received,
+                traffic.bytes_sent,
+                traffic.socket_writes,
+                connection.queued_bytes()};
+    }
+
+    using Chooser = std::function<bool(const ConnectionInfo&)>;
+
+    std::vector<std::shared_ptr<Connection>> chosen(const Chooser& which) const {
+        std::vector<std::shared_ptr<Connection>> found;
+        for (const auto& [id, connection] : connections_)
+            if (which(info_of(*connection))) found.push_back(connection);
+        return found;
+    }
+
+    std::size_t close_connections(const Chooser& which, const Status& why) {
+        const auto found = chosen(which);
+        for (const auto& connection : found) connection->end(why);
+        core_->stats.closed_on_request += found.size();
+        return found.size();
+    }
+
+    std::size_t drain_connections(const Chooser& which) {
+        std::size_t count = 0;
+        for (const auto& connection : chosen(which)) {
+            detail::Session* session = connection->session();
+            if (session == nullptr || session->going_away()) continue;
+            session->go_away();
+            ++count;
+        }
+        core_->stats.drained += count;
+        return count;
     }
 
     ServerStats stats() const {
@@ -277,8 +364,10 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
     std::shared_ptr<detail::LoopBuffers> buffers_;
     detail::IoCounters io_;
     std::shared_ptr<TlsCredentials> credentials_;
+    std::shared_ptr<detail::TrustWatch> trust_watch_;
     std::vector<ListenerPtr> listeners_;
-    std::set<std::shared_ptr<Connection>> connections_;
+    std::map<std::uint64_t, std::shared_ptr<Connection>> connections_;  // by their ids
+    std::uint64_t last_id_ = 0;
     std::list<Handshake> handshakes_;  // the oldest first
     std::map<std::shared_ptr<Connection>, std::list<Handshake>::iterator> handshake_at_;
     std::map<std::string, std::size_t> handshakes_by_address_;
@@ -327,6 +416,23 @@ void Server::stop() {
 }
 ServerStats Server::stats() const {
     return impl_->stats();
+}
+
+TlsExpiry Server::tls_expiry() const {
+    return impl_->credentials_ ? impl_->credentials_->expiry() : TlsExpiry{};
+}
+
+void Server::for_each_connection(const std::function<void(const ConnectionInfo&)>& visit) const {
+    for (const auto& [id, connection] : impl_->connections_) visit(Impl::info_of(*connection));
+}
+
+std::size_t Server::close_connections(const std::function<bool(const ConnectionInfo&)>& which,
+                                      const Status& why) {
+    return impl_->close_connections(which, why);
+}
+
+std::size_t Server::drain_connections(const std::function<bool(const ConnectionInfo&)>& which) {
+    return impl_->drain_connections(which);
 }
 
 }  // namespace mesh::rpc

@@ -117,6 +117,11 @@ struct ServerOptions {
     std::size_t max_connection_queue_bytes = 64U << 20;
     std::int32_t stream_window = 256 << 10;    ///< bytes a client may have under way per stream
     std::int32_t connection_window = 1 << 20;  ///< and per connection
+    /// How often the TLS files are looked at. When CAs or lists of revoked certificates have
+    /// changed, connections of clients that would not be let in any more end with kUnauthenticated,
+    /// two looks later at most; all others go on. 0 = looked at by new connections only, and none
+    /// is ended.
+    Duration tls_check_interval = std::chrono::milliseconds(400);
     Duration handshake_timeout = std::chrono::seconds(10);  ///< TCP accept to HTTP/2 SETTINGS
     /// A unary request, from its headers to its end; 0 = no bound.
     Duration request_timeout = std::chrono::seconds(10);
@@ -134,8 +139,15 @@ struct ServerStats {
     std::uint64_t connections = 0;  ///< gauge
     std::uint64_t calls = 0;        ///< gauge
     std::uint64_t accepted = 0;
-    std::uint64_t refused_limit = 0;       ///< over max_connections, or of one name
-    std::uint64_t handshakes_closed = 0;   ///< for newer ones, see max_handshakes
+    std::uint64_t refused_limit = 0;      ///< over max_connections, or of one name
+    std::uint64_t closed_on_request = 0;  ///< by close_connections()
+    std::uint64_t closed_revoked = 0;     ///< ended: certificate revoked, or its CA not trusted now
+    std::uint64_t closed_flood = 0;       ///< too many pings, resets, settings, empty frames ...
+    std::uint64_t closed_silent = 0;      ///< keepalive not answered, or nothing taken in time
+    std::uint64_t drained = 0;            ///< told to go away: on request, at max_connection_age
+    std::uint64_t tls_handshakes = 0;     ///< done, resumed ones included
+    std::uint64_t tls_resumed = 0;        ///< of those, resumed from a session before
+    std::uint64_t handshakes_closed = 0;  ///< for newer ones, see max_handshakes
     std::uint64_t handshake_failures = 0;  ///< TLS or HTTP/2 never came up
     std::uint64_t calls_started = 0;
     std::uint64_t calls_refused = 0;  ///< bad path, content-type, limits
@@ -145,6 +157,21 @@ struct ServerStats {
     std::uint64_t bytes_sent = 0;
     std::uint64_t socket_writes = 0;
     std::uint64_t tls_reloads = 0;
+};
+
+/// One connection of a server, as it is now.
+struct ConnectionInfo {
+    std::uint64_t id = 0;  ///< of this server, rising as connections are accepted; never used again
+    const Peer& peer;      ///< names are empty until the handshake is done
+    TimePoint since;       ///< accepted
+    TimePoint last_received;  ///< when bytes last came; since, before the handshake is done
+    bool ready = false;       ///< the handshake is done
+    bool going_away = false;  ///< told to go, or going: it takes no new calls
+    std::size_t live_calls = 0;
+    std::uint64_t bytes_received = 0;  ///< on the wire, TLS and HTTP/2 included
+    std::uint64_t bytes_sent = 0;
+    std::uint64_t socket_writes = 0;
+    std::size_t queued_bytes = 0;  ///< that the socket has not taken yet
 };
 
 /// Accepts connections and serves calls on one loop.
@@ -183,6 +210,18 @@ class Server {
     void stop();
 
     [[nodiscard]] ServerStats stats() const;
+    /// When the certificates in use end; nothing without TLS, and before listen().
+    [[nodiscard]] TlsExpiry tls_expiry() const;
+    /// Each connection, in the order of their ids. Nothing is copied; the visitor must not call the
+    /// server. O(connections)
+    void for_each_connection(const std::function<void(const ConnectionInfo& info)>& visit) const;
+    /// Ends the connections that are chosen: their calls are told `why`, which reaches the client
+    /// where its socket takes it, then the connection is closed; all that in the loop's next turn,
+    /// so that a handler may ask for it. @return how many
+    std::size_t close_connections(const std::function<bool(const ConnectionInfo& info)>& which,
+                                  const Status& why);
+    /// Tells the clients chosen to go elsewhere (GOAWAY); running calls may end. @return how many
+    std::size_t drain_connections(const std::function<bool(const ConnectionInfo& info)>& which);
 
   private:
     class Impl;

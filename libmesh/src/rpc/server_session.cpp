@@ -204,6 +204,8 @@ class ServerStream final : public ServerCall, public Stream {
                                                     : "the deadline of the call has passed"});
     }
 
+    void handle_ended(const Status& why) override { abort(why); }
+
     void handle_closed(std::uint32_t http2_error, const Status* lost) override {
         --core_->stats.calls;
         Status status;

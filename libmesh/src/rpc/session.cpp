@@ -203,6 +203,15 @@ void Session::end_all(const Status& why) {
     }
 }
 
+void Session::end_calls(const Status& why) {
+    if (dead_) return;
+    std::vector<std::shared_ptr<Stream>> ordered;
+    for (auto& [id, stream] : streams_) ordered.push_back(stream);
+    std::sort(ordered.begin(), ordered.end(),
+              [](const auto& a, const auto& b) { return a->id_ < b->id_; });
+    for (auto& stream : ordered) stream->handle_ended(why);
+}
+
 void Session::go_away() {
     if (dead_ || goaway_sent_) return;
     goaway_sent_ = true;

@@ -63,6 +63,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
     /// What arrived breaks the protocol or a bound: end the call with this.
     virtual void handle_failure(Status status) = 0;
     virtual void handle_deadline() = 0;
+    /// The session asks for the end of the call.
+    virtual void handle_ended(const Status& why) = 0;
     /// The stream is gone. @param lost set when the whole connection is
     virtual void handle_closed(std::uint32_t http2_error, const Status* lost) = 0;
     /// Fields to send behind the last message (server); a client has none.
@@ -139,6 +141,8 @@ class Session {
     [[nodiscard]] const std::string& failure() const noexcept { return failure_; }
     /// The transport is gone, or is to be closed: ends all calls. Idempotent.
     void end_all(const Status& why);
+    /// Ends each call with a status that the peer is told; callbacks come later.
+    void end_calls(const Status& why);
     /// GOAWAY: no new calls; those that run may end.
     void go_away();
     [[nodiscard]] bool going_away() const noexcept { return goaway_sent_ || goaway_received_; }

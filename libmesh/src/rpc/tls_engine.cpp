@@ -10,6 +10,8 @@
 #include <cstring>
 #include <utility>
 
+#include "rpc/tls_context.hpp"
+
 namespace mesh::rpc::detail {
 
 namespace {
@@ -149,12 +151,13 @@ const char* refused_by_peer(int reason) {
 }  // namespace
 
 struct TlsEngine::State {
-    std::shared_ptr<void> context;  // lives as long as the connection
+    std::shared_ptr<TlsContext> context;  // lives as long as the connection
     SSL* ssl = nullptr;
     Pipe pipe;
     Peer refused;
     TlsRole role = TlsRole::kServer;
     std::string name;
+    std::string session_key;
     bool done = false;
     bool closed = false;
     bool failed = false;
@@ -193,13 +196,17 @@ struct TlsEngine::State {
         return text;
     }
 
-    /// OpenSSL forgets a certificate that it refuses, so its names are kept here. Changes no
-    /// verdict.
-    static int remember_refused(int ok, X509_STORE_CTX* store) {
-        if (ok == 1) return ok;
-        const auto* ssl = static_cast<SSL*>(
+    /// Refuses what is revoked. OpenSSL forgets a certificate that it refuses, so its names are
+    /// kept here.
+    static int judge(int ok, X509_STORE_CTX* store) {
+        auto* ssl = static_cast<SSL*>(
             X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
         auto* state = static_cast<State*>(SSL_get_app_data(ssl));
+        if (ok == 1 && refuse_revoked(store, state->context->revocation().get())) ok = 0;
+        // A ticket carries the peer's own certificate only. Without those that it sent to lead to
+        // a CA of ours, nobody could check it again when the CAs change.
+        if (ok == 1 && X509_STORE_CTX_get_num_untrusted(store) > 1) SSL_set_num_tickets(ssl, 0);
+        if (ok == 1) return ok;
         X509* certificate = X509_STORE_CTX_get0_cert(store);
         state->refused = {};
         if (certificate != nullptr) read_names(certificate, state->refused);
@@ -207,18 +214,19 @@ struct TlsEngine::State {
     }
 };
 
-Result<std::unique_ptr<TlsEngine>> TlsEngine::make(TlsCredentials& credentials, std::string name) {
+Result<std::unique_ptr<TlsEngine>> TlsEngine::make(TlsCredentials& credentials, std::string name,
+                                                   std::string_view where) {
     auto state = std::make_unique<State>();
     state->context = credentials.context_for_new_connection();
     state->role = credentials.role();
     state->name = std::move(name);
-    state->ssl = SSL_new(static_cast<SSL_CTX*>(state->context.get()));
+    state->ssl = SSL_new(state->context->ssl());
     BIO* bio = state->ssl != nullptr ? BIO_new(pipe_method()) : nullptr;
     if (bio == nullptr) return internal("OpenSSL has no memory for a connection");
     BIO_set_data(bio, &state->pipe);
     SSL_set_bio(state->ssl, bio, bio);
     SSL_set_app_data(state->ssl, state.get());
-    SSL_set_verify(state->ssl, SSL_get_verify_mode(state->ssl), &State::remember_refused);
+    SSL_set_verify(state->ssl, SSL_get_verify_mode(state->ssl), &State::judge);
     if (state->role == TlsRole::kServer) {
         SSL_set_accept_state(state->ssl);
     } else {
@@ -236,8 +244,18 @@ Result<std::unique_ptr<TlsEngine>> TlsEngine::make(TlsCredentials& credentials, 
             if (verify && SSL_set1_host(state->ssl, state->name.c_str()) != 1)
                 return invalid_argument("\"" + state->name + "\" cannot be a server's name");
         }
+        if (credentials.options().resume_sessions && !where.empty()) resume(*state, where);
     }
     return std::unique_ptr<TlsEngine>(new TlsEngine(std::move(state)));
+}
+
+void TlsEngine::resume(State& state, std::string_view where) {
+    state.session_key = state.context->session_key(std::string(where) + ' ' + state.name);
+    SSL_set_ex_data(state.ssl, TlsContext::session_key_index(), &state.session_key);
+    SSL_SESSION* session = state.context->take_session(state.session_key);
+    if (session == nullptr) return;
+    SSL_set_session(state.ssl, session);
+    SSL_SESSION_free(session);
 }
 
 TlsEngine::TlsEngine(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -310,6 +328,25 @@ bool TlsEngine::h2_agreed() const noexcept {
     unsigned length = 0;
     SSL_get0_alpn_selected(state_->ssl, &chosen, &length);
     return length == 2 && std::memcmp(chosen, "h2", 2) == 0;
+}
+
+bool TlsEngine::resumed() const noexcept {
+    return SSL_session_reused(state_->ssl) == 1;
+}
+
+Result<void> TlsEngine::check_again(const TlsContext& context) const {
+    X509* leaf = SSL_get0_peer_certificate(state_->ssl);
+    if (leaf == nullptr || SSL_get_verify_mode(state_->ssl) == SSL_VERIFY_NONE) return {};
+    return context.check(leaf, SSL_get_peer_cert_chain(state_->ssl));
+}
+
+std::string TlsEngine::peer_digest() const {
+    const X509* leaf = SSL_get0_peer_certificate(state_->ssl);
+    if (leaf == nullptr) return {};
+    std::string digest = digest_of(leaf);
+    const STACK_OF(X509)* sent = SSL_get_peer_cert_chain(state_->ssl);
+    for (int i = 0; i < sk_X509_num(sent); ++i) digest += digest_of(sk_X509_value(sent, i));
+    return digest;
 }
 
 void TlsEngine::describe_peer(Peer& peer) const {

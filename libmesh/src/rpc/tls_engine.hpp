@@ -13,10 +13,12 @@ namespace mesh::rpc::detail {
 /// @thread one thread
 class TlsEngine {
   public:
-    /// @param name client: what the server's certificate must carry (DNS name or IP address)
+    /// @param name  client: what the server's certificate must carry (DNS name or IP address)
+    /// @param where client: the endpoint, whose session before may be resumed
     /// @errors kInternal when OpenSSL has no memory
     [[nodiscard]] static Result<std::unique_ptr<TlsEngine>> make(TlsCredentials& credentials,
-                                                                 std::string name);
+                                                                 std::string name,
+                                                                 std::string_view where = {});
     ~TlsEngine();
     TlsEngine(const TlsEngine&) = delete;
     TlsEngine& operator=(const TlsEngine&) = delete;
@@ -35,11 +37,20 @@ class TlsEngine {
     [[nodiscard]] bool h2_agreed() const noexcept;
     /// close_notify has arrived.
     [[nodiscard]] bool closed_by_peer() const noexcept;
+    /// The handshake took up a session from before.
+    [[nodiscard]] bool resumed() const noexcept;
+    /// Whether the peer would be let in by another version of the files. A peer without a verified
+    /// certificate proved nothing that could have changed.
+    /// @errors kPermission with the reason
+    [[nodiscard]] Result<void> check_again(const TlsContext& context) const;
+    /// The same for all connections that showed the same certificates; empty without one.
+    [[nodiscard]] std::string peer_digest() const;
     /// Fills tls, verified and the names.
     void describe_peer(Peer& peer) const;
 
   private:
     struct State;
+    static void resume(State& state, std::string_view where);
     explicit TlsEngine(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
 };

@@ -1,5 +1,5 @@
 // An event loop on a thread of its own, for objects that live on a loop but are owned from another
-// thread. The only place where the library makes a thread for itself.
+// thread.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>

@@ -173,6 +173,27 @@ TEST_F(Certificates, BadRequestNamesTheField) {
     EXPECT_FALSE(verify(ca.certificate(), "", Usage::kClient, now_));
 }
 
+TEST_F(Certificates, OpensslTakesTheRevocationListAndRefusesWhatIsOnIt) {
+    const Authority ours = Authority::make("ours", hours(24), now_).value();
+    ASSERT_TRUE(write_file(path("ca"), ours.certificate(), FileMode::kPublic));
+    std::vector<std::string> serials;
+    for (const char* name : {"one", "two"}) {
+        const KeyPair pair = ours.issue(client_request(name), now_).value();
+        ASSERT_TRUE(write_file(path(name), pair.certificate, FileMode::kPublic));
+        serials.push_back(inspect(pair.certificate).value().serial);
+    }
+    const std::string list = ours.revocation_list({serials[0]}, now_, hours(2)).value();
+    ASSERT_TRUE(write_file(path("crl"), list, FileMode::kPublic));
+    const std::string check =
+        "verify -crl_check -CAfile " + path("ca") + " -CRLfile " + path("crl") + " ";
+    auto [revoked, text] = openssl(check + path("one"));
+    EXPECT_NE(revoked, 0);
+    EXPECT_THAT(text, HasSubstr("revoked"));
+    EXPECT_EQ(openssl(check + path("two")).first, 0);
+    EXPECT_THAT(ours.revocation_list({"12xy"}, now_, hours(2)).error().message(),
+                HasSubstr("serial \"12xy\": expected hexadecimal digits"));
+}
+
 TEST_F(Certificates, PrivateFileIsNeverReadableByOthers) {
     const mode_t old = ::umask(0);
     ASSERT_TRUE(write_file(path("key"), "one", FileMode::kPrivate));

@@ -11,6 +11,30 @@ bool no_end(std::string_view end) {
 
 }  // namespace
 
+std::string_view to_string(DenialReason reason) noexcept {
+    switch (reason) {
+        case DenialReason::kNoRole:
+            return "no-role";
+        case DenialReason::kListener:
+            return "listener";
+        case DenialReason::kMethod:
+            return "method";
+        case DenialReason::kKey:
+            return "key";
+        case DenialReason::kMirror:
+            return "mirror";
+        case DenialReason::kRevoked:
+            return "revoked";
+        case DenialReason::kStreams:
+            return "streams";
+        case DenialReason::kWatches:
+            return "watches";
+        case DenialReason::kRequests:
+            return "requests";
+    }
+    return "unknown";
+}
+
 bool lies_within(const store::KeyRange& inner, std::string_view start, std::string_view end) {
     if (inner.key < start) return false;
     if (no_end(end)) return true;

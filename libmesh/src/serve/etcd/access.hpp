@@ -1,6 +1,7 @@
 // Who may do what through the etcd API: asked before each call, and by a watch for each range.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -36,6 +37,22 @@ struct AccessRequest {
     std::string_view listener;  ///< name that ListenerOptions gave
 };
 
+/// Why something was refused; for counters and logs.
+enum class DenialReason : std::uint8_t {
+    kNoRole,    ///< no role is for this certificate
+    kListener,  ///< the role does not count on this listener
+    kMethod,    ///< the role may not make such calls
+    kKey,       ///< nor use these keys
+    kMirror,    ///< nobody may write to a mirrored etcd
+    kRevoked,   ///< the call was running when its role lost the right to it
+    kStreams,   ///< limits: too many at a time
+    kWatches,
+    kRequests,  ///< limits: too many requests wait for their turn
+};
+inline constexpr std::size_t kDenialReasons = 9;
+/// As in metrics: "no-role", "listener", ...
+[[nodiscard]] std::string_view to_string(DenialReason reason) noexcept;
+
 /// @thread the server's loop
 class AccessPolicy {
   public:
@@ -45,6 +62,10 @@ class AccessPolicy {
     /// Whether the peer may make such a call at all, whatever its range: asked when the headers are
     /// in, before there is a body to keep. request.range is empty.
     [[nodiscard]] virtual bool admits(const AccessRequest& /*request*/) const { return true; }
+    /// Why it was refused. Called after allows() or admits() said no.
+    [[nodiscard]] virtual DenialReason reason(const AccessRequest& /*request*/) const {
+        return DenialReason::kMethod;
+    }
     /// Words behind that text which tell the refused what to do instead; empty = none.
     [[nodiscard]] virtual std::string_view advice(const AccessRequest& /*request*/) const {
         return {};

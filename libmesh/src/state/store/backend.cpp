@@ -6,7 +6,7 @@ namespace mesh::store {
 
 bool WriteBatch::empty() const noexcept {
     return records.empty() && erased.empty() && leases.empty() && erased_leases.empty() &&
-           !revision && !compact_revision;
+           !revision && !compact_revision && !replace && !identity && !raft_term;
 }
 
 bool WriteBatch::grows() const noexcept {
@@ -27,6 +27,9 @@ void WriteBatch::clear() noexcept {
     erased_leases.clear();
     revision.reset();
     compact_revision.reset();
+    replace = false;
+    identity.reset();
+    raft_term.reset();
 }
 
 Outcome<BackendState> MemoryBackend::load(const std::function<Outcome<void>(KeyValue)>&) {

@@ -44,6 +44,10 @@ struct WriteBatch {
     std::vector<LeaseId> erased_leases;
     std::optional<Revision> revision;
     std::optional<Revision> compact_revision;
+    /// First everything that was kept before is forgotten. Only in a backend that keeps_mirror().
+    bool replace = false;
+    std::optional<Identity> identity;        ///< of the mirrored etcd
+    std::optional<std::uint64_t> raft_term;  ///< of the mirrored etcd
     [[nodiscard]] bool empty() const noexcept;
     /// Whether it adds keys or leases: what a backend that is nearly full refuses first.
     [[nodiscard]] bool grows() const noexcept;
@@ -55,6 +59,7 @@ struct WriteBatch {
 /// What load() found.
 struct BackendState {
     std::optional<Identity> identity;  ///< none = a new backend
+    std::uint64_t raft_term = 0;       ///< of a mirrored etcd
     Revision revision = 1;
     Revision compact_revision = 0;
     std::vector<LeaseRecord> leases;
@@ -77,6 +82,11 @@ class Backend {
     virtual Outcome<void> commit(const WriteBatch& batch) = 0;
     /// Whether commit() keeps anything; if not, the store does not fill batches.
     [[nodiscard]] virtual bool durable() const noexcept = 0;
+    /// Whether what it keeps is another etcd's history, which a mirror can list again: it may then
+    /// be behind what commit() took, and initialise() is not called.
+    [[nodiscard]] virtual bool keeps_mirror() const noexcept { return false; }
+    /// The newest revision that survives, where that may be behind what commit() took; else 0.
+    [[nodiscard]] virtual Revision durable_revision() const noexcept { return 0; }
     /// Bytes on disk, and of them in use. @thread as the rest
     [[nodiscard]] virtual std::uint64_t size_bytes() const noexcept = 0;
     [[nodiscard]] virtual std::uint64_t size_in_use_bytes() const noexcept = 0;

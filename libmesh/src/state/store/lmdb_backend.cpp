@@ -18,7 +18,8 @@
 #include <utility>
 
 // Layout (format "1"). All integers big-endian, so that LMDB's bytewise order is theirs.
-//   db "meta":   "format" → text; "cluster_id", "member_id", "revision", "compact_revision" → u64
+//   db "meta":   "format" → text; "cluster_id", "member_id", "revision", "compact_revision" → u64;
+//                of a mirror also "raft_term"
 //   db "rev":    revision u64, position u32 → create u64, version u64, lease u64, flags u8
 //                (1 = tombstone), key size u32, key, value
 //   db "lease":  id u64 → ttl seconds u64, remaining seconds u64
@@ -27,6 +28,8 @@ namespace mesh::store {
 namespace {
 
 constexpr std::string_view kFormat = "libmesh store 1";
+constexpr std::string_view kMirrorFormat = "libmesh mirror 1";
+constexpr std::string_view kAnyMirror = "libmesh mirror ";
 constexpr std::size_t kHeader = 8 + 8 + 8 + 1 + 4;
 // Kept free below the bound, for what makes room: an eighth of it, at most this. Half of that is
 // for compaction alone.
@@ -133,10 +136,16 @@ class LmdbBackend final : public Backend {
     Outcome<void> initialise(const Identity& identity) override;
     Outcome<void> commit(const WriteBatch& batch) override;
     [[nodiscard]] bool durable() const noexcept override { return true; }
+    [[nodiscard]] bool keeps_mirror() const noexcept override { return options_.mirror; }
     [[nodiscard]] std::uint64_t size_bytes() const noexcept override;
     [[nodiscard]] std::uint64_t size_in_use_bytes() const noexcept override;
 
   private:
+    [[nodiscard]] std::string_view format() const noexcept {
+        return options_.mirror ? kMirrorFormat : kFormat;
+    }
+    [[nodiscard]] StoreError other_format(std::string_view found) const;
+    int apply_replacement(MDB_txn* txn) const;
     [[nodiscard]] std::string data_file() const { return options_.directory + "/data.mdb"; }
     [[nodiscard]] StoreError failure(int code, std::string_view what) const;
     [[nodiscard]] StoreError corrupt(std::string_view what) const;
@@ -303,7 +312,7 @@ Outcome<void> LmdbBackend::write_growing(const std::function<int(MDB_txn*)>& cha
         }
         // What the last commit freed can be used from the next but one on.
         if (code == MDB_MAP_FULL && std::exchange(fresh_room_, false) &&
-            write_once([this](MDB_txn* txn) { return put(txn, meta_, "format", kFormat); }) == 0)
+            write_once([this](MDB_txn* txn) { return put(txn, meta_, "format", format()); }) == 0)
             continue;
         broken_ = code != MDB_MAP_FULL && code != kOverLimit;
         return failure(code, "write");
@@ -335,10 +344,12 @@ int LmdbBackend::apply(MDB_txn* txn, const WriteBatch& batch) const {
             code = change(*item);
         return code;
     };
-    int code = each_of(batch.records, [&](const KeyValue& kv) {
-        return put(txn, rev_, position_key({kv.mod_revision(), kv.sub_revision()}),
-                   encode_record(kv));
-    });
+    int code = batch.replace ? apply_replacement(txn) : 0;
+    if (code == 0)
+        code = each_of(batch.records, [&](const KeyValue& kv) {
+            return put(txn, rev_, position_key({kv.mod_revision(), kv.sub_revision()}),
+                       encode_record(kv));
+        });
     if (code == 0)
         code = each_of(batch.erased, [&](const RecordPosition& position) {
             return erase(txn, rev_, position_key(position));
@@ -363,6 +374,16 @@ int LmdbBackend::apply(MDB_txn* txn, const WriteBatch& batch) const {
     if (code == 0 && batch.compact_revision)
         code = put_number(txn, "compact_revision",
                           static_cast<std::uint64_t>(*batch.compact_revision));
+    if (code == 0 && batch.identity)
+        code = put_number(txn, "cluster_id", batch.identity->cluster_id);
+    if (code == 0 && batch.identity) code = put_number(txn, "member_id", batch.identity->member_id);
+    if (code == 0 && batch.raft_term) code = put_number(txn, "raft_term", *batch.raft_term);
+    return code;
+}
+
+int LmdbBackend::apply_replacement(MDB_txn* txn) const {
+    int code = mdb_drop(txn, rev_, 0);
+    if (code == 0) code = put(txn, meta_, "format", format());
     return code;
 }
 
@@ -398,7 +419,7 @@ Outcome<void> LmdbBackend::commit(const WriteBatch& batch) {
 
 Outcome<void> LmdbBackend::initialise(const Identity& identity) {
     return write([&](MDB_txn* txn) {
-        int code = put(txn, meta_, "format", kFormat);
+        int code = put(txn, meta_, "format", format());
         if (code == 0) code = put_number(txn, "cluster_id", identity.cluster_id);
         if (code == 0) code = put_number(txn, "member_id", identity.member_id);
         if (code == 0) code = put_number(txn, "revision", 1);
@@ -434,9 +455,7 @@ Outcome<BackendState> LmdbBackend::load_meta(MDB_txn* txn) const {
         return state;
     }
     if (code != 0) return failure(code, "read the format");
-    if (to_view(value) != kFormat)
-        return corrupt(fmt::format("is of format \"{}\", expected \"{}\"",
-                                   to_view(value).substr(0, 64), kFormat));
+    if (to_view(value) != format()) return other_format(to_view(value));
     std::array<std::uint64_t, 4> numbers{};
     constexpr std::array<std::string_view, 4> kNames{"cluster_id", "member_id", "revision",
                                                      "compact_revision"};
@@ -448,10 +467,30 @@ Outcome<BackendState> LmdbBackend::load_meta(MDB_txn* txn) const {
     state.identity = Identity{.cluster_id = numbers[0], .member_id = numbers[1]};
     state.revision = static_cast<Revision>(numbers[2]);
     state.compact_revision = static_cast<Revision>(numbers[3]);
+    if (options_.mirror) {
+        MESH_TRY(const auto term, get_number(txn, "raft_term"));
+        state.raft_term = term.value_or(0);
+    }
     if (state.revision < 1 || state.compact_revision < 0 || state.compact_revision > state.revision)
         return corrupt(fmt::format("revision {} and compact revision {} do not fit", state.revision,
                                    state.compact_revision));
     return state;
+}
+
+StoreError LmdbBackend::other_format(std::string_view found) const {
+    const bool of_mirror = found.starts_with(kAnyMirror);
+    if (of_mirror && !options_.mirror)
+        return {Fault::kBackend, fmt::format("{}: is the cache of a mirrored etcd, expected an own "
+                                             "store; name another directory",
+                                             data_file())};
+    // Also of an own store of a later version: nobody's cache.
+    if (!of_mirror && options_.mirror)
+        return {Fault::kBackend,
+                fmt::format("{}: is an own store (format \"{}\"), expected the cache of a mirrored "
+                            "etcd; name another directory",
+                            data_file(), found.substr(0, 64))};
+    return corrupt(
+        fmt::format("is of format \"{}\", expected \"{}\"", found.substr(0, 64), format()));
 }
 
 // LMDB finds some damage of a file by assertions, after which it would end the process. A read has

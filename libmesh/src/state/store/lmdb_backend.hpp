@@ -18,11 +18,15 @@ struct LmdbOptions {
     /// The map grows up to this; beyond it commits fail with kNoSpace. Those that add keys or
     /// leases do so an eighth (at most 64 MiB) before it, so that deletes and compaction have room.
     std::uint64_t max_map_bytes = std::uint64_t{8} << 30;
+    /// Keep a mirror's history (Backend::keeps_mirror()). The directory of the one is none of the
+    /// other's.
+    bool mirror = false;
 };
 
 /// Opens or makes the database.
 /// @errors kCorrupt not a database of ours or of an unknown format (names the file and the format),
-/// kBackend cannot be opened, or another process has it open (names the directory)
+/// kBackend cannot be opened, or another process has it open (names the directory). Only load()
+/// finds that it is of the other kind (LmdbOptions::mirror): kBackend
 [[nodiscard]] Outcome<std::unique_ptr<Backend>> open_lmdb(const LmdbOptions& options);
 
 }  // namespace mesh::store

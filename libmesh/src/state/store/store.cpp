@@ -54,8 +54,12 @@ void Store::Impl::load_lease(const LeaseRecord& record, TimePoint now) {
 Outcome<void> Store::Impl::load(TimePoint now) {
     MESH_TRY(const BackendState state,
              backend->load([this](KeyValue kv) { return load_record(std::move(kv)); }));
-    if (!state.identity) MESH_CHECK(backend->initialise(identity));
+    mirror = backend->keeps_mirror();
+    if (!state.identity && !mirror) MESH_CHECK(backend->initialise(identity));
     if (state.identity) identity = *state.identity;
+    holds_history = backend_begun = mirror && state.identity;
+    raft_term = state.raft_term;
+    kept_from = state.compact_revision;
     if (log.size() != 0 && log.back().mod_revision() > state.revision)
         return StoreError(Fault::kCorrupt, fmt::format("revision {} is beyond the last one, {}",
                                                        log.back().mod_revision(), state.revision));
@@ -68,7 +72,9 @@ Outcome<void> Store::Impl::load(TimePoint now) {
         garbage.assign(positions.begin(), positions.end());
         forget(compacted);
     }
-    while (log.size() != 0 && log[0].mod_revision() < compacted) log.pop_front();
+    // A mirror's history may begin with a snapshot, which tells nothing of what led to it.
+    if (mirror) floor = log_start = state.compact_revision + 1;
+    while (log.size() != 0 && log[0].mod_revision() < floor) log.pop_front();
     for (const LeaseRecord& lease : state.leases) load_lease(lease, now);
     static constexpr std::string_view kZero("\0", 1);
     index.visit({kZero, kZero}, kNewest, [this](const KeyValue& kv) {
@@ -465,7 +471,9 @@ Outcome<void> Store::Impl::settle() {
 Outcome<void> Store::Impl::commit() {
     if (backend->durable()) {
         if (revision != revision_before) pending.revision = revision;
-        if (!pending.empty()) {
+        if (mirror) {
+            keep(std::exchange(pending, {}));
+        } else if (!pending.empty()) {
             if (Outcome<void> done = backend->commit(pending); !done) {
                 undo_all();
                 return done;
@@ -530,8 +538,10 @@ void Store::Impl::publish() {
             published = told;
         }
     }
-    if (follower && revision >= first) tell_follower(first);
     published = revision;
+    if (revision < first) return;
+    if (follower) tell_follower(first);
+    if (on_revision) on_revision(published);
 }
 
 void Store::hold() noexcept {

@@ -171,7 +171,8 @@ class Store {
     // --- Mirror mode: another etcd's history taken as our own
     // --------------------------------------- The first of these calls makes the store a mirror:
     // from then on put, delete_range, txn with writes and the lease calls answer kMirror; compact()
-    // stays allowed. Memory backend only.
+    // stays allowed. The backend keeps nothing, or keeps_mirror(): then the store is a mirror from
+    // the beginning. A backend that fails does not stop a mirror; see backend_failure().
 
     /// Events of the mirrored keys, in order of their mod revision, with create and mod revision,
     /// version and lease as received (tombstones: KeyValue::make_tombstone). Each revision becomes
@@ -182,7 +183,8 @@ class Store {
     Outcome<void> apply_upstream(Revision revision, std::span<const KeyValue> events);
     /// The upstream's complete state at a revision, replacing ours: watchers get exact puts and
     /// deletes. History before it is gone for new watches (watch_floor() = revision + 1).
-    /// @param kvs ascending by key
+    /// @param kvs ascending by key; those of one revision have different sub revisions below 2^30
+    /// if the backend is durable
     /// @param same_history false = another etcd than before (or the first): watchers are cancelled
     /// with kReplaced instead of being told a difference
     /// @errors kMirror not ascending, a mod revision above revision, or revision < revision() with
@@ -198,8 +200,27 @@ class Store {
     Outcome<void> commit_snapshot();
     void abort_snapshot() noexcept;
 
-    /// In mirror mode: the identity told to clients is the upstream's.
-    void set_identity(const Identity& identity);
+    /// In mirror mode: the identity told to clients is the upstream's. It becomes durable with the
+    /// next change, in one commit.
+    /// @param raft_term kept with it, for who asks for raft_term() after a restart
+    void set_identity(const Identity& identity, std::uint64_t raft_term = 0);
+    [[nodiscard]] std::uint64_t raft_term() const noexcept;
+    /// Whether it holds another etcd's history: after a complete snapshot, or from the backend.
+    [[nodiscard]] bool mirrors() const noexcept;
+    struct Newest {
+        KeyValue live;    ///< the live key that changed last; null if none is live
+        KeyValue change;  ///< the last change that is known, maybe a tombstone; null: none
+    };
+    /// @complexity O(keys)
+    [[nodiscard]] Newest newest() const;
+    /// In mirror mode: why what is durable is not kept up to date any more. A new snapshot of
+    /// another history, or rewrite_backend(), starts anew.
+    [[nodiscard]] const std::optional<StoreError>& backend_failure() const noexcept;
+    /// Hands all live keys to the backend, in one batch. @complexity O(keys)
+    void rewrite_backend();
+    /// Called with each newest revision that readers and watchers may know of, after the watchers
+    /// were told. Must not write to the store, nor add watches.
+    void on_revision(std::function<void(Revision)> callback);
 
     // --- Copies: a store that follows another, in mirror mode
     // ---------------------------------------

@@ -66,7 +66,12 @@ Outcome<Revision> Store::compact(Revision at) {
         if (impl.held) impl.group_failure = done.error();
         return done.error();
     }
-    if (impl.backend->durable()) {
+    if (impl.mirror && impl.backend->durable()) {
+        WriteBatch batch;
+        batch.erased = impl.superseded(at);
+        batch.compact_revision = at;
+        impl.keep(std::move(batch));
+    } else if (impl.backend->durable()) {
         const std::size_t left_over = impl.garbage.size();
         const std::vector<RecordPosition> positions = impl.superseded(at);
         impl.garbage.insert(impl.garbage.end(), positions.begin(), positions.end());
@@ -91,10 +96,50 @@ Revision Store::revision_keeping(std::size_t changes) const {
 // --------------------------------------------------------------------------------------
 
 Outcome<void> Store::Impl::become_mirror() {
-    if (backend->durable())
+    if (backend->durable() && !backend->keeps_mirror())
         return StoreError(Fault::kMirror, "a store with a durable backend keeps its own history");
     mirror = true;
     return {};
+}
+
+void Store::Impl::keep(WriteBatch batch) {
+    if (!backend->durable()) return;
+    if (batch.replace) {
+        backend_begun = true;
+        backend_failure.reset();
+        garbage.clear();  // positions of what is replaced
+        kept_from = *batch.compact_revision;
+    }
+    if (!backend_begun || backend_failure) return;
+    if (batch.replace || identity_is_new) {
+        batch.identity = identity;
+        batch.raft_term = raft_term;
+    }
+    // What was written anew may begin later than what is in memory.
+    if (batch.compact_revision)
+        batch.compact_revision = kept_from = std::max(kept_from, *batch.compact_revision);
+    if (batch.empty()) return;
+    identity_is_new = false;
+    if (Outcome<void> done = backend->commit(batch); !done) backend_failure = done.error();
+}
+
+WriteBatch Store::Impl::everything() const {
+    static constexpr std::string_view kZero("\0", 1);
+    WriteBatch batch;
+    batch.replace = true;
+    batch.revision = batch.compact_revision = revision;
+    batch.records.reserve(index.live());
+    index.visit({kZero, kZero}, kNewest, [&batch](const KeyValue& kv) {
+        batch.records.push_back(kv);
+        return true;
+    });
+    return batch;
+}
+
+void Store::Impl::advance_to(Revision at) {
+    revision = revision_before = published = at;
+    holds_history = true;
+    if (on_revision) on_revision(at);
 }
 
 namespace {
@@ -155,6 +200,8 @@ void Store::Impl::compare_page(Snapshot& open, std::span<const KeyValue> page) c
     // Everything of ours between the last page's end and this one's is either in this page or
     // deleted.
     static constexpr std::string_view kOpen("\0", 1);
+    // Beyond the positions of the page's own changes at that revision.
+    static constexpr std::uint32_t kFirstDeletion = std::uint32_t{1} << 30;
     std::string from = open.last_key;
     from.push_back('\0');
     std::string to;
@@ -169,7 +216,8 @@ void Store::Impl::compare_page(Snapshot& open, std::span<const KeyValue> page) c
                     for (; theirs != page.end() && theirs->key() < ours.key(); ++theirs)
                         take(*theirs);
                     if (theirs == page.end() || theirs->key() != ours.key()) {
-                        open.changed.push_back(KeyValue::make_tombstone(ours.key(), open.revision));
+                        open.changed.push_back(KeyValue::make_tombstone(
+                            ours.key(), open.revision, kFirstDeletion + open.deletions++));
                         return true;
                     }
                     if (theirs->mod_revision() != ours.mod_revision()) take(*theirs);
@@ -242,12 +290,18 @@ void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
         if (!hub.empty()) batch->events.push_back(event_of(kv));
         add_version(std::move(kv));
     }
+    undo.clear();
+    if (WriteBatch batch_to_keep = std::exchange(pending, {}); backend->durable()) {
+        batch_to_keep.revision = batch_to_keep.compact_revision = at;
+        batch_to_keep.erased = superseded(at + 1);
+        keep(std::move(batch_to_keep));
+    }
     revision = revision_before = at;
     compacted = at;
     floor = at + 1;
     if (!batch->events.empty()) hub.publish(std::move(batch));
-    published = at;
     if (follower) follower(std::move(told));
+    advance_to(at);
     // Watchers that are behind may still read their way through what came before.
     if (hub.any_behind()) return;
     forget(at + 1);
@@ -260,15 +314,47 @@ void Store::Impl::replace_all(Revision at, std::vector<KeyValue> kvs) {
     StoreChange told{.kind = StoreChange::Kind::kReplaced, .revision = at};
     if (follower) told.records = kvs;
     for (KeyValue& kv : kvs) index.append(std::move(kv));
-    revision = revision_before = published = at;
-    compacted = at;
+    revision = published = compacted = at;
     floor = log_start = at + 1;
+    if (backend->durable()) keep(everything());
     hub.cancel_all(CancelReason::kReplaced, floor);
     if (follower) follower(std::move(told));
+    advance_to(at);
 }
 
-void Store::set_identity(const Identity& identity) {
-    impl_->identity = identity;
+void Store::set_identity(const Identity& identity, std::uint64_t raft_term) {
+    Impl& impl = *impl_;
+    impl.identity_is_new =
+        impl.identity_is_new || impl.identity != identity || impl.raft_term != raft_term;
+    impl.identity = identity;
+    impl.raft_term = raft_term;
+}
+std::uint64_t Store::raft_term() const noexcept {
+    return impl_->raft_term;
+}
+bool Store::mirrors() const noexcept {
+    return impl_->holds_history;
+}
+const std::optional<StoreError>& Store::backend_failure() const noexcept {
+    return impl_->backend_failure;
+}
+void Store::rewrite_backend() {
+    impl_->keep(impl_->everything());
+}
+void Store::on_revision(std::function<void(Revision)> callback) {
+    impl_->on_revision = std::move(callback);
+}
+
+Store::Newest Store::newest() const {
+    static constexpr std::string_view kZero("\0", 1);
+    Newest newest;
+    impl_->index.visit({kZero, kZero}, kNewest, [&newest](const KeyValue& kv) {
+        if (!newest.live || kv.mod_revision() > newest.live.mod_revision()) newest.live = kv;
+        return true;
+    });
+    newest.change = newest.live;
+    if (const RevisionLog& log = impl_->log; log.size() != 0) newest.change = log.back();
+    return newest;
 }
 
 // --- Copies

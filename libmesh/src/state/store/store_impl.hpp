@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -82,6 +83,11 @@ class Store::Impl final : public HistoryReader {
     Outcome<void> erase_superseded(std::optional<Revision> mark);
     void forget(Revision at);
     Outcome<void> become_mirror();
+    /// Hands batch to the backend of a mirror, with the identity if that is new.
+    void keep(WriteBatch batch);
+    /// All live keys at a revision that is compacted.
+    [[nodiscard]] WriteBatch everything() const;
+    void advance_to(Revision at);
     void replace_all(Revision at, std::vector<KeyValue> kvs);
     void apply_difference(Revision at, std::vector<KeyValue> changed);
 
@@ -90,6 +96,7 @@ class Store::Impl final : public HistoryReader {
         bool same_history = false;
         std::string last_key;           // of the pages so far
         std::vector<KeyValue> changed;  // new versions and tombstones
+        std::uint32_t deletions = 0;    // of changed
         bool consistent = true;         // no change older than what we have seen
     };
     Outcome<void> check_page(const Snapshot& open, std::span<const KeyValue> page) const;
@@ -120,6 +127,13 @@ class Store::Impl final : public HistoryReader {
     Revision revision_before = 1;  // of the group in progress
 
     bool mirror = false;
+    bool holds_history = false;  // another etcd's
+    std::uint64_t raft_term = 0;
+    bool identity_is_new = false;  // to the backend
+    bool backend_begun = false;    // of a mirror: it has a history to go on with
+    Revision kept_from = 0;        // compacted, in the backend of a mirror
+    std::optional<StoreError> backend_failure;
+    std::function<void(Revision)> on_revision;
     std::optional<Snapshot> snapshot;
 
     // A commit copies every page it touches before the old ones are free: a backend that is full

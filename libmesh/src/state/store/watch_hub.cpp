@@ -137,13 +137,14 @@ void WatchHub::fall_behind(Watcher& watcher, Revision next) {
 }
 
 bool WatchHub::select(const EventBatch& batch, const std::vector<std::uint32_t>* hits,
-                      std::uint8_t filter, Delivery& delivery) {
+                      std::uint8_t filter, Delivery& delivery, Revision from) {
     const std::size_t candidates = hits != nullptr ? hits->size() : batch.events.size();
     auto chosen = std::make_shared<std::vector<std::uint32_t>>();
     for (std::size_t i = 0; i < candidates; ++i) {
         const auto at = hits != nullptr ? (*hits)[i] : static_cast<std::uint32_t>(i);
         const std::uint8_t kind = batch.events[at].kv.tombstone() ? kNoDelete : kNoPut;
-        if ((filter & kind) == 0) chosen->push_back(at);
+        if ((filter & kind) == 0 && batch.events[at].kv.mod_revision() >= from)
+            chosen->push_back(at);
     }
     if (chosen->empty()) return false;
     delivery.selection = chosen->size() == batch.events.size() ? nullptr : std::move(chosen);
@@ -178,6 +179,14 @@ void WatchHub::publish_to(Group& group, const std::shared_ptr<const EventBatch>&
         if (watcher.sink == nullptr || watcher.state != State::kSynced ||
             watcher.next > batch->revision)
             continue;
+        // A list's batch has many revisions; whoever waits for a later one has seen the first ones.
+        if (watcher.next > batch->events.front().kv.mod_revision()) {
+            Delivery later{.batch = batch, .selection = nullptr};
+            if (select(*batch, &hits, watcher.filter, later, watcher.next) &&
+                !watcher.sink->on_events(watcher.id, later))
+                fall_behind(watcher, watcher.next);
+            continue;
+        }
         Choice& choice = choices[watcher.filter];
         if (!choice.made) {
             choice.made = true;

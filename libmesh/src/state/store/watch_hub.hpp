@@ -89,9 +89,9 @@ class WatchHub {
     void publish_to(Group& group, const std::shared_ptr<const EventBatch>& batch);
     bool catch_up_one(Watcher& watcher);
     std::shared_ptr<const EventBatch> piece_of_history(const Group& group, Revision from);
-    /// Events of batch among hits that filter lets pass. @return false = none
+    /// Events of batch among hits that filter lets pass, from a revision on. @return false = none
     static bool select(const EventBatch& batch, const std::vector<std::uint32_t>* hits,
-                       std::uint8_t filter, Delivery& delivery);
+                       std::uint8_t filter, Delivery& delivery, Revision from = 0);
 
     const HistoryReader& history_;
     std::uint64_t last_id_ = 0;

@@ -3,10 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <utility>
-
-#include "serve/etcd/cluster_access.hpp"
-
 namespace mesh::serve {
 namespace {
 
@@ -61,55 +57,6 @@ TEST_F(ReadOnlyAccess, NothingElse) {
     EXPECT_TRUE(allows(EtcdAction::kStatus));
     EXPECT_TRUE(allows(EtcdAction::kRange, kNoEnd, kNoEnd)) << "the empty prefix is everything";
     EXPECT_FALSE(allows(EtcdAction::kPut, "a"));
-}
-
-/// By role, as mesh-proxy has it.
-class ClusterAccess : public ::testing::Test {
-  protected:
-    static AccessRequest by(const rpc::Peer& peer, EtcdAction action, std::string_view key = {}) {
-        return {.action = action, .method = "", .range = {key, {}}, .peer = peer, .listener = ""};
-    }
-    static rpc::Peer named(std::string name, bool verified = true) {
-        rpc::Peer peer;
-        peer.verified = verified;
-        peer.common_name = std::move(name);
-        return peer;
-    }
-};
-
-TEST_F(ClusterAccess, RemotesAreAdmittedToRangeAndWatchOnly) {
-    const RemoteAccess policy("one");
-    for (const char* name : {"remote", "remote-two"}) {
-        const rpc::Peer peer = named(name);
-        for (const EtcdAction action : {EtcdAction::kRange, EtcdAction::kWatch}) {
-            EXPECT_TRUE(policy.admits(by(peer, action)));
-            EXPECT_TRUE(policy.allows(by(peer, action, "cilium/state/x")));
-            EXPECT_FALSE(policy.allows(by(peer, action, "mesh/local/x")));
-        }
-        for (const EtcdAction action :
-             {EtcdAction::kPut, EtcdAction::kDelete, EtcdAction::kTxn, EtcdAction::kCompact,
-              EtcdAction::kLease, EtcdAction::kStatus, EtcdAction::kMaintenance,
-              EtcdAction::kMembers, EtcdAction::kOther}) {
-            EXPECT_FALSE(policy.admits(by(peer, action)));
-            EXPECT_FALSE(policy.allows(by(peer, action, "cilium/state/x")));
-        }
-    }
-    for (const rpc::Peer& peer : {named("remote", false), named("remotes"), named("local-one"),
-                                  named("admin-one"), named("")})
-        EXPECT_FALSE(policy.admits(by(peer, EtcdAction::kRange))) << peer.common_name;
-}
-
-TEST_F(ClusterAccess, LocalsNeedARoleAndTransactionsOfTheirsCountByTheirParts) {
-    const LocalAccess policy("one", true);
-    for (const char* name : {"local-one", "admin-one"}) {
-        const rpc::Peer peer = named(name);
-        EXPECT_TRUE(policy.admits(by(peer, EtcdAction::kPut))) << "allows() gives the advice";
-        EXPECT_TRUE(policy.allows(by(peer, EtcdAction::kTxn)));
-        EXPECT_EQ(policy.allows(by(peer, EtcdAction::kPut, "a")), peer.common_name == "admin-one");
-    }
-    for (const rpc::Peer& peer :
-         {named("admin-one", false), named("admin-two"), named("remote"), named("")})
-        EXPECT_FALSE(policy.admits(by(peer, EtcdAction::kRange))) << peer.common_name;
 }
 
 }  // namespace

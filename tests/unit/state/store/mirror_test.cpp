@@ -124,6 +124,35 @@ TEST(StoreMirror, ASlowWatcherIsCaughtUpOverAReList) {
     EXPECT_EQ(dump_all(*m.store, 120), "a=3@105 c=1@120");
 }
 
+TEST(StoreMirror, AWatchFromARevisionAheadGetsNothingThatItsClientHasSeen) {
+    Mirror m;
+    m.snapshot(100, {upstream("a", "1", 90), upstream("b", "1", 91)}, false);
+    RecordingSink ahead;
+    const auto id = m.store->watch({.range = {kFromZero, kFromZero}, .start_revision = 150}, ahead);
+    ASSERT_TRUE(id);
+    m.events(120, {upstream("a", "2", 120, 90, 2)});
+    EXPECT_EQ(ahead.take(), "");
+    // Reached by a list, which has changes from before, too.
+    m.snapshot(200, {upstream("a", "3", 140, 90, 3), upstream("c", "1", 160)});
+    EXPECT_EQ(ahead.take(), "+c=1@160 -b@200<1@91");
+    m.events(201, {upstream("d", "1", 201)});
+    EXPECT_EQ(ahead.take(), "+d=1@201");
+    EXPECT_FALSE(ahead.cancelled);
+}
+
+TEST(StoreMirror, TellsEachNewestRevisionOnceWatchersKnow) {
+    Mirror m;
+    std::vector<Revision> told;
+    m.store->on_revision([&](Revision revision) { told.push_back(revision); });
+    m.snapshot(100, {upstream("a", "1", 90)}, false);
+    m.events(102, {upstream("a", "2", 102, 90, 2)});
+    m.events(102, {});
+    m.events(105, {});
+    m.snapshot(110, {upstream("a", "2", 102, 90, 2)});
+    m.snapshot(7, {}, false);
+    EXPECT_EQ(told, (std::vector<Revision>{100, 102, 105, 110, 7}));
+}
+
 TEST(StoreMirror, PagesAreComparedAsTheyCome) {
     Mirror m;
     std::vector<KeyValue> all;
