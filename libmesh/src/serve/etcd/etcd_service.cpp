@@ -15,6 +15,7 @@
 #include "serve/etcd/read_gate.hpp"
 #include "serve/etcd/service_core.hpp"
 #include "serve/etcd/watch_service.hpp"
+#include "serve/etcd/watch_stream.hpp"
 
 namespace mesh::serve {
 
@@ -409,6 +410,19 @@ EtcdServiceStats EtcdService::stats() const {
     stats.ranges_shared = impl_->ranges.hits();
     stats.range_cache_bytes = impl_->ranges.bytes();
     return stats;
+}
+void EtcdService::for_each_watch_stream(
+    const std::function<void(const WatchStreamInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) visit(stream->info());
+}
+void EtcdService::for_each_watch(
+    const std::function<bool(const WatchStreamInfo&)>& which,
+    const std::function<void(const WatchStreamInfo&, const WatchInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) {
+        const WatchStreamInfo info = stream->info();
+        if (!which(info)) continue;
+        stream->for_each_watch([&](const WatchInfo& watch) { visit(info, watch); });
+    }
 }
 
 }  // namespace mesh::serve
