@@ -21,6 +21,8 @@
 
 namespace mesh::serve {
 
+class AccessControl;
+
 struct EtcdServiceOptions {
     std::string name = "default";    ///< of the one member
     std::string version = "3.4.23";  ///< told by Status; the release whose answers ours follow
@@ -38,9 +40,9 @@ struct EtcdServiceOptions {
     std::size_t history_to_keep = 0;
     std::size_t max_watches_per_stream = 10'000;
     std::size_t max_watches = 200'000;
-    /// Of all streams of one verified common name, and of all peers without one together; 0 = no
-    /// bound of its own.
-    std::size_t max_watches_per_name = 0;
+    /// What all loops share: limits per client, turns between clients, denials, and a table of
+    /// roles whose changes end what may not go on. Null: none of it.
+    std::shared_ptr<AccessControl> access;
 };
 
 struct EtcdServiceStats {

@@ -590,6 +590,9 @@ void Store::resume(WatchId id) {
 bool Store::is_up_to_date(WatchId id) const {
     return impl_->hub.is_up_to_date(id);
 }
+KeyRange Store::watched_range(WatchId id) const {
+    return impl_->hub.range_of(id);
+}
 bool Store::request_progress(WatchId id) {
     return impl_->hub.request_progress(id);
 }

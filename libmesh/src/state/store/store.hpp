@@ -155,6 +155,8 @@ class Store {
     void resume(WatchId id);
     /// Whether the watcher has been given everything up to the newest durable revision.
     [[nodiscard]] bool is_up_to_date(WatchId id) const;
+    /// What a watch is of, by etcd's conventions; unknown ids: nothing. Valid as long as the watch.
+    [[nodiscard]] KeyRange watched_range(WatchId id) const;
     /// Calls on_progress if the watcher has seen everything. @return whether it has
     bool request_progress(WatchId id);
     /// Gives each watcher that is behind at most one delivery from history; at most budget
