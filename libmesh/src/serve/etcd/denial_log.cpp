@@ -13,6 +13,30 @@ constexpr std::string_view kOthers = "others";
 
 }  // namespace
 
+std::string_view describe(DenialReason reason) noexcept {
+    switch (reason) {
+        case DenialReason::kNoRole:
+            return "no role is for its certificate";
+        case DenialReason::kListener:
+            return "its role does not count on this listener";
+        case DenialReason::kMethod:
+            return "its role may not make such calls";
+        case DenialReason::kKey:
+            return "its role may not use such keys";
+        case DenialReason::kMirror:
+            return "nobody writes to a mirrored etcd here";
+        case DenialReason::kRevoked:
+            return "its role has lost the right to a call that ran, which was ended";
+        case DenialReason::kStreams:
+            return "it has as many streams as its role's limits allow";
+        case DenialReason::kWatches:
+            return "it has as many watches as its role's limits allow";
+        case DenialReason::kRequests:
+            return "as many of its requests wait for their turn as its role's limits allow";
+    }
+    return "?";
+}
+
 std::string_view address_of(const rpc::Peer& peer) noexcept {
     std::string_view text = peer.address;
     text = text.substr(0, text.rfind(':'));
