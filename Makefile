@@ -3,7 +3,7 @@
 BUILD := build/release
 JOBS ?= $(shell nproc)
 
-.PHONY: help deps build demo test fuzz bench docs format lint install package clean
+.PHONY: help deps build demo test fuzz soak bench docs format lint install package clean
 
 help: ## this text
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: deps ## build and run every test: release, then the sanitizer presets
 
 fuzz: deps ## run each fuzz target of tests/fuzz for SECONDS (60) with libFuzzer
 	@scripts/fuzz $(or $(SECONDS),60) $(JOBS)
+
+soak: build ## mesh-proxy under kills, cuts and stalls for MINUTES (5); SEED=7 replays
+	@$(BUILD)/bin/soak --seconds $$(( $(or $(MINUTES),5) * 60 )) $(if $(SEED),--seed $(SEED))
 
 bench: build ## benchmarks beside their peers; JSON in build/bench
 	@scripts/bench $(BUILD)/bin

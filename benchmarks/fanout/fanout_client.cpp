@@ -1,32 +1,28 @@
 // The load of the watch fan-out benchmark: W watch streams over C connections, events put one after
 // another with at most `window` of them not yet seen by every watcher (so that each server runs at
-// its own pace), and the server process's own CPU time read from /proc. One JSON line to stdout.
-// scripts/bench starts the servers and puts the lines side by side.
+// its own pace) or at a fixed rate, and what the server process costs, read from /proc. One JSON
+// line to stdout. scripts/bench starts the servers and puts the lines side by side.
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <functional>
 #include <iostream>
 #include <memory>
-#include <numeric>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "load.hpp"
 #include "model/etcdpb/etcd.pb.h"
 #include "model/etcdpb/methods.hpp"
 #include "rpc/client.hpp"
 
 namespace asio = boost::asio;
+namespace bench = mesh::bench;
 using namespace std::chrono_literals;
 
 namespace {
@@ -39,64 +35,44 @@ struct Options {
     int value_bytes = 300;
     int window = 4;
     int pid = 0;
+    double rate = 0;
+    double settle = 0;
     double seconds = 60;
 };
 
-/// User + system CPU seconds of a process.
-double cpu_seconds(int pid) {
-    std::ifstream in("/proc/" + std::to_string(pid) + "/stat");
-    std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
-    std::istringstream fields(text.substr(text.rfind(')') + 2));
-    std::string skip;
-    for (int i = 0; i < 11; ++i) fields >> skip;
-    double user = 0;
-    double system = 0;
-    fields >> user >> system;
-    return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
-/// Resident memory of a process in KiB.
-double rss_kib(int pid) {
-    std::ifstream in("/proc/" + std::to_string(pid) + "/statm");
-    double total = 0;
-    double resident = 0;
-    in >> total >> resident;
-    return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1024;
+asio::steady_timer::duration to_wait(double seconds) {
+    return std::chrono::duration_cast<asio::steady_timer::duration>(
+        std::chrono::duration<double>(seconds));
 }
 
 class Load {
   public:
-    Load(asio::io_context& io, Options options) : io_(io), o_(std::move(options)), limit_(io) {}
+    Load(asio::io_context& io, Options options)
+        : io_(io), o_(std::move(options)), limit_(io), pace_(io) {}
 
     int run() {
-        if (!o_.ca.empty()) {
-            auto tls = mesh::rpc::TlsCredentials::load(
-                mesh::rpc::TlsRole::kClient,
-                {.ca_file = o_.ca, .cert_file = o_.cert, .key_file = o_.key}, {});
-            if (!tls) return fail(tls.error().message());
-            tls_ = *tls;
-            auto put = mesh::rpc::TlsCredentials::load(
-                mesh::rpc::TlsRole::kClient,
-                {.ca_file = o_.ca, .cert_file = o_.put_cert, .key_file = o_.put_key}, {});
-            if (!put) return fail(put.error().message());
-            put_tls_ = *put;
-        }
-        rss_before_ = rss_kib(o_.pid);
+        const auto tls = bench::credentials({o_.ca, o_.cert, o_.key});
+        const auto put_tls = bench::credentials({o_.ca, o_.put_cert, o_.put_key});
+        rss_before_ = rss();
         for (int i = 0; i <= o_.connections; ++i) {
             const bool putter = i == o_.connections;
             auto channel = std::make_unique<mesh::rpc::Channel>(
-                io_.get_executor(), channel_options(putter), clock_, mesh::Logger());
+                io_.get_executor(),
+                bench::channel_options(putter ? o_.put : o_.watch, putter ? put_tls : tls), clock_,
+                mesh::Logger());
             channel->connect([this](mesh::Result<void> connected) {
                 if (!connected) {
                     fail(connected.error().message());
                 } else if (++connected_ == o_.connections + 1) {
-                    start_watches();
+                    settle([this] {
+                        rss_connected_ = rss();
+                        start_watches();
+                    });
                 }
             });
             channels_.push_back(std::move(channel));
         }
-        limit_.expires_after(std::chrono::duration_cast<asio::steady_timer::duration>(
-            std::chrono::duration<double>(o_.seconds)));
+        limit_.expires_after(to_wait(o_.seconds));
         limit_.async_wait([this](boost::system::error_code ec) {
             if (!ec && !done_) finish();
         });
@@ -105,20 +81,19 @@ class Load {
     }
 
   private:
-    mesh::rpc::ChannelOptions channel_options(bool putter) const {
-        const std::string& to = putter ? o_.put : o_.watch;
-        const auto colon = to.rfind(':');
-        mesh::rpc::ChannelOptions options;
-        options.host = to.substr(0, colon);
-        int port = 0;
-        std::from_chars(to.data() + colon + 1, to.data() + to.size(), port);
-        options.port = static_cast<std::uint16_t>(port);
-        options.tls = putter ? put_tls_ : tls_;
-        return options;
+    double rss() const { return bench::memory_kib_of(o_.pid, "VmRSS:"); }
+
+    /// Lets the server come to rest before its memory is read.
+    template <class Next>
+    void settle(Next next) {
+        pace_.expires_after(to_wait(o_.settle));
+        pace_.async_wait([next](boost::system::error_code ec) {
+            if (!ec) next();
+        });
     }
 
     int fail(const std::string& text) {
-        std::cerr << "fanout_client: " << text << "\n";
+        if (code_ == 0) std::cerr << "fanout_client: " << text << "\n";
         code_ = 1;
         io_.stop();
         return 1;
@@ -153,12 +128,7 @@ class Load {
             return;
         }
         if (response.created()) {
-            if (++created_ == o_.streams) {
-                rss_idle_ = rss_kib(o_.pid);
-                cpu_begin_ = cpu_seconds(o_.pid);
-                begin_ = std::chrono::steady_clock::now();
-                while (put_ < o_.window && put_ < o_.events) put();
-            }
+            if (++created_ == o_.streams) settle([this] { begin(); });
             return;
         }
         const auto now = std::chrono::steady_clock::now();
@@ -174,11 +144,30 @@ class Load {
                 ++complete_;
                 if (complete_ == o_.events) {
                     finish();
-                } else if (put_ < o_.events) {
+                } else if (o_.rate <= 0 && put_ < o_.events) {
                     put();
                 }
             }
         }
+    }
+
+    void begin() {
+        rss_idle_ = rss();
+        cpu_begin_ = bench::cpu_seconds_of(o_.pid);
+        begin_ = std::chrono::steady_clock::now();
+        if (o_.events == 0) return finish();
+        if (o_.rate > 0) return keep_pace();
+        while (put_ < o_.window && put_ < o_.events) put();
+    }
+
+    void keep_pace() {
+        const std::chrono::duration<double> gone = std::chrono::steady_clock::now() - begin_;
+        while (put_ < o_.events && put_ <= gone.count() * o_.rate) put();
+        if (put_ == o_.events) return;
+        pace_.expires_at(begin_ + to_wait(put_ / o_.rate));
+        pace_.async_wait([this](boost::system::error_code ec) {
+            if (!ec && !done_) keep_pace();
+        });
     }
 
     void put() {
@@ -200,41 +189,37 @@ class Load {
 
     void finish() {
         done_ = true;
-        const double cpu = cpu_seconds(o_.pid) - cpu_begin_;
+        const double cpu = bench::cpu_seconds_of(o_.pid) - cpu_begin_;
         const double wall =
             std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-        std::ranges::sort(latencies_);
-        const auto at = [&](double q) {
-            if (latencies_.empty()) return 0.0F;
-            return latencies_[std::min(
-                latencies_.size() - 1,
-                static_cast<std::size_t>(q * static_cast<double>(latencies_.size())))];
-        };
         rusage own{};
         getrusage(RUSAGE_SELF, &own);
         std::printf(
             "{\"streams\":%d,\"connections\":%d,\"events\":%d,\"delivered\":%llu,\"complete\":%s,"
             "\"seconds\":%.3f,\"server_cpu_seconds\":%.3f,\"delivered_per_cpu_second\":%.0f,"
             "\"delivered_per_second\":%.0f,\"p50_us\":%.0f,\"p99_us\":%.0f,"
+            "\"rss_kib_per_connection\":%.2f,\"rss_kib_per_watcher\":%.2f,"
             "\"rss_kib_per_stream\":%.2f,\"rss_kib_end\":%.0f,\"client_cpu_seconds\":%.3f}\n",
             o_.streams, o_.connections, o_.events, static_cast<unsigned long long>(delivered_),
             complete_ == o_.events ? "true" : "false", wall, cpu,
             cpu > 0 ? static_cast<double>(delivered_) / cpu : 0.0,
-            static_cast<double>(delivered_) / wall, static_cast<double>(at(0.5)),
-            static_cast<double>(at(0.99)), (rss_idle_ - rss_before_) / o_.streams, rss_kib(o_.pid),
+            static_cast<double>(delivered_) / wall, bench::quantile(latencies_, 0.5),
+            bench::quantile(latencies_, 0.99), (rss_connected_ - rss_before_) / o_.connections,
+            (rss_idle_ - rss_connected_) / o_.streams, (rss_idle_ - rss_before_) / o_.streams,
+            rss(),
             static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
                 static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec) / 1e6);
         for (auto& call : calls_) call->abandon();
         channels_.clear();
         limit_.cancel();
+        pace_.cancel();
         io_.stop();
     }
 
     asio::io_context& io_;
     Options o_;
     mesh::SystemClock clock_;
-    std::shared_ptr<mesh::rpc::TlsCredentials> tls_, put_tls_;
-    asio::steady_timer limit_;
+    asio::steady_timer limit_, pace_;
     std::vector<std::unique_ptr<mesh::rpc::Channel>> channels_;
     std::vector<mesh::rpc::ClientCallPtr> calls_;
     std::vector<std::chrono::steady_clock::time_point> begun_;
@@ -248,6 +233,7 @@ class Load {
     int complete_ = 0;
     int code_ = 0;
     double rss_before_ = 0;
+    double rss_connected_ = 0;
     double rss_idle_ = 0;
     double cpu_begin_ = 0;
     bool done_ = false;
@@ -258,7 +244,7 @@ class Load {
 int main(int argc, char** argv) {
     Options options;
     CLI::App app("watch fan-out load: many watch streams, one writer; prints one JSON line");
-    app.add_option("--watch", options.watch, "HOST:PORT of the server that is watched")->required();
+    app.add_option("--read", options.watch, "HOST:PORT of the server that is watched")->required();
     app.add_option("--put", options.put, "HOST:PORT of the etcd that is written to")->required();
     app.add_option("--pid", options.pid, "process id of the server that is watched")->required();
     app.add_option("--streams", options.streams, "watch streams");
@@ -266,6 +252,8 @@ int main(int argc, char** argv) {
     app.add_option("--events", options.events, "events to put");
     app.add_option("--value-bytes", options.value_bytes, "size of each value");
     app.add_option("--window", options.window, "events under way at most");
+    app.add_option("--rate", options.rate, "puts per second, instead of a window");
+    app.add_option("--settle", options.settle, "seconds before memory is read");
     app.add_option("--seconds", options.seconds, "give up after this long");
     app.add_option("--tls-ca", options.ca);
     app.add_option("--tls-cert", options.cert);
@@ -273,6 +261,7 @@ int main(int argc, char** argv) {
     app.add_option("--put-cert", options.put_cert, "certificate of the writer");
     app.add_option("--put-key", options.put_key);
     CLI11_PARSE(app, argc, argv);
+    bench::raise_open_files();
     asio::io_context io(1);
     return Load(io, std::move(options)).run();
 }

@@ -66,6 +66,9 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->required();
     app.add_option("--tls-cert", flags.tls_cert, "Server certificate")->required();
     app.add_option("--tls-key", flags.tls_key, "Its private key")->required();
+    app.add_option("--tls-crl", flags.tls_crl,
+                   "Lists of revoked certificates (PEM): their sessions end within a second of the "
+                   "file's change, and those of a CA that left --tls-ca");
     app.add_option("--status-socket", flags.status_socket,
                    "Unix socket for status (HTTP and JSON): /v1/status, /metrics, /healthz");
     app.add_option("--metrics-port", flags.metrics_port,

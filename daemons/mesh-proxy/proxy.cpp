@@ -1,6 +1,7 @@
 #include "proxy.hpp"
 
 #include <boost/json/serialize.hpp>
+#include <charconv>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -19,6 +20,19 @@ namespace {
 /// Changes that a client may have missed and still resume; beyond that it lists again.
 constexpr std::size_t kHistory = 10'000;
 constexpr std::size_t kMostWatches = 200'000;
+
+/// client=NAME, limit=ROWS, sort=COLUMN.
+ReportQuery report_query(const serve::StatusRequest& request) {
+    ReportQuery query;
+    query.client = request.parameter("client").value_or("");
+    query.sort = request.parameter("sort").value_or("");
+    const std::string limit = request.parameter("limit").value_or("");
+    std::size_t rows = 0;
+    const auto [end, ec] = std::from_chars(limit.data(), limit.data() + limit.size(), rows);
+    if (!limit.empty() && ec == std::errc{} && end == limit.data() + limit.size())
+        query.limit = rows;
+    return query;
+}
 }  // namespace
 
 Proxy::Proxy(daemon::Daemon& daemon, const Clock& clock, Flags flags)
@@ -181,6 +195,36 @@ Result<void> Proxy::serve_status() {
         response.body = to_metrics(now);
         co_return response;
     });
+    const auto json = [](const boost::json::object& document) {
+        serve::StatusResponse response;
+        response.body = boost::json::serialize(document);
+        return response;
+    };
+    status_->route_async("/v1/clients", [this, json](serve::StatusRequest request) -> Answer {
+        const ReportQuery query = report_query(request);
+        std::vector<ConnectionReport> connections = co_await loops_->connections();
+        co_return json(clients_document(std::move(connections), {}, query));
+    });
+    status_->route_async("/v1/watchers", [this, json](serve::StatusRequest request) -> Answer {
+        const ReportQuery query = report_query(request);
+        if (query.client.empty()) {
+            std::vector<RangeReport> ranges = co_await loops_->watched_ranges();
+            co_return json(ranges_document(std::move(ranges), query));
+        }
+        auto watches = co_await loops_->watches_of(query.client, query.limit);
+        co_return json(watches_document(std::move(watches.first), watches.second));
+    });
+    // A stale mirror still serves: it is ready, and says so in /v1/status and /metrics.
+    status_->route("/readyz", [this](const serve::StatusRequest&) {
+        serve::StatusResponse response{.content_type = "text/plain; charset=utf-8", .body = "ok\n"};
+        if (const auto ready = healthy(); !ready) {
+            response.status = 503;
+            response.body = ready.error().detail() + "\n";
+        } else if (mirror_ && mirror_->status().stale) {
+            response.body = "ok, stale\n";
+        }
+        return response;
+    });
     status_->set_health([this] { return healthy(); });
     return status_->start();
 }
@@ -192,9 +236,13 @@ asio::awaitable<ProxyReport> Proxy::report() {
     out.embedded = flags_.embedded;
     out.revision = store_->revision();
     out.identity = store_->identity();
+    out.now = clock_.wall_now();
     out.loops = co_await loops_->report();
     if (mirror_) {
         out.mirror = mirror_->status();
+        out.upstream_revision = client_->newest_header().revision;
+        const Duration silence = clock_.now() - client_->last_heard();
+        out.upstream_silence = std::chrono::duration<double>(silence).count();
         if (out.mirror->stale) {
             const Duration stale = clock_.now() - out.mirror->stale_since;
             out.stale_seconds = std::chrono::duration<double>(stale).count();

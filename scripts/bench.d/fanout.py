@@ -1,83 +1,80 @@
 """scripts/bench fanout: one event to many watch streams."""
-import json
-import pathlib
-import subprocess
-import tempfile
-import time
+from common import goal, output_of, table
+from etcd_servers import CLIENT_CPU, EMBEDDED, ETCD, EtcdServers, GRPC_PROXY, MIRROR, SERVER_CPU
 
-from common import free_port, Processes, start_etcd, table, Tls
+SHAPES = [(1000, 10, 600), (5000, 50, 120), (1000, 1000, 100)]  # streams, connections, events
+RATES = [(100, 10, 100), (100, 10, 1000), (1000, 10, 100)]  # streams, connections, puts per second
+RATE_SECONDS = 5
 
 
 def fanout(bin_dir, folder):
-    """One event to many watch streams: etcd, etcd grpc-proxy, mesh-proxy as mirror and as the etcd."""
-    shapes = [(1000, 10, 600), (1000, 1000, 100), (5000, 50, 120)]
-    tls = Tls(folder)
-    server, remote, admin, local = (tls.issue(n) for n in ("server", "remote-bench", "admin-bench", "local-bench"))
-    nameless = tls.issue("grpc-proxy", "/O=bench")  # etcd's grpc-proxy refuses a client certificate with a common name
-    processes = Processes(folder)
-    load = bin_dir / "fanout_client"
+    """Delivered events per CPU second, latency at fixed rates and memory of who does nothing."""
+    servers = EtcdServers(bin_dir, folder)
     results = {}
 
-    def measure(name, process, watch, put, shape, watch_cert=remote):
-        streams, connections, events = shape
-        command = ["taskset", "-c", "1", load, "--watch", f"127.0.0.1:{watch}", "--put", f"127.0.0.1:{put}", "--pid",
-                   process.pid, "--streams", streams, "--connections", connections, "--events", events, "--seconds", 60,
-                   "--tls-ca", tls.ca, "--tls-cert", watch_cert[0], "--tls-key", watch_cert[1],
-                   "--put-cert", admin[0], "--put-key", admin[1]]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-        if done.returncode != 0:
-            raise RuntimeError(f"{name} {streams}/{connections}: {done.stderr}")
-        results.setdefault(name, {})[f"{streams}/{connections}"] = json.loads(done.stdout)
+    def load(server, name, streams, connections, *arguments):
+        results.setdefault(server.name, {})[name] = servers.client(
+            server, "fanout_client", "--streams", streams, "--connections", connections, *arguments)
 
-    def proxy(*mode):
-        remote_port, local_port = free_port(), free_port()
-        process = processes.start(f"mesh-proxy-{remote_port}", bin_dir / "mesh-proxy", "--cluster-name", "bench",
-                                  "--cluster-id", 1, "--listen-remote", f"127.0.0.1:{remote_port}", "--listen-local",
-                                  f"127.0.0.1:{local_port}", "--tls-ca", tls.ca, "--tls-cert", server[0], "--tls-key",
-                                  server[1], "--log-level", "warn", *mode, cpu=0)
-        processes.wait_port(process, local_port, f"mesh-proxy-{remote_port}")
-        return process, remote_port, local_port
+    for streams, connections, events in SHAPES:  # a fresh server for each shape: its memory is measured too
+        for server in servers.each():
+            load(server, f"{streams}/{connections}", streams, connections, "--settle", 1, "--events", events)
+    for server in servers.each():
+        for streams, connections, rate in RATES:
+            load(server, f"{streams}/{connections} at {rate}/s", streams, connections, "--rate", rate, "--events",
+                 rate * RATE_SECONDS, "--seconds", 3 * RATE_SECONDS)
+    floor = output_of("send_floor", [bin_dir / "send_floor", "--cpu", SERVER_CPU, "--reader-cpu", CLIENT_CPU])
+    print_throughput(results)
+    print_one_stream(results, floor)
+    print_latency(results)
+    print_memory(results)
+    return {**results, "floor": floor}
 
-    try:
-        for shape in shapes:
-            etcd, port = start_etcd(processes, folder, tls, server, cpu=0)
-            measure("etcd", etcd, port, port, shape)
-            processes.stop(etcd)
 
-            upstream, port = start_etcd(processes, folder, tls, server, cpu=1)
-            listen = free_port()
-            peer = processes.start("grpc-proxy", "etcd", "grpc-proxy", "start",
-                                   f"--endpoints=https://127.0.0.1:{port}", f"--listen-addr=127.0.0.1:{listen}",
-                                   f"--cert={nameless[0]}", f"--key={nameless[1]}", f"--cacert={tls.ca}",
-                                   f"--cert-file={server[0]}", f"--key-file={server[1]}",
-                                   f"--trusted-ca-file={tls.ca}", cpu=0)
-            processes.wait_port(peer, listen, "grpc-proxy")
-            measure("etcd grpc-proxy", peer, listen, port, shape)
-            processes.stop(peer)
+def rate_of(results, server, shape):
+    return results[server][shape]["delivered_per_cpu_second"]
 
-            config = pathlib.Path(folder) / "upstream.yaml"
-            config.write_text(f"endpoints:\n- https://127.0.0.1:{port}\ntrusted-ca-file: {tls.ca}\n"
-                              f"cert-file: {admin[0]}\nkey-file: {admin[1]}\n")
-            mirror, remote_port, _ = proxy("--etcd-config", config)
-            time.sleep(0.5)
-            measure("mesh-proxy (mirror)", mirror, remote_port, port, shape)
-            processes.stop(mirror)
-            processes.stop(upstream)
 
-            own, remote_port, local_port = proxy("--embedded", "--data-dir", tempfile.mkdtemp(dir=folder))
-            measure("mesh-proxy (embedded)", own, remote_port, local_port, shape)
-            processes.stop(own)
-    finally:
-        processes.stop_all()
-    for streams, connections, _ in shapes:
+def print_throughput(results):
+    for streams, connections, _ in SHAPES:
         shape = f"{streams}/{connections}"
         print(f"\n  watch fan-out, 300-byte values over TLS, {shape} streams/connections")
-        base = results["etcd"][shape]["delivered_per_cpu_second"]
-        against = results["etcd grpc-proxy"][shape]["delivered_per_cpu_second"]
-        table(["server", "delivered/CPU s", "x etcd", "x grpc-proxy", "p50 us", "p99 us", "KiB/stream", "complete"],
-              [[name, f"{r[shape]['delivered_per_cpu_second']:.0f}",
-                f"{r[shape]['delivered_per_cpu_second'] / max(base, 1):.2f}",
-                f"{r[shape]['delivered_per_cpu_second'] / max(against, 1):.2f}", f"{r[shape]['p50_us']:.0f}",
-                f"{r[shape]['p99_us']:.0f}", f"{r[shape]['rss_kib_per_stream']:.1f}",
+        base, against = (max(rate_of(results, peer, shape), 1) for peer in (ETCD, GRPC_PROXY))
+        table(["server", "delivered/CPU s", "x etcd", "x grpc-proxy", "p50 us", "p99 us", "complete"],
+              [[name, f"{rate_of(results, name, shape):.0f}", f"{rate_of(results, name, shape) / base:.2f}",
+                f"{rate_of(results, name, shape) / against:.2f}", f"{r[shape]['p50_us']:.0f}", f"{r[shape]['p99_us']:.0f}",
                 "yes" if r[shape]["complete"] else "NO"] for name, r in results.items()])
-    return results
+        least = 10 if streams > connections else 2.5
+        for ours in (MIRROR, EMBEDDED):
+            ratio = rate_of(results, ours, shape) / base
+            goal(f"{shape}, {ours}: >= {least}x etcd's delivered per CPU second: {ratio:.1f}x", ratio >= least)
+
+
+def print_one_stream(results, floor):
+    print(f"\n  one stream per connection: CPU ns per event, and what bare send() on {floor['connections']} sockets takes")
+    per_event = {name: 1e9 / max(rate_of(results, name, "1000/1000"), 1) for name in results}
+    rows = [["send(), plain", floor["plain_ns"]], ["send(), TLS records made before", floor["tls_ns"]],
+            ["send(), TLS records made here", floor["tls_encrypted_here_ns"]]]
+    if "tls_io_uring_ns" in floor:
+        rows.append(["io_uring, one submission for all, TLS records made before", floor["tls_io_uring_ns"]])
+    rows += list(per_event.items())
+    table(["", "CPU ns", "x send()"], [[name, f"{ns:.0f}", f"{ns / floor['tls_ns']:.2f}"] for name, ns in rows])
+
+
+def print_latency(results):
+    print("\n  put to delivered at fixed rates (ms; the put included)")
+    names = [f"{s}/{c} at {rate}/s" for s, c, rate in RATES]
+    table(["server", *(f"{name} {q}" for name in names for q in ("p50", "p99"))],
+          [[server, *(f"{r[name][q] / 1000:.2f}{'' if r[name]['complete'] else ' (not all)'}"
+                      for name in names for q in ("p50_us", "p99_us"))] for server, r in results.items()])
+
+
+def print_memory(results):
+    print("\n  memory of an idle server's clients, KiB")
+    table(["server", "per connection, no stream", "per watcher, 5000/50", "per stream, 1000/1000"],
+          [[server, f"{r['1000/1000']['rss_kib_per_connection']:.1f}", f"{r['5000/50']['rss_kib_per_watcher']:.1f}",
+            f"{r['1000/1000']['rss_kib_per_stream']:.1f}"] for server, r in results.items()])
+    for ours in (MIRROR, EMBEDDED):
+        for shape in ("5000/50", "1000/1000"):
+            own, theirs = (results[name][shape]["rss_kib_per_stream"] for name in (ours, ETCD))
+            goal(f"{shape}, {ours}: RSS per stream <= 1/5 of etcd's: 1/{theirs / max(own, 0.01):.1f}", own * 5 <= theirs)

@@ -6,8 +6,10 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -31,6 +33,8 @@ class Line {
         sockets_.clear();
     }
     void join() { open_ = true; }
+    /// Carries nothing until it is called with false; the connections stand.
+    void stall(bool stalled) { stalled_ = stalled; }
     void lead_to(std::uint16_t port) { to_ = port; }
 
   private:
@@ -47,17 +51,22 @@ class Line {
                     if (!failed) {
                         sockets_.push_back(a);
                         sockets_.push_back(b);
-                        boost::asio::co_spawn(loop_, carry(a, b), [](std::exception_ptr) {});
-                        boost::asio::co_spawn(loop_, carry(b, a), [](std::exception_ptr) {});
+                        boost::asio::co_spawn(loop_, carry(this, a, b), [](std::exception_ptr) {});
+                        boost::asio::co_spawn(loop_, carry(this, b, a), [](std::exception_ptr) {});
                     }
                 }
                 accept();
             });
     }
-    static boost::asio::awaitable<void> carry(Socket from, Socket to) {
+    static boost::asio::awaitable<void> carry(Line* line, Socket from, Socket to) {
         std::array<char, 16384> buffer{};
         boost::system::error_code ec;
+        boost::asio::steady_timer wait(line->loop_);
         while (!ec) {
+            while (line->stalled_ && from->is_open()) {
+                wait.expires_after(std::chrono::milliseconds(20));
+                co_await wait.async_wait(boost::asio::use_awaitable);
+            }
             const std::size_t n = co_await from->async_read_some(
                 boost::asio::buffer(buffer),
                 boost::asio::redirect_error(boost::asio::use_awaitable, ec));
@@ -75,6 +84,7 @@ class Line {
     boost::asio::ip::tcp::acceptor acceptor_;
     std::vector<std::weak_ptr<boost::asio::ip::tcp::socket>> sockets_;
     bool open_ = true;
+    bool stalled_ = false;
 };
 
 }  // namespace mesh::test

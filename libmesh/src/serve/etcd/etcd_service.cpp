@@ -1,6 +1,8 @@
 #include "serve/etcd/etcd_service.hpp"
 
 #include <array>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <type_traits>
 #include <utility>
 
@@ -9,11 +11,17 @@
 #include "serve/etcd/convert.hpp"
 #include "serve/etcd/etcd_status.hpp"
 #include "serve/etcd/lease_service.hpp"
+#include "serve/etcd/range_cache.hpp"
 #include "serve/etcd/read_gate.hpp"
 #include "serve/etcd/service_core.hpp"
 #include "serve/etcd/watch_service.hpp"
+#include "serve/etcd/watch_stream.hpp"
 
 namespace mesh::serve {
+
+namespace {
+constexpr auto kRangeSweep = std::chrono::seconds(5);
+}  // namespace
 
 /// KV, Maintenance, Cluster and Auth; Watch and Lease have classes of their own.
 class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl> {
@@ -24,7 +32,9 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
                                              std::move(logger))),
           watches(std::make_shared<WatchService>(core)),
           leases(std::make_shared<LeaseService>(core)),
-          reads(std::make_shared<ReadGate>(core->loop, store, core->options)) {
+          reads(std::make_shared<ReadGate>(core->loop, store, core->options)),
+          ranges(core->options.range_cache_bytes),
+          sweep_timer(core->loop) {
         reads->start();
         watches->start();
         leases->start();
@@ -35,6 +45,7 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         reads->stop();
         watches->stop();
         leases->stop();
+        sweep_timer.cancel();
     }
 
     void attach(rpc::Server& server, ListenerPtr listener);
@@ -43,6 +54,9 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
     std::shared_ptr<WatchService> watches;
     std::shared_ptr<LeaseService> leases;
     std::shared_ptr<ReadGate> reads;
+    RangeCache ranges;
+    boost::asio::steady_timer sweep_timer;
+    bool sweep_waits = false;
 
   private:
     using Call = rpc::ServerCallPtr;
@@ -56,6 +70,7 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
 
     void range(const Call& call, const Listener& listener, const etcdpb::RangeRequest& request);
     void answer_range(const Call& call, const etcdpb::RangeRequest& request, ReadVerdict verdict);
+    void sweep_ranges();
     void put(const Call& call, const Listener& listener, const etcdpb::PutRequest& request);
     void delete_range(const Call& call, const Listener& listener,
                       const etcdpb::DeleteRangeRequest& request);
@@ -134,13 +149,25 @@ void EtcdService::Impl::answer_range(const Call& call, const etcdpb::RangeReques
                                      ReadVerdict verdict) {
     if (call->ended()) return;
     if (call->congested()) return call->finish(answers_wait());
-    const auto outcome = core->store.range(from_pb(request));
-    if (!outcome) return core->fail(call, to_status(outcome.error()));
-    rpc::Frame frame = encode_range(core->header(), *outcome);
-    if (verdict == ReadVerdict::kFresh || !frame) return core->reply(call, std::move(frame));
+    auto frame = ranges.range(core->store, from_pb(request), core->header());
+    if (!frame) return core->fail(call, to_status(frame.error()));
+    sweep_ranges();
+    if (verdict == ReadVerdict::kFresh || !*frame) return core->reply(call, *std::move(frame));
     // Only a mirror's reads come here, which wait for no commit.
-    if (call->write(std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
+    if (call->write(*std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
     call->finish({}, {{"mesh-stale", "true"}});
+}
+
+/// What a storm of clients left in the cache goes soon after it.
+void EtcdService::Impl::sweep_ranges() {
+    if (std::exchange(sweep_waits, true)) return;
+    sweep_timer.expires_after(kRangeSweep);
+    sweep_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+        const auto self = weak.lock();
+        if (error || !self) return;
+        self->sweep_waits = false;
+        if (self->ranges.sweep()) self->sweep_ranges();
+    });
 }
 
 void EtcdService::Impl::put(const Call& call, const Listener& listener,
@@ -380,7 +407,22 @@ void EtcdService::set_raft_term(std::uint64_t term) {
 EtcdServiceStats EtcdService::stats() const {
     EtcdServiceStats stats = impl_->core->stats;
     impl_->reads->count(stats);
+    stats.ranges_shared = impl_->ranges.hits();
+    stats.range_cache_bytes = impl_->ranges.bytes();
     return stats;
+}
+void EtcdService::for_each_watch_stream(
+    const std::function<void(const WatchStreamInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) visit(stream->info());
+}
+void EtcdService::for_each_watch(
+    const std::function<bool(const WatchStreamInfo&)>& which,
+    const std::function<void(const WatchStreamInfo&, const WatchInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) {
+        const WatchStreamInfo info = stream->info();
+        if (!which(info)) continue;
+        stream->for_each_watch([&](const WatchInfo& watch) { visit(info, watch); });
+    }
 }
 
 }  // namespace mesh::serve

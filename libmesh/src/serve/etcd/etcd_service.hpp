@@ -9,8 +9,10 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/log.hpp"
@@ -54,6 +56,8 @@ struct EtcdServiceOptions {
     Duration future_revision_limit = std::chrono::seconds(2);
     /// Most reads that wait for the one, and for the other; more do not wait.
     std::size_t max_waiting_reads = 10'000;
+    /// Encoded answers to ranges, kept for others who ask the same a moment later; 0 = none.
+    std::size_t range_cache_bytes = std::size_t{64} << 20;
 };
 
 struct EtcdServiceStats {
@@ -67,6 +71,26 @@ struct EtcdServiceStats {
     std::uint64_t reads_unproven = 0;     ///< answered without that word
     std::uint64_t reads_crowded_out = 0;  ///< that could not wait, as too many did
     std::uint64_t barrier_questions = 0;  ///< asked for all of them
+    std::uint64_t ranges_shared = 0;      ///< answers to ranges that others' encoding served
+    std::size_t range_cache_bytes = 0;    ///< gauge
+};
+
+/// A Watch stream as it is now. Views are valid during the call that shows it.
+struct WatchStreamInfo {
+    const rpc::Peer& peer;
+    std::string_view listener;
+    TimePoint since{};
+    std::size_t watches = 0;
+    std::size_t blocked = 0;       ///< watches that wait for the client to read
+    std::size_t queued_bytes = 0;  ///< not yet handed to the socket
+    std::uint64_t events_sent = 0;
+};
+
+/// One watch of a stream.
+struct WatchInfo {
+    std::int64_t id = 0;  ///< the client's
+    store::WatchState state{};
+    std::uint64_t events_sent = 0;
 };
 
 /// @thread the loop's thread only, construction and destruction included
@@ -95,6 +119,12 @@ class EtcdService {
     void set_raft_term(std::uint64_t term);
 
     [[nodiscard]] EtcdServiceStats stats() const;
+    /// Each Watch stream, in no order. The visitor must not call the service. O(streams)
+    void for_each_watch_stream(const std::function<void(const WatchStreamInfo&)>& visit) const;
+    /// Each watch of the streams that are chosen. O(streams + their watches)
+    void for_each_watch(
+        const std::function<bool(const WatchStreamInfo&)>& which,
+        const std::function<void(const WatchStreamInfo&, const WatchInfo&)>& visit) const;
 
   private:
     class Impl;

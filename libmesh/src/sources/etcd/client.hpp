@@ -239,6 +239,12 @@ class Client {
     /// that it is known to have reached, and newest_header() then has the server's.
     void request_progress();
 
+    /// Back-pressure for a reader that has enough for now: lists ask for no further page, and the
+    /// watches' stream is held by flow control; other requests go on. What was received is still
+    /// told. A server may end the connection of who takes nothing for long: pause briefly.
+    void pause();
+    void resume();
+
     class Impl;
 
   private:

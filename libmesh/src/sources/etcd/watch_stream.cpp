@@ -72,6 +72,14 @@ void WatchStream::remove(const WatchPtr& watch) {
     // One that is being created is cancelled when its number is known.
 }
 
+void WatchStream::set_paused(bool paused) {
+    if (!stream_) return;
+    if (paused)
+        stream_->pause();
+    else
+        stream_->resume();
+}
+
 void WatchStream::request_progress() {
     if (!stream_ || by_id_.empty()) return;
     etcdpb::WatchRequest request;
@@ -128,6 +136,7 @@ void WatchStream::open() {
         });
     };
     stream_ = client_.channel_->call(etcdpb::kWatch, client_.stream_options(), std::move(events));
+    if (client_.paused_) stream_->pause();
 }
 
 template <class Body>
