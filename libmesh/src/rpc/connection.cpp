@@ -187,7 +187,19 @@ void Connection::begin_session() {
 void Connection::schedule() {
     if (scheduled_ || working_ || closed_) return;
     scheduled_ = true;
-    asio::post(socket_.get_executor(), [self = shared_from_this()] { self->turn(); });
+    auto ready = buffers_->ready.lock();
+    if (!ready) {
+        buffers_->ready = ready = std::make_shared<std::vector<std::shared_ptr<Connection>>>();
+        asio::post(socket_.get_executor(), [buffers = buffers_, ready] {
+            buffers->ready.reset();
+            run_ready(*ready);
+        });
+    }
+    ready->push_back(shared_from_this());
+}
+
+void Connection::run_ready(const std::vector<std::shared_ptr<Connection>>& ready) {
+    for (const auto& connection : ready) connection->turn();
 }
 
 void Connection::turn() {
