@@ -87,6 +87,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
     void begin_session();
     void schedule();
     static void run_ready(const std::vector<std::shared_ptr<Connection>>& ready);
+    void fetch_parts() const noexcept;
+    void fetch_libraries() const noexcept;
     void turn();
     void flush();
     /// @return false when the socket is full or gone

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "rpc/fetch_lines.hpp"
 #include "rpc/tls_context.hpp"
 
 namespace mesh::rpc::detail {
@@ -307,6 +308,16 @@ Result<void> TlsEngine::send(std::string_view plain, std::string& out) {
         return s.failure();
     }
     return {};
+}
+
+void TlsEngine::fetch() const noexcept {
+    fetch_lines(state_.get(), sizeof(State));
+}
+
+void TlsEngine::fetch_library() const noexcept {
+    // About what a small write touches of it.
+    constexpr std::size_t kSslBytes = 4096;
+    fetch_lines(state_->ssl, kSslBytes);
 }
 
 void TlsEngine::close(std::string& out) {
