@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/error.hpp>
+#include <boost/asio/execution/context.hpp>
+#include <boost/asio/execution_context.hpp>
 #include <boost/asio/post.hpp>
 #include <utility>
 
@@ -28,11 +30,26 @@ int unacked(int socket) {
     return ::ioctl(socket, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
+/// Lives as long as the io_context.
+class SharedBuffers : public asio::execution_context::service {
+  public:
+    static inline asio::execution_context::id id;
+    explicit SharedBuffers(asio::execution_context& context) : service(context) {}
+    const std::shared_ptr<LoopBuffers> buffers = std::make_shared<LoopBuffers>();
+
+  private:
+    void shutdown() override {}
+};
+
 bool would_block(const error_code& ec) {
     return ec == asio::error::would_block || ec == asio::error::try_again ||
            ec == asio::error::interrupted;
 }
 }  // namespace
+
+std::shared_ptr<LoopBuffers> buffers_of(const asio::any_io_executor& loop) {
+    return asio::use_service<SharedBuffers>(asio::query(loop, asio::execution::context)).buffers;
+}
 
 std::string to_text(const asio::ip::tcp::endpoint& endpoint) {
     const std::string host = endpoint.address().to_string();

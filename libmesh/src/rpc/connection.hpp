@@ -29,6 +29,9 @@ struct LoopBuffers {
     std::weak_ptr<std::vector<std::shared_ptr<Connection>>> ready;
 };
 
+/// Those that all channels of a loop share: a mesh has hundreds of them.
+[[nodiscard]] std::shared_ptr<LoopBuffers> buffers_of(const boost::asio::any_io_executor& loop);
+
 struct IoCounters {
     std::uint64_t bytes_received = 0;
     std::uint64_t bytes_sent = 0;

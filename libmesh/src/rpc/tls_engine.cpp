@@ -268,7 +268,8 @@ Result<void> TlsEngine::receive(std::string_view cipher, std::string& plain, std
     ERR_clear_error();
     s.pipe.in = cipher;
     s.pipe.out = &out;
-    constexpr std::size_t kRecord = 16384;
+    // Of a record's size, and not set to zero, which for small messages would be most of the work.
+    std::array<char, 16384> record;
     for (;;) {
         int result = 0;
         if (!s.done) {
@@ -278,12 +279,12 @@ Result<void> TlsEngine::receive(std::string_view cipher, std::string& plain, std
                 continue;
             }
         } else {
-            const std::size_t before = plain.size();
-            plain.resize(before + kRecord);
             std::size_t got = 0;
-            result = SSL_read_ex(s.ssl, plain.data() + before, kRecord, &got);
-            plain.resize(before + (result == 1 ? got : 0));
-            if (result == 1) continue;
+            result = SSL_read_ex(s.ssl, record.data(), record.size(), &got);
+            if (result == 1) {
+                plain.append(record.data(), got);
+                continue;
+            }
         }
         const int why = SSL_get_error(s.ssl, result);
         if (why == SSL_ERROR_WANT_READ) return {};
