@@ -7,9 +7,12 @@
 #include <memory>
 #include <mesh/error.hpp>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/log.hpp"
+#include "client_report.hpp"
 #include "rpc/server.hpp"
 #include "runtime/clock.hpp"
 #include "serve/etcd/access.hpp"
@@ -34,6 +37,7 @@ struct ListenerPlan {
 struct ListenerReport {
     std::string name;
     rpc::ServerStats server;
+    rpc::TlsExpiry tls;
 };
 
 /// What a loop tells of itself: plain numbers, which add up over loops.
@@ -42,6 +46,9 @@ struct LoopReport {
     store::StoreStats store;
     serve::EtcdServiceStats service;
     std::vector<ListenerReport> listeners;
+    std::vector<std::size_t> watchers_by_group;  ///< as serve::watch_groups()
+    std::size_t slow_watchers = 0;               ///< that wait for their clients to read
+    std::size_t queued_bytes = 0;                ///< for clients, not yet taken by their sockets
 };
 
 /// @thread its loop, construction and destruction included
@@ -60,7 +67,16 @@ class ServingLoop {
     [[nodiscard]] boost::asio::awaitable<void> drain();
 
     [[nodiscard]] serve::EtcdService& service() noexcept { return *service_; }
+    /// @complexity O(connections + watched ranges + watchers behind)
     [[nodiscard]] LoopReport report() const;
+    /// @complexity O(connections + Watch streams)
+    [[nodiscard]] std::vector<ConnectionReport> connections() const;
+    /// @complexity O(watchers)
+    [[nodiscard]] std::vector<RangeReport> watched_ranges() const;
+    /// Watches of a client by its name, at most `limit` of them; 0 = all.
+    /// @return them, and how many there are
+    [[nodiscard]] std::pair<std::vector<WatchReport>, std::size_t> watches_of(
+        std::string_view name, std::size_t limit) const;
 
   private:
     struct Listener {

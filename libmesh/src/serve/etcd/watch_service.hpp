@@ -27,6 +27,7 @@ class WatchService : public std::enable_shared_from_this<WatchService> {
     /// Watchers may be behind: sees to them in the next turns of the loop.
     void schedule_catch_up();
 
+    [[nodiscard]] const std::set<WatchStream*>& streams() const noexcept { return streams_; }
     [[nodiscard]] ServiceCore& core() noexcept { return *core_; }
     void closed(WatchStream* stream);
     /// How many watches a peer has on all its streams. The names are those that the CA certified,

@@ -48,8 +48,11 @@ class WatchStream::Watch final : public store::WatchSink {
                 break;
         }
         for (std::size_t i = 1; i < frames->size(); ++i) stream_.send((*frames)[i]);
-        core.stats.events_sent +=
+        const std::size_t events =
             delivery.selection ? delivery.selection->size() : delivery.batch->events.size();
+        core.stats.events_sent += events;
+        stream_.events_ += events;
+        told += events;
         quiet = false;
         return true;
     }
@@ -83,6 +86,7 @@ class WatchStream::Watch final : public store::WatchSink {
     bool wants_progress;
     bool quiet = true;  // no events since the last progress notification
     bool full = false;
+    std::uint64_t told = 0;  // events
 };
 
 WatchStream::WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallPtr call,
@@ -90,7 +94,8 @@ WatchStream::WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallP
     : service_(std::move(service)),
       call_(std::move(call)),
       listener_(std::move(listener)),
-      of_peer_(service_->watches_of(call_->peer())) {}
+      of_peer_(service_->watches_of(call_->peer())),
+      since_(service_->core().clock.now()) {}
 
 WatchStream::~WatchStream() {
     close();
@@ -111,6 +116,28 @@ void WatchStream::close() {
     watches_.clear();
     backlog_.clear();
     service_->closed(this);
+}
+
+WatchStreamInfo WatchStream::info() const {
+    std::size_t blocked = 0;
+    if (any_full_) {
+        blocked = static_cast<std::size_t>(
+            std::ranges::count_if(watches_, [](const auto& watch) { return watch.second->full; }));
+    }
+    return {.peer = call_->peer(),
+            .listener = listener_->name,
+            .since = since_,
+            .watches = watches_.size(),
+            .blocked = blocked,
+            .queued_bytes = call_->queued_bytes(),
+            .events_sent = events_};
+}
+
+void WatchStream::for_each_watch(const std::function<void(const WatchInfo&)>& visit) const {
+    for (const auto& [id, watch] : watches_) {
+        if (const auto state = core().store.watch_state(watch->store_id))
+            visit({.id = id, .state = *state, .events_sent = watch->told});
+    }
 }
 
 // --- Sending

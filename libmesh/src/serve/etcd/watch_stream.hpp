@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,6 +27,9 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     void notify_progress();
     /// @return whether the awaited progress was told, or there is nobody to tell any more
     bool try_answer_progress();
+    /// As it is now; views are valid as long as the stream.
+    [[nodiscard]] WatchStreamInfo info() const;
+    void for_each_watch(const std::function<void(const WatchInfo&)>& visit) const;
 
   private:
     class Watch;
@@ -54,6 +58,8 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     bool paused_ = false;
     bool closed_ = false;
     bool any_full_ = false;
+    const TimePoint since_;
+    std::uint64_t events_ = 0;
 };
 
 }  // namespace mesh::serve

@@ -608,6 +608,15 @@ void Store::resume(WatchId id) {
 bool Store::is_up_to_date(WatchId id) const {
     return impl_->hub.is_up_to_date(id);
 }
+void Store::for_each_watched_range(const std::function<void(const WatchedRange&)>& visit) const {
+    impl_->hub.for_each_range(visit);
+}
+std::optional<WatchState> Store::watch_state(WatchId id) const {
+    return impl_->hub.state_of(id);
+}
+std::size_t Store::blocked_watchers() const {
+    return impl_->hub.blocked();
+}
 bool Store::request_progress(WatchId id) {
     return impl_->hub.request_progress(id);
 }

@@ -158,6 +158,12 @@ class Store {
     void resume(WatchId id);
     /// Whether the watcher has been given everything up to the newest durable revision.
     [[nodiscard]] bool is_up_to_date(WatchId id) const;
+    /// Each watched range, in order. The visitor must not call the store. @complexity O(watchers)
+    void for_each_watched_range(const std::function<void(const WatchedRange&)>& visit) const;
+    /// @return nothing for unknown ids
+    [[nodiscard]] std::optional<WatchState> watch_state(WatchId id) const;
+    /// Watchers whose sink had no room: slow readers. @complexity O(watchers behind)
+    [[nodiscard]] std::size_t blocked_watchers() const;
     /// Calls on_progress if the watcher has seen everything. @return whether it has
     bool request_progress(WatchId id);
     /// Gives each watcher that is behind at most one delivery from history; at most budget

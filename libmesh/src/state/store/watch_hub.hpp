@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -50,6 +51,9 @@ class WatchHub {
     void history_cut(Revision log_start, Revision floor);
     void cancel_all(CancelReason reason, Revision floor);
 
+    void for_each_range(const std::function<void(const WatchedRange&)>& visit) const;
+    [[nodiscard]] std::optional<WatchState> state_of(WatchId id) const;
+    [[nodiscard]] std::size_t blocked() const;
     [[nodiscard]] bool empty() const noexcept { return watchers_.empty(); }
     [[nodiscard]] bool any_behind() const noexcept { return !behind_.empty(); }
     [[nodiscard]] std::size_t size() const noexcept { return watchers_.size(); }
