@@ -216,8 +216,8 @@ class Load {
         request.set_value(std::move(value));
         begun_.push_back(steady_clock::now());
         putter_->unary(etcdpb::kPut, rpc::encode_frame(request), {},
-                       [](const rpc::UnaryResult& result) {
-                           if (!result.status.ok()) die("put: " + result.status.message);
+                       [this](const rpc::UnaryResult& result) {
+                           if (!result.status.ok() && !over_) die("put: " + result.status.message);
                        });
     }
 
@@ -260,6 +260,7 @@ class Load {
             mesh::bench::quantile(before_ms_, 0.5), mesh::bench::quantile(before_ms_, 0.99),
             mesh::bench::quantile(during_ms_, 0.5), mesh::bench::quantile(during_ms_, 0.99),
             before_ms_.size() + during_ms_.size());
+        over_ = true;
         io_.stop();
     }
 
@@ -280,6 +281,7 @@ class Load {
     double rss_before_ = 0;
     double rss_peak_ = 0;
     Phase phase_ = Phase::kBefore;
+    bool over_ = false;
 };
 
 }  // namespace
