@@ -44,8 +44,9 @@ void add_flags(CLI::App& app, Flags& flags) {
     auto* embedded = app.add_flag("--embedded", flags.embedded,
                                   "Be the cluster's etcd: an own store instead of a mirror");
     config->excludes(embedded);
-    app.add_option("--data-dir", flags.data_dir, "Where the own store is kept (--embedded)")
-        ->needs(embedded);
+    app.add_option("--data-dir", flags.data_dir,
+                   "Where the own store is kept (--embedded), or what was read of the etcd: then a "
+                   "restarted proxy serves at once, and goes on instead of reading all of it anew");
     app.add_option("--listen-remote", flags.listen_remote,
                    "ADDRESS:PORT for remote clusters: certificates remote and remote-PEER, reads "
                    "of the mesh's prefixes only")
@@ -65,6 +66,9 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->required();
     app.add_option("--tls-cert", flags.tls_cert, "Server certificate")->required();
     app.add_option("--tls-key", flags.tls_key, "Its private key")->required();
+    app.add_option("--tls-crl", flags.tls_crl,
+                   "Lists of revoked certificates (PEM): their sessions end within a second of the "
+                   "file's change, and those of a CA that left --tls-ca");
     app.add_option("--status-socket", flags.status_socket,
                    "Unix socket for status (HTTP and JSON): /v1/status, /metrics, /healthz");
     app.add_option("--metrics-port", flags.metrics_port,

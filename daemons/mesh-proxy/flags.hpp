@@ -20,7 +20,7 @@ struct Flags {
     std::string listen_local;
     bool legacy_readers = false;
     unsigned loops = 0;
-    std::string tls_ca, tls_cert, tls_key;
+    std::string tls_ca, tls_cert, tls_key, tls_crl;
     std::string status_socket;
     int metrics_port = -1;
     bool kvstoremesh = false;

@@ -68,8 +68,10 @@ Result<ListenerPlan> plan(std::string_view name, std::string_view flag, std::str
                           const Flags& flags, rpc::ServerOptions options,
                           std::shared_ptr<const serve::AccessPolicy> policy) {
     MESH_TRY(auto to, parse_listen(flag, where));
-    options.tls = rpc::TlsOptions{
-        .ca_file = flags.tls_ca, .cert_file = flags.tls_cert, .key_file = flags.tls_key};
+    options.tls = rpc::TlsOptions{.ca_file = flags.tls_ca,
+                                  .cert_file = flags.tls_cert,
+                                  .key_file = flags.tls_key,
+                                  .crl_file = flags.tls_crl};
     options.tls->client_certificate = rpc::ClientCertificate::kRequired;
     return ListenerPlan{.name = std::string(name),
                         .flag = std::string(flag),

@@ -10,6 +10,7 @@
 #include "model/validate.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "state/store/lmdb_backend.hpp"
+#include "state/store/mirror_cache.hpp"
 
 namespace mesh::proxy_daemon {
 
@@ -64,20 +65,32 @@ Result<void> Proxy::open_store() {
         return invalid_argument(
             "expected --etcd-config FILE (mirror an etcd) or --embedded (be one)");
     }
+    store::StoreOptions options;
+    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
+    options.seed = rng_.next();
+    if (!flags_.embedded && !flags_.data_dir.empty()) return open_mirror_cache(options);
     std::unique_ptr<store::Backend> backend;
-    if (flags_.embedded && !flags_.data_dir.empty()) {
+    if (!flags_.data_dir.empty()) {
         auto opened = store::open_lmdb({.directory = flags_.data_dir});
         if (!opened) return opened.error().to_error();
         backend = *std::move(opened);
     } else {
         backend = std::make_unique<store::MemoryBackend>();
     }
-    store::StoreOptions options;
-    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
-    options.seed = rng_.next();
     auto store = store::Store::open(std::move(backend), options, clock_.now());
     if (!store) return store.error().to_error();
     store_ = *std::move(store);
+    return {};
+}
+
+Result<void> Proxy::open_mirror_cache(const store::StoreOptions& options) {
+    auto cache = store::open_mirror_cache({.directory = flags_.data_dir}, options, clock_);
+    if (!cache) return cache.error().to_error().with_prefix("--data-dir");
+    if (!cache->set_aside.empty())
+        log_.error("--data-dir: what was kept is damaged, and read anew from etcd: {}",
+                   cache->set_aside);
+    store_ = std::move(cache->store);
+    if (store_->mirrors()) kept_since_ = cache->written;
     return {};
 }
 
@@ -87,19 +100,27 @@ Result<void> Proxy::open_mirror() {
     MESH_TRY(client_,
              etcd::Client::make(daemon_.executor(), sources::config::client_options(config), clock_,
                                 Rng(rng_.next()), log_.named("upstream")));
-    mirror_ = std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
-                                              Rng(rng_.next()), serve::MirrorOptions{},
-                                              log_.named("mirror"));
+    serve::MirrorOptions options;
+    options.kept_since = kept_since_;
+    mirror_ =
+        std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
+                                        Rng(rng_.next()), std::move(options), log_.named("mirror"));
     return {};
 }
 
 asio::awaitable<Result<void>> Proxy::listen() {
     MESH_CO_TRY(auto plans, plan_listeners(flags_));
-    const serve::EtcdServiceOptions options{.name = flags_.cluster_name,
-                                            .history_to_keep = kHistory,
-                                            .max_watches = kMostWatches,
-                                            // One peer cannot use up what all have.
-                                            .max_watches_per_name = kMostWatches / 2};
+    serve::EtcdServiceOptions options{.name = flags_.cluster_name,
+                                      .history_to_keep = kHistory,
+                                      .max_watches = kMostWatches,
+                                      // One peer cannot use up what all have.
+                                      .max_watches_per_name = kMostWatches / 2};
+    if (mirror_) {
+        options.read_barrier = [this](serve::OnReadMark then) {
+            if (!mirror_) return then({});  // a loop asked while the daemon stopped
+            mirror_->read_barrier(std::move(then));
+        };
+    }
     loops_ =
         std::make_unique<ServingLoops>(daemon_.executor(), *store_, clock_, options,
                                        flags_.loops != 0 ? flags_.loops : usable_cores(), log_);

@@ -5,6 +5,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <memory>
 #include <mesh/error.hpp>
+#include <optional>
 
 #include "base/log.hpp"
 #include "common/daemon.hpp"
@@ -32,6 +33,7 @@ class Proxy {
 
   private:
     Result<void> open_store();
+    Result<void> open_mirror_cache(const store::StoreOptions& options);
     Result<void> open_mirror();
     boost::asio::awaitable<Result<void>> listen();
     Result<void> open_kvstore_mesh();
@@ -47,6 +49,7 @@ class Proxy {
     Logger log_;
     Rng rng_;
     std::unique_ptr<store::Store> store_;
+    std::optional<TimePoint> kept_since_;  // when what a restart found was written
     std::unique_ptr<ServingLoops> loops_;
     std::unique_ptr<etcd::Client> client_;
     std::unique_ptr<serve::Mirror> mirror_;

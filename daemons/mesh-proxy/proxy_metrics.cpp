@@ -157,6 +157,21 @@ void add_upstream(MetricsText& out, const ProxyReport& report) {
                 mirror.failures);
     out.counter("mesh_proxy_upstream_history_changes_total",
                 "Lists that found another etcd than before.", mirror.history_changes);
+    out.gauge("mesh_proxy_restored", "1 while what was kept over a restart needed no list.",
+              mirror.restored ? 1 : 0);
+    out.gauge("mesh_proxy_durable_revision", "Where a restart would go on; 0 = nowhere.",
+              mirror.durable_revision);
+    out.counter("mesh_proxy_upstream_questions_total",
+                "Asked so that reads do not go back in time.", mirror.reads.questions);
+    std::uint64_t waited = 0, unproven = 0;
+    for (const LoopReport& loop : report.loops) {
+        waited += loop.service.reads_waited;
+        unproven += loop.service.reads_unproven;
+    }
+    out.counter("mesh_proxy_reads_waited_total",
+                "Reads that waited for the upstream, or a revision.", waited);
+    out.counter("mesh_proxy_reads_unproven_total", "Reads answered without the upstream's word.",
+                unproven);
 }
 
 void add_tls(MetricsText& out, const ProxyReport& report) {

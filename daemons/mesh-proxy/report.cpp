@@ -18,6 +18,7 @@ namespace {
 struct Sums {
     std::size_t watchers = 0, behind = 0, slow = 0, queued_bytes = 0;
     std::uint64_t connections = 0, streams = 0, denied = 0, events_sent = 0, throttled = 0;
+    std::uint64_t reads_waited = 0, reads_unproven = 0;
 };
 
 Sums sums_of(const LoopReport& loop) {
@@ -28,7 +29,9 @@ Sums sums_of(const LoopReport& loop) {
               .connections = 0,
               .streams = loop.service.watch_streams,
               .denied = loop.service.denied,
-              .events_sent = loop.service.events_sent};
+              .events_sent = loop.service.events_sent,
+              .reads_waited = loop.service.reads_waited,
+              .reads_unproven = loop.service.reads_unproven};
     for (const ListenerReport& listener : loop.listeners) {
         sums.connections += listener.server.connections;
     }
@@ -47,6 +50,8 @@ Sums sums_of(const ProxyReport& report) {
         sums.connections += own.connections;
         sums.denied += own.denied;
         sums.events_sent += own.events_sent;
+        sums.reads_waited += own.reads_waited;
+        sums.reads_unproven += own.reads_unproven;
     }
     for (const serve::ClientStatus& client : report.clients) sums.throttled += client.throttled;
     return sums;
@@ -124,6 +129,11 @@ boost::json::object to_json(const ProxyReport& report) {
                                               {"serving", mirror.serving},
                                               {"stale", mirror.stale},
                                               {"stale_seconds", report.stale_seconds},
+                                              {"restored", mirror.restored},
+                                              {"durable_revision", mirror.durable_revision},
+                                              {"questions", mirror.reads.questions},
+                                              {"reads_waited", sums.reads_waited},
+                                              {"reads_unproven", sums.reads_unproven},
                                               {"lag_revisions", lag_revisions(report)},
                                               {"lag_seconds", lag_seconds(report)},
                                               {"lists", mirror.lists},

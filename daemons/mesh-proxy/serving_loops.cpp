@@ -85,8 +85,9 @@ ServingLoops::ServingLoops(asio::any_io_executor main, store::Store& store, cons
     for (unsigned i = 1; i < count; ++i) {
         auto& loop = *others_.emplace_back(std::make_unique<Loop>(log));
         feed_->add(loop.replica);
-        asio::post(loop.thread.executor(), [&loop, &clock,
-                                            each = share_of(options, count)]() mutable {
+        auto each = share_of(options, count);
+        if (each.read_barrier) each.read_barrier = asked_from(loop.thread.executor(), options);
+        asio::post(loop.thread.executor(), [&loop, &clock, each = std::move(each)]() mutable {
             loop.serving = std::make_unique<ServingLoop>(
                 loop.thread.executor(), loop.replica->store(), clock, std::move(each), loop.log);
         });
@@ -94,6 +95,20 @@ ServingLoops::ServingLoops(asio::any_io_executor main, store::Store& store, cons
 }
 
 ServingLoops::~ServingLoops() = default;
+
+/// The main loop's read barrier for another loop: the question and its answer each take a post.
+/// Changes of the store are posted, too, so that the answer comes after them.
+serve::ReadBarrier ServingLoops::asked_from(asio::any_io_executor other,
+                                            const serve::EtcdServiceOptions& options) const {
+    return [main = loop_, other = std::move(other),
+            barrier = options.read_barrier](serve::OnReadMark then) {
+        asio::post(main, [barrier, other, then = std::move(then)]() mutable {
+            barrier([other, then = std::move(then)](const serve::ReadMark& mark) {
+                asio::post(other, [then, mark] { then(mark); });
+            });
+        });
+    };
+}
 
 template <class Do>
 void ServingLoops::on_each(Do what) {

@@ -51,6 +51,9 @@ class ServingLoops {
 
   private:
     struct Loop;
+    /// The read barrier of the daemon's loop, as another loop asks for it.
+    [[nodiscard]] serve::ReadBarrier asked_from(boost::asio::any_io_executor other,
+                                                const serve::EtcdServiceOptions& options) const;
     /// The same on each loop, at its next turn.
     template <class Do>
     void on_each(Do what);

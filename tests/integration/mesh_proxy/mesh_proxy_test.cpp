@@ -546,6 +546,46 @@ TEST_F(MeshProxyTest, EmbeddedTakesWritesOfTheAdminAndKeepsThemThroughAKill) {
     EXPECT_EQ(keys_of(after.text), keys_of(before.text));
 }
 
+TEST_F(MeshProxyTest, ARevokedCertificateEndsItsSessionsAndNoOthers) {
+    write("crl.pem", *ca_->revocation_list({}, now_, 24h));
+    start_proxy({"--embedded", "--data-dir=" + folder_.file("store"),
+                 "--tls-crl=" + folder_.file("crl.pem")});
+    int puts = 0;
+    const auto put = [&] {
+        return ctl("admin", {"put", "cilium/state/x", "v" + std::to_string(++puts)}, local_).code ==
+               0;
+    };
+    ASSERT_TRUE(until(put)) << log();
+    const auto watch = [&](const std::string& who) {
+        return ChildProcess(
+            {"etcdctl", "--endpoints=https://" + remote_, "--cacert=" + folder_.file("ca.crt"),
+             "--cert=" + folder_.file(who + ".crt"), "--key=" + folder_.file(who + ".key"), "watch",
+             "cilium/state/", "--prefix"},
+            folder_.file(who + ".watch"), {{"ETCDCTL_API", "3"}});
+    };
+    const auto seen = [&](const std::string& who) {
+        return test::read_text(folder_.file(who + ".watch"));
+    };
+    const ChildProcess bad = watch("remote");
+    const ChildProcess good = watch("remote-cluster2");
+    ASSERT_TRUE(until([&] {
+        return put() && !seen("remote").empty() && !seen("remote-cluster2").empty();
+    })) << log();
+
+    const auto serial = pki::inspect(test::read_text(folder_.file("remote.crt")))->serial;
+    write("crl.pem", *ca_->revocation_list({serial}, now_, 24h));
+    ASSERT_TRUE(until([&] {
+        return log().find("certificate of \"remote\": it is revoked: its connections end") !=
+               std::string::npos;
+    })) << log();
+    EXPECT_NE(ctl("remote", {"get", "cilium/state/x"}).code, 0);
+    const std::string last = "v" + std::to_string(puts + 1);
+    ASSERT_TRUE(put());
+    EXPECT_TRUE(until([&] { return seen("remote-cluster2").find(last) != std::string::npos; }));
+    EXPECT_EQ(seen("remote").find(last), std::string::npos) << seen("remote");
+    EXPECT_EQ(ctl("remote-cluster2", {"get", "cilium/state/x"}).code, 0);
+}
+
 TEST_F(MeshProxyTest, NewServerCertificateIsServedWithoutLosingAWatch) {
     start_mirror();
     fill();

@@ -106,6 +106,9 @@ Revision Store::compact_revision() const noexcept {
 Revision Store::watch_floor() const noexcept {
     return impl_->floor;
 }
+std::uint64_t Store::rewrites() const noexcept {
+    return impl_->rewrites;
+}
 const Backend& Store::backend() const noexcept {
     return *impl_->backend;
 }
@@ -185,7 +188,11 @@ RangeAnswer Store::Impl::read(const RangeRequest& request) const {
     // With a sort target but no order, etcd cuts before it sorts; so do we.
     const bool filtered = request.min_mod_revision != 0 || request.max_mod_revision != 0 ||
                           request.min_create_revision != 0 || request.max_create_revision != 0;
-    const bool need_all = request.limit <= 0 || filtered || request.sort_order != SortOrder::kNone;
+    // Keys come in ascending order anyway.
+    const bool sorted =
+        request.sort_order != SortOrder::kNone &&
+        !(request.sort_order == SortOrder::kAscend && request.sort_target == SortTarget::kKey);
+    const bool need_all = request.limit <= 0 || filtered || sorted;
     const std::size_t limit =
         request.limit > 0 ? static_cast<std::size_t>(request.limit) : std::size_t{0};
     index.visit(request.range, at, [&](const KeyValue& kv) {
@@ -519,6 +526,7 @@ void Store::Impl::undo_all() {
         lessor.set_durable_remaining(record.id, std::chrono::seconds(-1));
     pending.clear();
     revision = revision_before;
+    ++rewrites;
 }
 
 Event Store::Impl::event_of(const KeyValue& kv) const {

@@ -79,6 +79,9 @@ class Store {
     [[nodiscard]] Revision compact_revision() const noexcept;
     /// The oldest start_revision that a new watch may have.
     [[nodiscard]] Revision watch_floor() const noexcept;
+    /// Grows whenever what a revision holds may differ from what was told of it before: another
+    /// history, a snapshot, a group that failed. While it stays, ranges at a revision are constant.
+    [[nodiscard]] std::uint64_t rewrites() const noexcept;
     [[nodiscard]] StoreStats stats() const noexcept;
     [[nodiscard]] const Backend& backend() const noexcept;
     /// The revision to compact at so that history keeps at least the newest changes; at most what
