@@ -52,6 +52,9 @@ asio::awaitable<Result<void>> Proxy::run() {
         daemon_.set_ready();
     }
     if (kvstore_mesh_) kvstore_mesh_->start();
+    // Listeners look at their files by themselves, several times a second; KVStoreMesh watches its
+    // folder. A reload is thus done when it is asked for, and only has to be acknowledged.
+    daemon_.on_reload([this] { log_.info("certificates and remotes are looked at all the time"); });
     co_await daemon_.stop_requested();
     co_await stop();
     co_return Result<void>{};
