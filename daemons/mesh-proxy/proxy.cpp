@@ -53,7 +53,12 @@ asio::awaitable<Result<void>> Proxy::run() {
         daemon_.set_ready();
     }
     if (kvstore_mesh_) kvstore_mesh_->start();
-    if (access_file_) daemon_.on_reload([this] { access_file_->poke(); });
+    // Certificates, the folder of remotes and the access file are looked at all the time; a reload
+    // only looks at the last one at once, and has to be acknowledged.
+    daemon_.on_reload([this] {
+        if (access_file_) access_file_->poke();
+        log_.info("certificates, remotes and the access file are looked at all the time");
+    });
     co_await daemon_.stop_requested();
     co_await stop();
     co_return Result<void>{};
@@ -240,18 +245,18 @@ Result<void> Proxy::serve_status() {
         auto watches = co_await loops_->watches_of(query.client, query.limit);
         co_return json(watches_document(std::move(watches.first), watches.second));
     });
+    status_->set_health([this] { return healthy(); });
     // A stale mirror still serves: it is ready, and says so in /v1/status and /metrics.
     status_->route("/readyz", [this](const serve::StatusRequest&) {
         serve::StatusResponse response{.content_type = "text/plain; charset=utf-8", .body = "ok\n"};
         if (const auto ready = healthy(); !ready) {
             response.status = 503;
-            response.body = ready.error().detail() + "\n";
+            response.body = ready.error().message() + "\n";
         } else if (mirror_ && mirror_->status().stale) {
             response.body = "ok, stale\n";
         }
         return response;
     });
-    status_->set_health([this] { return healthy(); });
     return status_->start();
 }
 

@@ -4,6 +4,8 @@
 
 #include <iterator>
 
+#include "base/log_fields.hpp"
+
 namespace mesh::serve {
 
 namespace {
@@ -113,6 +115,12 @@ void DenialLog::add(const AccessRequest& request, DenialReason reason, std::stri
         request.range.key.empty() ? "" : fmt::format(" of \"{}\"", printable(request.range.key));
     const std::string more =
         suppressed == 0 ? "" : fmt::format("; {} more denials of it were not told", suppressed);
+    const LogFields fields({{"client", printable(name, 128)},
+                            {"address", std::string(address_of(request.peer))},
+                            {"listener", std::string(request.listener)},
+                            {"method", printable(request.method, 128)},
+                            {"key", printable(request.range.key)},
+                            {"reason", std::string(to_string(reason))}});
     log_.warn("denied: {} at {} (listener {}): {}{}: {}{}",
               name.empty() ? "a client without a certificate"
                            : fmt::format("\"{}\"", printable(name, 128)),
