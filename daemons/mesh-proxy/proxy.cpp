@@ -1,6 +1,7 @@
 #include "proxy.hpp"
 
 #include <boost/json/serialize.hpp>
+#include <charconv>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "model/validate.hpp"
 #include "sources/config/etcd_yaml.hpp"
 #include "state/store/lmdb_backend.hpp"
+#include "state/store/mirror_cache.hpp"
 
 namespace mesh::proxy_daemon {
 
@@ -18,6 +20,19 @@ namespace {
 /// Changes that a client may have missed and still resume; beyond that it lists again.
 constexpr std::size_t kHistory = 10'000;
 constexpr std::size_t kMostWatches = 200'000;
+
+/// client=NAME, limit=ROWS, sort=COLUMN.
+ReportQuery report_query(const serve::StatusRequest& request) {
+    ReportQuery query;
+    query.client = request.parameter("client").value_or("");
+    query.sort = request.parameter("sort").value_or("");
+    const std::string limit = request.parameter("limit").value_or("");
+    std::size_t rows = 0;
+    const auto [end, ec] = std::from_chars(limit.data(), limit.data() + limit.size(), rows);
+    if (!limit.empty() && ec == std::errc{} && end == limit.data() + limit.size())
+        query.limit = rows;
+    return query;
+}
 }  // namespace
 
 Proxy::Proxy(daemon::Daemon& daemon, const Clock& clock, Flags flags)
@@ -27,6 +42,7 @@ Proxy::~Proxy() = default;
 asio::awaitable<Result<void>> Proxy::run() {
     MESH_CO_CHECK(open_store());
     MESH_CO_CHECK(open_mirror());
+    MESH_CO_CHECK(open_access());
     MESH_CO_CHECK(co_await listen());
     MESH_CO_CHECK(open_kvstore_mesh());
     MESH_CO_CHECK(serve_status());
@@ -37,6 +53,12 @@ asio::awaitable<Result<void>> Proxy::run() {
         daemon_.set_ready();
     }
     if (kvstore_mesh_) kvstore_mesh_->start();
+    // Certificates, the folder of remotes and the access file are looked at all the time; a reload
+    // only looks at the last one at once, and has to be acknowledged.
+    daemon_.on_reload([this] {
+        if (access_file_) access_file_->poke();
+        log_.info("certificates, remotes and the access file are looked at all the time");
+    });
     co_await daemon_.stop_requested();
     co_await stop();
     co_return Result<void>{};
@@ -50,20 +72,32 @@ Result<void> Proxy::open_store() {
         return invalid_argument(
             "expected --etcd-config FILE (mirror an etcd) or --embedded (be one)");
     }
+    store::StoreOptions options;
+    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
+    options.seed = rng_.next();
+    if (!flags_.embedded && !flags_.data_dir.empty()) return open_mirror_cache(options);
     std::unique_ptr<store::Backend> backend;
-    if (flags_.embedded && !flags_.data_dir.empty()) {
+    if (!flags_.data_dir.empty()) {
         auto opened = store::open_lmdb({.directory = flags_.data_dir});
         if (!opened) return opened.error().to_error();
         backend = *std::move(opened);
     } else {
         backend = std::make_unique<store::MemoryBackend>();
     }
-    store::StoreOptions options;
-    options.identity = {.cluster_id = rng_.next(), .member_id = rng_.next()};
-    options.seed = rng_.next();
     auto store = store::Store::open(std::move(backend), options, clock_.now());
     if (!store) return store.error().to_error();
     store_ = *std::move(store);
+    return {};
+}
+
+Result<void> Proxy::open_mirror_cache(const store::StoreOptions& options) {
+    auto cache = store::open_mirror_cache({.directory = flags_.data_dir}, options, clock_);
+    if (!cache) return cache.error().to_error().with_prefix("--data-dir");
+    if (!cache->set_aside.empty())
+        log_.error("--data-dir: what was kept is damaged, and read anew from etcd: {}",
+                   cache->set_aside);
+    store_ = std::move(cache->store);
+    if (store_->mirrors()) kept_since_ = cache->written;
     return {};
 }
 
@@ -73,19 +107,51 @@ Result<void> Proxy::open_mirror() {
     MESH_TRY(client_,
              etcd::Client::make(daemon_.executor(), sources::config::client_options(config), clock_,
                                 Rng(rng_.next()), log_.named("upstream")));
-    mirror_ = std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
-                                              Rng(rng_.next()), serve::MirrorOptions{},
-                                              log_.named("mirror"));
+    serve::MirrorOptions options;
+    options.kept_since = kept_since_;
+    mirror_ =
+        std::make_unique<serve::Mirror>(daemon_.executor(), *client_, *store_, clock_,
+                                        Rng(rng_.next()), std::move(options), log_.named("mirror"));
     return {};
+}
+
+Result<void> Proxy::open_access() {
+    access_ =
+        std::make_shared<serve::AccessControl>(flags_.cluster_name, clock_, log_.named("access"));
+    if (flags_.access_file.empty()) return {};
+    access_file_ = std::make_unique<sources::config::WatchedFile>(
+        daemon_.executor(), flags_.access_file, sources::config::kMaxAccessFileBytes,
+        log_.named("access"));
+    MESH_TRY(const auto text, access_file_->read());
+    MESH_CHECK(access_->load(text, flags_.access_file));
+    log_.named("access").info("{}: {} users", flags_.access_file, access_->table()->users());
+    access_file_->start([this](const Result<std::string>& changed) { on_access_file(changed); });
+    return {};
+}
+
+void Proxy::on_access_file(const Result<std::string>& text) {
+    const Logger log = log_.named("access");
+    if (!text) {
+        access_->note_failure(text.error().detail());
+        return log.error("{}; what was read last holds on", text.error().detail());
+    }
+    if (const auto loaded = access_->load(*text, flags_.access_file); !loaded)
+        return log.error("{}; what was read last holds on", loaded.error().detail());
+    log.info("{}: {} users", flags_.access_file, access_->table()->users());
 }
 
 asio::awaitable<Result<void>> Proxy::listen() {
     MESH_CO_TRY(auto plans, plan_listeners(flags_));
-    const serve::EtcdServiceOptions options{.name = flags_.cluster_name,
-                                            .history_to_keep = kHistory,
-                                            .max_watches = kMostWatches,
-                                            // One peer cannot use up what all have.
-                                            .max_watches_per_name = kMostWatches / 2};
+    serve::EtcdServiceOptions options{.name = flags_.cluster_name,
+                                      .history_to_keep = kHistory,
+                                      .max_watches = kMostWatches,
+                                      .access = access_};
+    if (mirror_) {
+        options.read_barrier = [this](serve::OnReadMark then) {
+            if (!mirror_) return then({});  // a loop asked while the daemon stopped
+            mirror_->read_barrier(std::move(then));
+        };
+    }
     loops_ =
         std::make_unique<ServingLoops>(daemon_.executor(), *store_, clock_, options,
                                        flags_.loops != 0 ? flags_.loops : usable_cores(), log_);
@@ -160,7 +226,37 @@ Result<void> Proxy::serve_status() {
         response.body = to_metrics(now);
         co_return response;
     });
+    const auto json = [](const boost::json::object& document) {
+        serve::StatusResponse response;
+        response.body = boost::json::serialize(document);
+        return response;
+    };
+    status_->route_async("/v1/clients", [this, json](serve::StatusRequest request) -> Answer {
+        const ReportQuery query = report_query(request);
+        std::vector<ConnectionReport> connections = co_await loops_->connections();
+        co_return json(clients_document(std::move(connections), {}, query));
+    });
+    status_->route_async("/v1/watchers", [this, json](serve::StatusRequest request) -> Answer {
+        const ReportQuery query = report_query(request);
+        if (query.client.empty()) {
+            std::vector<RangeReport> ranges = co_await loops_->watched_ranges();
+            co_return json(ranges_document(std::move(ranges), query));
+        }
+        auto watches = co_await loops_->watches_of(query.client, query.limit);
+        co_return json(watches_document(std::move(watches.first), watches.second));
+    });
     status_->set_health([this] { return healthy(); });
+    // A stale mirror still serves: it is ready, and says so in /v1/status and /metrics.
+    status_->route("/readyz", [this](const serve::StatusRequest&) {
+        serve::StatusResponse response{.content_type = "text/plain; charset=utf-8", .body = "ok\n"};
+        if (const auto ready = healthy(); !ready) {
+            response.status = 503;
+            response.body = ready.error().message() + "\n";
+        } else if (mirror_ && mirror_->status().stale) {
+            response.body = "ok, stale\n";
+        }
+        return response;
+    });
     return status_->start();
 }
 
@@ -171,9 +267,13 @@ asio::awaitable<ProxyReport> Proxy::report() {
     out.embedded = flags_.embedded;
     out.revision = store_->revision();
     out.identity = store_->identity();
+    out.now = clock_.wall_now();
     out.loops = co_await loops_->report();
     if (mirror_) {
         out.mirror = mirror_->status();
+        out.upstream_revision = client_->newest_header().revision;
+        const Duration silence = clock_.now() - client_->last_heard();
+        out.upstream_silence = std::chrono::duration<double>(silence).count();
         if (out.mirror->stale) {
             const Duration stale = clock_.now() - out.mirror->stale_since;
             out.stale_seconds = std::chrono::duration<double>(stale).count();
@@ -193,6 +293,8 @@ void Proxy::on_mirror() {
 }
 
 asio::awaitable<void> Proxy::stop() {
+    daemon_.on_reload({});
+    if (access_file_) co_await access_file_->stop();
     co_await status_->async_stop();
     if (kvstore_mesh_) co_await kvstore_mesh_->stop();
     co_await loops_->stop();

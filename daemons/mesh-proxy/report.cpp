@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json/array.hpp>
+#include <chrono>
+#include <cmath>
 #include <string_view>
 #include <utility>
 
@@ -13,16 +16,22 @@ namespace mesh::proxy_daemon {
 namespace {
 
 struct Sums {
-    std::size_t watchers = 0, behind = 0;
-    std::uint64_t connections = 0, denied = 0, events_sent = 0;
+    std::size_t watchers = 0, behind = 0, slow = 0, queued_bytes = 0;
+    std::uint64_t connections = 0, streams = 0, denied = 0, events_sent = 0, throttled = 0;
+    std::uint64_t reads_waited = 0, reads_unproven = 0;
 };
 
 Sums sums_of(const LoopReport& loop) {
     Sums sums{.watchers = loop.store.watchers,
               .behind = loop.store.behind,
+              .slow = loop.slow_watchers,
+              .queued_bytes = loop.queued_bytes,
               .connections = 0,
+              .streams = loop.service.watch_streams,
               .denied = loop.service.denied,
-              .events_sent = loop.service.events_sent};
+              .events_sent = loop.service.events_sent,
+              .reads_waited = loop.service.reads_waited,
+              .reads_unproven = loop.service.reads_unproven};
     for (const ListenerReport& listener : loop.listeners) {
         sums.connections += listener.server.connections;
     }
@@ -35,11 +44,52 @@ Sums sums_of(const ProxyReport& report) {
         const Sums own = sums_of(loop);
         sums.watchers += own.watchers;
         sums.behind += own.behind;
+        sums.slow += own.slow;
+        sums.queued_bytes += own.queued_bytes;
+        sums.streams += own.streams;
         sums.connections += own.connections;
         sums.denied += own.denied;
         sums.events_sent += own.events_sent;
+        sums.reads_waited += own.reads_waited;
+        sums.reads_unproven += own.reads_unproven;
     }
+    for (const serve::ClientStatus& client : report.clients) sums.throttled += client.throttled;
     return sums;
+}
+
+boost::json::object listeners_json(const ProxyReport& report) {
+    boost::json::object out;
+    for (const LoopReport& loop : report.loops) {
+        for (const ListenerReport& listener : loop.listeners) {
+            boost::json::object& sum = out[listener.name].is_object()
+                                           ? out[listener.name].get_object()
+                                           : out[listener.name].emplace_object();
+            const auto add = [&sum](std::string_view name, std::uint64_t value) {
+                const boost::json::value* had = sum.if_contains(name);
+                sum[name] = value + (had == nullptr ? 0 : had->to_number<std::uint64_t>());
+            };
+            add("connections", listener.server.connections);
+            add("accepted", listener.server.accepted);
+            add("refused", listener.server.refused_limit);
+            add("handshake_failures", listener.server.handshake_failures);
+            add("sent_bytes", listener.server.bytes_sent);
+        }
+    }
+    return out;
+}
+
+boost::json::object tls_json(const ProxyReport& report) {
+    boost::json::object out;
+    const auto days = [&](std::string_view name, const std::optional<WallTime>& end) {
+        if (!end) return;
+        const double seconds = std::chrono::duration<double>(*end - report.now).count();
+        out[name] = std::floor(seconds / 86400 * 10) / 10;
+    };
+    const rpc::TlsExpiry ends = tls_expiry(report);
+    days("certificate_days", ends.certificate);
+    days("ca_days", ends.ca);
+    days("crl_days", ends.crl);
+    return out;
 }
 
 }  // namespace
@@ -56,8 +106,15 @@ boost::json::object to_json(const ProxyReport& report) {
                             {"leases", report.loops.front().store.leases},
                             {"watchers", sums.watchers},
                             {"watchers_behind", sums.behind},
+                            {"watchers_slow", sums.slow},
+                            {"streams", sums.streams},
                             {"connections", sums.connections},
-                            {"denied", sums.denied}};
+                            {"queued_bytes", sums.queued_bytes},
+                            {"sent_events", sums.events_sent},
+                            {"denied", sums.denied},
+                            {"throttled", sums.throttled},
+                            {"listeners", listeners_json(report)},
+                            {"tls", tls_json(report)}};
     boost::json::array loops;
     for (const LoopReport& loop : report.loops) {
         const Sums own = sums_of(loop);
@@ -72,6 +129,13 @@ boost::json::object to_json(const ProxyReport& report) {
                                               {"serving", mirror.serving},
                                               {"stale", mirror.stale},
                                               {"stale_seconds", report.stale_seconds},
+                                              {"restored", mirror.restored},
+                                              {"durable_revision", mirror.durable_revision},
+                                              {"questions", mirror.reads.questions},
+                                              {"reads_waited", sums.reads_waited},
+                                              {"reads_unproven", sums.reads_unproven},
+                                              {"lag_revisions", lag_revisions(report)},
+                                              {"lag_seconds", lag_seconds(report)},
                                               {"lists", mirror.lists},
                                               {"history_changes", mirror.history_changes},
                                               {"events", mirror.events},
@@ -84,31 +148,30 @@ boost::json::object to_json(const ProxyReport& report) {
     return out;
 }
 
-std::string to_metrics(const ProxyReport& report) {
-    const Sums sums = sums_of(report);
-    std::string text;
-    const auto gauge = [&](std::string_view name, std::string_view help, auto value,
-                           std::string_view type = "gauge") {
-        text += fmt::format("# HELP {0} {1}\n# TYPE {0} {3}\n{0} {2}\n", name, help, value, type);
+store::Revision lag_revisions(const ProxyReport& report) {
+    if (!report.mirror) return 0;
+    return std::max<store::Revision>(report.upstream_revision - report.mirror->position.revision,
+                                     0);
+}
+
+double lag_seconds(const ProxyReport& report) {
+    if (!report.mirror) return 0;
+    return report.mirror->stale ? report.stale_seconds : report.upstream_silence;
+}
+
+rpc::TlsExpiry tls_expiry(const ProxyReport& report) {
+    rpc::TlsExpiry out;
+    const auto sooner = [](std::optional<WallTime>& to, const std::optional<WallTime>& from) {
+        if (from && (!to || *from < *to)) to = from;
     };
-    gauge("mesh_proxy_revision", "etcd revision that is served.", report.revision);
-    gauge("mesh_proxy_keys", "Keys that are served.", report.loops.front().store.keys);
-    gauge("mesh_proxy_watchers", "Watches of all clients.", sums.watchers);
-    gauge("mesh_proxy_watchers_behind", "Watches that are being caught up.", sums.behind);
-    gauge("mesh_proxy_connections", "Client connections.", sums.connections);
-    gauge("mesh_proxy_denied_total", "Calls refused by role.", sums.denied, "counter");
-    gauge("mesh_proxy_events_sent_total", "Events handed to watches.", sums.events_sent, "counter");
-    if (report.mirror) {
-        gauge("mesh_proxy_serving", "1 once a complete list of the upstream was taken.",
-              report.mirror->serving ? 1 : 0);
-        gauge("mesh_proxy_stale", "1 while the upstream etcd is out of reach.",
-              report.mirror->stale ? 1 : 0);
-        gauge("mesh_proxy_stale_seconds", "How long it has been.", report.stale_seconds);
-        gauge("mesh_proxy_upstream_lists_total", "Complete lists taken.", report.mirror->lists,
-              "counter");
+    for (const LoopReport& loop : report.loops) {
+        for (const ListenerReport& listener : loop.listeners) {
+            sooner(out.certificate, listener.tls.certificate);
+            sooner(out.ca, listener.tls.ca);
+            sooner(out.crl, listener.tls.crl);
+        }
     }
-    if (report.kvstore_mesh) text += to_metrics(*report.kvstore_mesh);
-    return text;
+    return out;
 }
 
 }  // namespace mesh::proxy_daemon

@@ -8,6 +8,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <future>
+#include <iterator>
 #include <utility>
 
 namespace mesh::proxy_daemon {
@@ -23,7 +24,6 @@ std::size_t share(std::size_t whole, unsigned loops) {
 
 serve::EtcdServiceOptions share_of(serve::EtcdServiceOptions options, unsigned loops) {
     options.max_watches = share(options.max_watches, loops);
-    options.max_watches_per_name = share(options.max_watches_per_name, loops);
     return options;
 }
 
@@ -84,8 +84,9 @@ ServingLoops::ServingLoops(asio::any_io_executor main, store::Store& store, cons
     for (unsigned i = 1; i < count; ++i) {
         auto& loop = *others_.emplace_back(std::make_unique<Loop>(log));
         feed_->add(loop.replica);
-        asio::post(loop.thread.executor(), [&loop, &clock,
-                                            each = share_of(options, count)]() mutable {
+        auto each = share_of(options, count);
+        if (each.read_barrier) each.read_barrier = asked_from(loop.thread.executor(), options);
+        asio::post(loop.thread.executor(), [&loop, &clock, each = std::move(each)]() mutable {
             loop.serving = std::make_unique<ServingLoop>(
                 loop.thread.executor(), loop.replica->store(), clock, std::move(each), loop.log);
         });
@@ -93,6 +94,20 @@ ServingLoops::ServingLoops(asio::any_io_executor main, store::Store& store, cons
 }
 
 ServingLoops::~ServingLoops() = default;
+
+/// The main loop's read barrier for another loop: the question and its answer each take a post.
+/// Changes of the store are posted, too, so that the answer comes after them.
+serve::ReadBarrier ServingLoops::asked_from(asio::any_io_executor other,
+                                            const serve::EtcdServiceOptions& options) const {
+    return [main = loop_, other = std::move(other),
+            barrier = options.read_barrier](serve::OnReadMark then) {
+        asio::post(main, [barrier, other, then = std::move(then)]() mutable {
+            barrier([other, then = std::move(then)](const serve::ReadMark& mark) {
+                asio::post(other, [then, mark] { then(mark); });
+            });
+        });
+    };
+}
 
 template <class Do>
 void ServingLoops::on_each(Do what) {
@@ -131,17 +146,66 @@ void ServingLoops::tell_upstream(std::uint64_t raft_term) {
     on_each([raft_term](ServingLoop& loop) { loop.service().set_raft_term(raft_term); });
 }
 
-asio::awaitable<std::vector<LoopReport>> ServingLoops::report() {
-    std::vector<LoopReport> out;
-    out.push_back(main_->report());
+template <class Answer>
+asio::awaitable<std::vector<Answer>> ServingLoops::gather(
+    std::function<Answer(const ServingLoop&)> ask) {
+    std::vector<Answer> out;
+    out.push_back(ask(*main_));
     for (const auto& loop : others_) {
-        auto ask = [&loop = *loop]() -> asio::awaitable<LoopReport> {
-            co_return loop.serving->report();
+        auto there = [&loop = *loop, &ask]() -> asio::awaitable<Answer> {
+            co_return ask(*loop.serving);
         };
-        LoopReport told =
-            co_await asio::co_spawn(loop->thread.executor(), std::move(ask), asio::use_awaitable);
+        Answer told =
+            co_await asio::co_spawn(loop->thread.executor(), std::move(there), asio::use_awaitable);
         out.push_back(std::move(told));
     }
+    co_return out;
+}
+
+namespace {
+
+template <class Row>
+std::vector<Row> joined(std::vector<std::vector<Row>> parts) {
+    std::vector<Row> out = std::move(parts.front());
+    for (std::size_t i = 1; i < parts.size(); ++i)
+        std::move(parts[i].begin(), parts[i].end(), std::back_inserter(out));
+    return out;
+}
+
+}  // namespace
+
+asio::awaitable<std::vector<LoopReport>> ServingLoops::report() {
+    std::function<LoopReport(const ServingLoop&)> ask = &ServingLoop::report;
+    std::vector<LoopReport> out = co_await gather(std::move(ask));
+    co_return out;
+}
+
+asio::awaitable<std::vector<ConnectionReport>> ServingLoops::connections() {
+    std::function<std::vector<ConnectionReport>(const ServingLoop&)> ask =
+        &ServingLoop::connections;
+    std::vector<std::vector<ConnectionReport>> parts = co_await gather(std::move(ask));
+    co_return joined(std::move(parts));
+}
+
+asio::awaitable<std::vector<RangeReport>> ServingLoops::watched_ranges() {
+    std::function<std::vector<RangeReport>(const ServingLoop&)> ask = &ServingLoop::watched_ranges;
+    std::vector<std::vector<RangeReport>> parts = co_await gather(std::move(ask));
+    co_return joined(std::move(parts));
+}
+
+asio::awaitable<std::pair<std::vector<WatchReport>, std::size_t>> ServingLoops::watches_of(
+    std::string name, std::size_t limit) {
+    using Watches = std::pair<std::vector<WatchReport>, std::size_t>;
+    std::function<Watches(const ServingLoop&)> ask = [name, limit](const ServingLoop& loop) {
+        return loop.watches_of(name, limit);
+    };
+    Watches out;
+    std::vector<Watches> parts = co_await gather(std::move(ask));
+    for (Watches& part : parts) {
+        out.second += part.second;
+        std::move(part.first.begin(), part.first.end(), std::back_inserter(out.first));
+    }
+    if (limit != 0 && out.first.size() > limit) out.first.resize(limit);
     co_return out;
 }
 

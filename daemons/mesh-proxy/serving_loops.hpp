@@ -5,8 +5,11 @@
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mesh/error.hpp>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/log.hpp"
@@ -38,14 +41,26 @@ class ServingLoops {
     void tell_upstream(std::uint64_t raft_term);
     /// Of all loops, the daemon's first.
     [[nodiscard]] boost::asio::awaitable<std::vector<LoopReport>> report();
+    /// Of all loops together, see ServingLoop.
+    [[nodiscard]] boost::asio::awaitable<std::vector<ConnectionReport>> connections();
+    [[nodiscard]] boost::asio::awaitable<std::vector<RangeReport>> watched_ranges();
+    [[nodiscard]] boost::asio::awaitable<std::pair<std::vector<WatchReport>, std::size_t>>
+    watches_of(std::string name, std::size_t limit);
     /// Ends all connections and loops. Call before destruction.
     [[nodiscard]] boost::asio::awaitable<void> stop();
 
   private:
     struct Loop;
+    /// The read barrier of the daemon's loop, as another loop asks for it.
+    [[nodiscard]] serve::ReadBarrier asked_from(boost::asio::any_io_executor other,
+                                                const serve::EtcdServiceOptions& options) const;
     /// The same on each loop, at its next turn.
     template <class Do>
     void on_each(Do what);
+    /// What each loop answers to ask(const ServingLoop&), the daemon's first.
+    template <class Answer>
+    [[nodiscard]] boost::asio::awaitable<std::vector<Answer>> gather(
+        std::function<Answer(const ServingLoop&)> ask);
 
     boost::asio::any_io_executor loop_;
     std::unique_ptr<ServingLoop> main_;

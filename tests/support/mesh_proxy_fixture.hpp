@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -46,6 +47,17 @@ class MeshProxyTest : public ::testing::Test {
         issue("stranger", pki::client_request("somebody"));
         remote_ = "127.0.0.1:" + std::to_string(free_port());
         local_ = "127.0.0.1:" + std::to_string(free_port());
+    }
+
+    /// What a sanitizer said of a program that was killed is in its log only.
+    void TearDown() override {
+        for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
+            if (entry.path().extension() != ".log") continue;
+            const std::string text = read_text(entry.path().string());
+            for (const char* words : {"Sanitizer:", "runtime error:"}) {
+                EXPECT_EQ(text.find(words), std::string::npos) << entry.path() << ":\n" << text;
+            }
+        }
     }
 
     void write(const std::string& name, const std::string& text) {

@@ -162,6 +162,7 @@ std::vector<CacheLedger::Write> CacheLedger::take(std::size_t limit, std::size_t
         entry.in_flight = true;
         entry.flight = pending.value ? hash_of(*pending.value) : 0;
         entry.order = 0;
+        pending_bytes_ -= bytes_of(pending);
         writes.push_back({pending.node->first, std::move(pending.value)});
         queue_.erase(queue_.begin());
     }
@@ -244,11 +245,17 @@ void CacheLedger::enqueue(std::size_t kind, Node& node, std::optional<std::strin
                           bool first) {
     std::int64_t& order = node.second.order;
     if (order == 0) order = first ? --front_ : ++back_;
-    queue_[order] = {kind, &node, std::move(value)};
+    Pending& place = queue_[order];
+    pending_bytes_ -= bytes_of(place);
+    place = {kind, &node, std::move(value)};
+    pending_bytes_ += bytes_of(place);
 }
 
 void CacheLedger::dequeue(Node& node) {
-    if (node.second.order != 0) queue_.erase(std::exchange(node.second.order, 0));
+    if (node.second.order == 0) return;
+    const auto at = queue_.find(std::exchange(node.second.order, 0));
+    pending_bytes_ -= bytes_of(at->second);
+    queue_.erase(at);
 }
 
 void CacheLedger::set_refused(Entry& entry, bool refused) {

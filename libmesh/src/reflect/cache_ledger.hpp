@@ -76,6 +76,8 @@ class CacheLedger {
     void refuse(const Write& write);
 
     [[nodiscard]] std::size_t pending() const noexcept { return queue_.size(); }
+    /// Of the values that wait here.
+    [[nodiscard]] std::size_t pending_bytes() const noexcept { return pending_bytes_; }
     /// Keys that the remote has and the cache is to have.
     [[nodiscard]] std::size_t wanted() const noexcept { return wanted_; }
     [[nodiscard]] std::size_t refused() const noexcept { return refused_; }
@@ -120,6 +122,9 @@ class CacheLedger {
     void unwant(std::size_t kind, Node& node);
     void enqueue(std::size_t kind, Node& node, std::optional<std::string> value, bool first);
     void dequeue(Node& node);
+    static std::size_t bytes_of(const Pending& pending) {
+        return pending.value ? pending.value->size() : 0;
+    }
     void set_refused(Entry& entry, bool refused);
     void drop_if_idle(std::size_t kind, const std::string& key);
 
@@ -132,6 +137,7 @@ class CacheLedger {
     std::array<bool, kKinds> listed_{};  ///< by the remote, once to the end
     std::int64_t lease_ = 0;
     std::uint64_t total_bytes_ = 0;
+    std::size_t pending_bytes_ = 0;
     std::size_t wanted_ = 0;
     std::size_t refused_ = 0;
 };

@@ -35,7 +35,9 @@ struct KvstoreMeshOptions {
     std::chrono::seconds connect_timeout{15};
     /// ready() at the latest.
     std::chrono::seconds sync_timeout{600};
-    std::size_t batch_ops = 128;           ///< etcd's default limit of a transaction
+    std::size_t batch_ops = 128;  ///< etcd's default limit of a transaction
+    /// Values of one remote that wait to be written; beyond it the remote waits.
+    std::size_t waiting_bytes = 4U << 20;
     std::size_t batch_bytes = 512 * 1024;  ///< etcd's default limit of a request is 1.5 MiB
 };
 

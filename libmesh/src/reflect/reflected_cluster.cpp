@@ -27,7 +27,11 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
           ledger_(name_),
           waker_(executor, clock),
           reader_(executor, ledger_, name_, options.local_id, options.max_clusters, clock,
-                  Rng(rng_.next()), log_, [this] { waker_.wake(); }),
+                  Rng(rng_.next()), log_,
+                  [this] {
+                      hold_back();
+                      waker_.wake();
+                  }),
           tasks_(executor) {}
 
     void configure(sources::config::RemoteConfig config) {
@@ -64,6 +68,14 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
 
   private:
     [[nodiscard]] bool synced() const { return present_ == own_.epoch() && ledger_.synced(); }
+
+    /// The remote tells no faster than can be written; between two marks, so that it is not told
+    /// with every value.
+    void hold_back() {
+        const std::size_t waiting = ledger_.pending_bytes();
+        if (waiting > options_.waiting_bytes) reader_.hold(true);
+        if (waiting <= options_.waiting_bytes / 2) reader_.hold(false);
+    }
 
     static asio::awaitable<void> write(std::shared_ptr<Impl> self) { co_await self->write_all(); }
 
@@ -148,6 +160,7 @@ class ReflectedCluster::Impl : public std::enable_shared_from_this<Impl> {
         const std::size_t limit = singles_ > 0 ? 1 : options_.batch_ops;
         if (singles_ > 0) --singles_;
         auto writes = ledger_.take(limit, options_.batch_bytes);
+        hold_back();
         std::vector<etcd::Op> ops;
         ops.reserve(writes.size());
         std::size_t bytes = 0;

@@ -75,6 +75,15 @@ class RemoteReader::Impl : public std::enable_shared_from_this<Impl> {
         waker_.wake();
     }
 
+    void hold(bool wait) {
+        if (std::exchange(held_, wait) == wait || !client_) return;
+        if (wait) {
+            client_->pause();
+        } else {
+            client_->resume();
+        }
+    }
+
     asio::awaitable<void> stop() {
         const auto self = shared_from_this();
         waker_.stop();
@@ -121,6 +130,7 @@ class RemoteReader::Impl : public std::enable_shared_from_this<Impl> {
                                                 Rng(rng_.next()), log_.named(cluster_)));
         client_->on_connection(
             [this](const etcd::ConnectionEvent& event) { on_connection(event); });
+        if (held_) client_->pause();
         client_->start();
         const Result<void> done = co_await follow();
         status_.configured = false;
@@ -343,6 +353,7 @@ class RemoteReader::Impl : public std::enable_shared_from_this<Impl> {
     bool again_ = false;
     bool config_due_ = false;
     bool warned_ = false;
+    bool held_ = false;
     TaskGroup tasks_;
 };
 
@@ -359,6 +370,9 @@ void RemoteReader::configure(RemoteConfig config) {
 }
 void RemoteReader::read_again() {
     impl_->again();
+}
+void RemoteReader::hold(bool wait) {
+    impl_->hold(wait);
 }
 asio::awaitable<void> RemoteReader::stop() {
     return impl_->stop();

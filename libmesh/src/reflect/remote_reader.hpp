@@ -49,6 +49,8 @@ class RemoteReader {
     void configure(sources::config::RemoteConfig config);
     /// Reads all once more: the ledger needs values again.
     void read_again();
+    /// Whether the remote is to wait: what it has told is more than was written yet.
+    void hold(bool wait);
     /// Ends all tasks. Await it before destruction.
     [[nodiscard]] boost::asio::awaitable<void> stop();
     [[nodiscard]] ReaderStatus status() const;

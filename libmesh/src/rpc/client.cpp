@@ -113,7 +113,7 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
         }
         const Duration left = options_.connect_timeout - (clock_.now() - started_);
         connection_ = std::make_shared<Connection>(std::move(socket_), std::move(tls), clock_,
-                                                   std::make_shared<detail::LoopBuffers>(), io_);
+                                                   detail::buffers_of(loop_), io_);
         connection_->make_session =
             [this](const std::shared_ptr<const Peer>&) -> Result<std::unique_ptr<detail::Session>> {
             auto session = std::make_unique<detail::ClientSession>(options_, clock_);

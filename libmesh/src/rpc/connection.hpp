@@ -10,11 +10,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "rpc/session.hpp"
 #include "rpc/tls_engine.hpp"
 
 namespace mesh::rpc::detail {
+
+class Connection;
 
 /// Scratch memory that the connections of one loop share, since only one of them works at a time.
 struct LoopBuffers {
@@ -22,7 +25,12 @@ struct LoopBuffers {
     std::string plain;
     std::string out;
     std::string cipher;
+    /// Connections whose turn comes next; owned by the handler that gives it to them.
+    std::weak_ptr<std::vector<std::shared_ptr<Connection>>> ready;
 };
+
+/// Those that all channels of a loop share: a mesh has hundreds of them.
+[[nodiscard]] std::shared_ptr<LoopBuffers> buffers_of(const boost::asio::any_io_executor& loop);
 
 struct IoCounters {
     std::uint64_t bytes_received = 0;
@@ -81,6 +89,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
     [[nodiscard]] bool take(std::string_view bytes);
     void begin_session();
     void schedule();
+    static void run_ready(const std::vector<std::shared_ptr<Connection>>& ready);
+    void fetch_parts() const noexcept;
+    void fetch_libraries() const noexcept;
     void turn();
     void flush();
     /// @return false when the socket is full or gone

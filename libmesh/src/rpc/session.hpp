@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "rpc/fetch_lines.hpp"
 #include "rpc/flood_guard.hpp"
 #include "rpc/frame.hpp"
 #include "rpc/message_reader.hpp"
@@ -32,6 +33,9 @@
 namespace mesh::rpc::detail {
 
 class Session;
+
+// Of nghttp2's session: about what a small write touches.
+inline constexpr std::size_t kHttp2Lines = 3072;
 
 /// What both ends of a call need: the send queue, the message reader, pausing.
 /// @thread the session's
@@ -84,6 +88,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
     std::size_t accounted_ = 0;      // of all three, in Session::buffered_
     std::optional<TimePoint> deadline_;
     std::size_t header_bytes_ = 0;
+    int header_blocks_ = 0;  // read to their end; they are handled in a later turn
     bool deferred_ = false;       // nghttp2 waits for resume_data
     bool body_complete_ = false;  // nothing will be queued any more
     bool refused_write_ = false;
@@ -180,6 +185,8 @@ class Session {
     [[nodiscard]] std::size_t waiting_frames() const noexcept {
         return nghttp2_session_get_outbound_queue_size(http2_);
     }
+    /// Asks the CPU to load what produce() will touch first of nghttp2's.
+    void fetch_http2() const noexcept { fetch_lines(http2_, kHttp2Lines); }
     /// turn() has something to run.
     [[nodiscard]] bool has_work() const noexcept { return !dead_ && !later_.empty(); }
     [[nodiscard]] TimePoint last_received() const noexcept { return last_received_; }

@@ -117,9 +117,11 @@ int Session::Callbacks::frame_received(nghttp2_session* http2, const nghttp2_fra
     switch (frame->hd.type) {
         case NGHTTP2_HEADERS:
             s.header_by_ = TimePoint::max();
-            if (auto stream = stream_of(http2, frame->hd.stream_id))
+            if (auto stream = stream_of(http2, frame->hd.stream_id)) {
+                ++stream->header_blocks_;
                 s.events_.push_back(
                     {end ? EventKind::kHeadersAndEnd : EventKind::kHeaders, std::move(stream), {}});
+            }
             break;
         case NGHTTP2_DATA:
             if (!end) {

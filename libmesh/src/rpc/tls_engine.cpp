@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "rpc/fetch_lines.hpp"
 #include "rpc/tls_context.hpp"
 
 namespace mesh::rpc::detail {
@@ -267,7 +268,8 @@ Result<void> TlsEngine::receive(std::string_view cipher, std::string& plain, std
     ERR_clear_error();
     s.pipe.in = cipher;
     s.pipe.out = &out;
-    constexpr std::size_t kRecord = 16384;
+    // Of a record's size, and not set to zero, which for small messages would be most of the work.
+    std::array<char, 16384> record;
     for (;;) {
         int result = 0;
         if (!s.done) {
@@ -277,12 +279,12 @@ Result<void> TlsEngine::receive(std::string_view cipher, std::string& plain, std
                 continue;
             }
         } else {
-            const std::size_t before = plain.size();
-            plain.resize(before + kRecord);
             std::size_t got = 0;
-            result = SSL_read_ex(s.ssl, plain.data() + before, kRecord, &got);
-            plain.resize(before + (result == 1 ? got : 0));
-            if (result == 1) continue;
+            result = SSL_read_ex(s.ssl, record.data(), record.size(), &got);
+            if (result == 1) {
+                plain.append(record.data(), got);
+                continue;
+            }
         }
         const int why = SSL_get_error(s.ssl, result);
         if (why == SSL_ERROR_WANT_READ) return {};
@@ -307,6 +309,16 @@ Result<void> TlsEngine::send(std::string_view plain, std::string& out) {
         return s.failure();
     }
     return {};
+}
+
+void TlsEngine::fetch() const noexcept {
+    fetch_lines(state_.get(), sizeof(State));
+}
+
+void TlsEngine::fetch_library() const noexcept {
+    // About what a small write touches of it.
+    constexpr std::size_t kSslBytes = 4096;
+    fetch_lines(state_->ssl, kSslBytes);
 }
 
 void TlsEngine::close(std::string& out) {

@@ -187,7 +187,7 @@ class ProxyFanoutTest : public test::MeshProxyTest {
     int connected_ = 0;
 };
 
-TEST_F(ProxyFanoutTest, ConnectionsAreSpreadOverLoopsAndAllSeeTheSame) {
+TEST_F(ProxyFanoutTest, LoopsShareConnectionsAndAllSeeTheSame) {
     start_mirror({"--loops=4"});
     open(40, 200);
     const std::int64_t last = put_many(300, 100);
@@ -214,6 +214,7 @@ TEST_F(ProxyFanoutTest, ConnectionsAreSpreadOverLoopsAndAllSeeTheSame) {
         return std::ranges::all_of(late, [](const auto& w) { return w->revisions.size() >= 100; });
     }));
     for (const auto& watcher : late) expect_complete(*watcher, last, 100);
+    EXPECT_EQ(proxy_.stop(SIGTERM), 0) << log();
     for (const auto& channel : channels_) channel->close();
 }
 
@@ -226,7 +227,7 @@ TEST_F(ProxyFanoutTest, ASecondProxyDoesNotShareThePort) {
               std::string::npos);
 }
 
-TEST_F(ProxyFanoutTest, WritesOfTheOwnStoreReachReadersOnAllLoops) {
+TEST_F(ProxyFanoutTest, LoopsAllShowWritesOfTheOwnStore) {
     start_proxy({"--embedded", "--loops=3", "--data-dir=" + folder_.file("store")});
     ASSERT_TRUE(until([&] {
         return ctl("admin", {"put", "cilium/.heartbeat", "1"}, local_).code == 0;

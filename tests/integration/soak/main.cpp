@@ -21,6 +21,8 @@ int main(int argc, char** argv) {
     app.add_option("--seed", options.seed,
                    "Of what is chosen: who reads, what is written, what "
                    "breaks (default: another each time; it is printed)");
+    app.add_option("--mesh-proxy", options.mesh_proxy,
+                   "Another mesh-proxy than the one built here");
     CLI11_PARSE(app, argc, argv);
     if (!mesh::test::have_etcd()) {
         fmt::print("SKIPPED: needs etcd-server and etcd-client\n");

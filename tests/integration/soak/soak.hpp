@@ -23,6 +23,7 @@ struct SoakOptions {
     double seconds = 60;
     std::uint64_t seed = 0;
     Duration patience = std::chrono::seconds(120);  ///< for all to be in step at the end
+    std::string mesh_proxy = MESH_PROXY;
     std::uint64_t most_rss_mib = 512;               ///< of each proxy, at any time
 };
 

@@ -27,8 +27,8 @@ void ProxyProcess::measure() {
     }
 }
 
-World::World(boost::asio::io_context& io, const Clock& time)
-    : loop(io), clock(time), now_(time.wall_now()) {
+World::World(boost::asio::io_context& io, const Clock& time, std::string mesh_proxy)
+    : loop(io), clock(time), mesh_proxy_(std::move(mesh_proxy)), now_(time.wall_now()) {
     using std::chrono::hours;
     authority_ = std::make_unique<pki::Authority>(
         must(pki::Authority::make("soak ca", hours(48), now_ - hours(1))));
@@ -53,6 +53,8 @@ World::World(boost::asio::io_context& io, const Clock& time)
                                 mirrors[i].upstream->port(), folder.file("ca.crt"),
                                 folder.file("etcd-root.crt"), folder.file("etcd-root.key")));
         mirrors[i].command.push_back("--etcd-config=" + folder.file(yaml));
+        // One of them keeps what it has over a restart.
+        if (i == 1) mirrors[i].command.push_back("--data-dir=" + folder.file("mirror-cache"));
         mirrors[i].start();
     }
     make_proxy(embedded, "embedded", 9);
@@ -78,7 +80,7 @@ void World::make_proxy(ProxyProcess& proxy, std::string name, int cluster) {
     proxy.local_port = test::free_port();
     proxy.remote = std::make_unique<test::Line>(loop, proxy.remote_port);
     proxy.local = std::make_unique<test::Line>(loop, proxy.local_port);
-    proxy.command = {MESH_PROXY,
+    proxy.command = {mesh_proxy_,
                      fmt::format("--cluster-name=cluster{}", cluster),
                      fmt::format("--cluster-id={}", cluster),
                      fmt::format("--listen-remote=127.0.0.1:{}", proxy.remote_port),

@@ -34,7 +34,8 @@ struct ProxyProcess {
 
 class World {
   public:
-    World(boost::asio::io_context& loop, const Clock& clock);
+    /// @param mesh_proxy the program
+    World(boost::asio::io_context& loop, const Clock& clock, std::string mesh_proxy);
 
     [[nodiscard]] std::shared_ptr<rpc::TlsCredentials> credentials(const std::string& name);
     /// Arguments of etcdctl for a certificate of credentials().
@@ -59,6 +60,7 @@ class World {
     void issue(const std::string& name, const pki::CertificateRequest& request);
     void make_proxy(ProxyProcess& proxy, std::string name, int cluster);
 
+    std::string mesh_proxy_;
     std::uint16_t etcd_port_ = 0;
     std::unique_ptr<pki::Authority> authority_;
     WallTime now_;

@@ -291,6 +291,7 @@ TEST_F(CacheLedgerTest, EndsEqualToTheRemote) {
         expected[model::synced_key("ape", Resource::kIps, model::Layout::kCache)] = {"now", lease};
         ASSERT_EQ(store, expected);
         EXPECT_EQ(it.wanted(), expected.size());
+        EXPECT_EQ(it.pending_bytes(), 0U);
     }
 }
 

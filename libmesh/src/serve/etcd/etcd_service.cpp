@@ -1,6 +1,8 @@
 #include "serve/etcd/etcd_service.hpp"
 
 #include <array>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <type_traits>
 #include <utility>
 
@@ -9,10 +11,17 @@
 #include "serve/etcd/convert.hpp"
 #include "serve/etcd/etcd_status.hpp"
 #include "serve/etcd/lease_service.hpp"
+#include "serve/etcd/range_cache.hpp"
+#include "serve/etcd/read_gate.hpp"
 #include "serve/etcd/service_core.hpp"
 #include "serve/etcd/watch_service.hpp"
+#include "serve/etcd/watch_stream.hpp"
 
 namespace mesh::serve {
+
+namespace {
+constexpr auto kRangeSweep = std::chrono::seconds(5);
+}  // namespace
 
 /// KV, Maintenance, Cluster and Auth; Watch and Lease have classes of their own.
 class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl> {
@@ -22,15 +31,24 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         : core(std::make_shared<ServiceCore>(std::move(loop), store, clock, std::move(options),
                                              std::move(logger))),
           watches(std::make_shared<WatchService>(core)),
-          leases(std::make_shared<LeaseService>(core)) {
+          leases(std::make_shared<LeaseService>(core)),
+          reads(std::make_shared<ReadGate>(core->loop, store, core->options)),
+          ranges(core->options.range_cache_bytes),
+          sweep_timer(core->loop) {
+        reads->start();
         watches->start();
         leases->start();
+        core->on_table_change([raw = watches.get()] { raw->recheck(); });
     }
+    void start() { core->start(); }
     ~Impl() {
         core->flush();
         core->stopped = true;
+        reads->stop();
+        core->stop();
         watches->stop();
         leases->stop();
+        sweep_timer.cancel();
     }
 
     void attach(rpc::Server& server, ListenerPtr listener);
@@ -38,6 +56,10 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
     std::shared_ptr<ServiceCore> core;
     std::shared_ptr<WatchService> watches;
     std::shared_ptr<LeaseService> leases;
+    std::shared_ptr<ReadGate> reads;
+    RangeCache ranges;
+    boost::asio::steady_timer sweep_timer;
+    bool sweep_waits = false;
 
   private:
     using Call = rpc::ServerCallPtr;
@@ -50,6 +72,8 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
                         EtcdAction action, void (Impl::*method)(const Request&, Response&));
 
     void range(const Call& call, const Listener& listener, const etcdpb::RangeRequest& request);
+    void answer_range(const Call& call, const etcdpb::RangeRequest& request, ReadVerdict verdict);
+    void sweep_ranges();
     void put(const Call& call, const Listener& listener, const etcdpb::PutRequest& request);
     void delete_range(const Call& call, const Listener& listener,
                       const etcdpb::DeleteRangeRequest& request);
@@ -116,10 +140,37 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
     }
     if (refused(call, core->check(*call, listener, EtcdAction::kRange, wanted.range))) return;
     if (!has_known_enumerators(request)) return call->finish(invalid_sort_option());
+    if (reads->at_once(request.revision(), request.serializable()))
+        return answer_range(call, request, ReadVerdict::kFresh);
+    reads->pass(request.revision(), request.serializable(),
+                [weak = weak_from_this(), call, request](ReadVerdict verdict) {
+                    if (auto self = weak.lock()) self->answer_range(call, request, verdict);
+                });
+}
+
+void EtcdService::Impl::answer_range(const Call& call, const etcdpb::RangeRequest& request,
+                                     ReadVerdict verdict) {
+    if (call->ended()) return;
     if (call->congested()) return call->finish(answers_wait());
-    const auto outcome = core->store.range(wanted);
-    if (!outcome) return core->fail(call, to_status(outcome.error()));
-    core->reply(call, encode_range(core->header(), *outcome));
+    auto frame = ranges.range(core->store, from_pb(request), core->header());
+    if (!frame) return core->fail(call, to_status(frame.error()));
+    sweep_ranges();
+    if (verdict == ReadVerdict::kFresh || !*frame) return core->reply(call, *std::move(frame));
+    // Only a mirror's reads come here, which wait for no commit.
+    if (call->write(*std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
+    call->finish({}, {{"mesh-stale", "true"}});
+}
+
+/// What a storm of clients left in the cache goes soon after it.
+void EtcdService::Impl::sweep_ranges() {
+    if (std::exchange(sweep_waits, true)) return;
+    sweep_timer.expires_after(kRangeSweep);
+    sweep_timer.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+        const auto self = weak.lock();
+        if (error || !self) return;
+        self->sweep_waits = false;
+        if (self->ranges.sweep()) self->sweep_ranges();
+    });
 }
 
 void EtcdService::Impl::put(const Call& call, const Listener& listener,
@@ -246,34 +297,37 @@ template <class Request>
 void EtcdService::Impl::unary(rpc::Server& server, const ListenerPtr& listener,
                               std::string_view path,
                               void (Impl::*method)(const Call&, const Listener&, const Request&)) {
-    server.handle_unary(path, [weak = weak_from_this(), listener, method](const Call& call,
-                                                                          std::string_view bytes) {
-        auto self = weak.lock();
-        if (!self) return call->finish(server_stopped());
-        Request request;
-        if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-            return call->finish(undecodable());
-        ((*self).*method)(call, *listener, request);
-    });
+    core->handle_unary(
+        server, listener, path,
+        [weak = weak_from_this(), listener, method](const Call& call, std::string_view bytes) {
+            auto self = weak.lock();
+            if (!self) return call->finish(server_stopped());
+            Request request;
+            if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+                return call->finish(undecodable());
+            ((*self).*method)(call, *listener, request);
+        });
 }
 
 template <class Request, class Response>
 void EtcdService::Impl::administration(rpc::Server& server, const ListenerPtr& listener,
                                        std::string_view path, EtcdAction action,
                                        void (Impl::*method)(const Request&, Response&)) {
-    server.handle_unary(path, [weak = weak_from_this(), listener, action, method](
-                                  const Call& call, std::string_view bytes) {
-        auto self = weak.lock();
-        if (!self) return call->finish(server_stopped());
-        if (self->refused(call, self->core->check(*call, *listener, action))) return;
-        Request request;
-        if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-            return call->finish(undecodable());
-        Response response;
-        to_pb(self->core->header(), *response.mutable_header());
-        ((*self).*method)(request, response);
-        self->core->reply(call, rpc::encode_frame(response));
-    });
+    core->handle_unary(
+        server, listener, path,
+        [weak = weak_from_this(), listener, action, method](const Call& call,
+                                                            std::string_view bytes) {
+            auto self = weak.lock();
+            if (!self) return call->finish(server_stopped());
+            if (self->refused(call, self->core->check(*call, *listener, action))) return;
+            Request request;
+            if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+                return call->finish(undecodable());
+            Response response;
+            to_pb(self->core->header(), *response.mutable_header());
+            ((*self).*method)(request, response);
+            self->core->reply(call, rpc::encode_frame(response));
+        });
 }
 
 void EtcdService::Impl::attach_refusals(rpc::Server& server, const ListenerPtr& listener) {
@@ -339,13 +393,18 @@ void EtcdService::Impl::attach(rpc::Server& server, ListenerPtr listener) {
 EtcdService::EtcdService(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
                          EtcdServiceOptions options, Logger logger)
     : impl_(std::make_shared<Impl>(std::move(loop), store, clock, std::move(options),
-                                   std::move(logger))) {}
+                                   std::move(logger))) {
+    impl_->start();
+}
 EtcdService::~EtcdService() = default;
 
 void EtcdService::attach(rpc::Server& server, std::string listener,
                          std::shared_ptr<const AccessPolicy> policy, bool init_locks) {
     auto shadow = init_locks ? std::make_shared<InitLockShadow>(impl_->core->clock) : nullptr;
-    if (shadow) server.on_peer_gone([shadow](const rpc::Peer& peer) { shadow->peer_gone(peer); });
+    server.on_peer_gone([shadow, clients = impl_->core->clients](const rpc::Peer& peer) {
+        if (shadow) shadow->peer_gone(peer);
+        if (clients) clients->gone(peer);
+    });
     impl_->attach(server, std::make_shared<Listener>(
                               Listener{std::move(listener), std::move(policy), std::move(shadow)}));
 }
@@ -357,7 +416,24 @@ void EtcdService::set_raft_term(std::uint64_t term) {
     impl_->core->raft_term = term;
 }
 EtcdServiceStats EtcdService::stats() const {
-    return impl_->core->stats;
+    EtcdServiceStats stats = impl_->core->stats;
+    impl_->reads->count(stats);
+    stats.ranges_shared = impl_->ranges.hits();
+    stats.range_cache_bytes = impl_->ranges.bytes();
+    return stats;
+}
+void EtcdService::for_each_watch_stream(
+    const std::function<void(const WatchStreamInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) visit(stream->info());
+}
+void EtcdService::for_each_watch(
+    const std::function<bool(const WatchStreamInfo&)>& which,
+    const std::function<void(const WatchStreamInfo&, const WatchInfo&)>& visit) const {
+    for (const WatchStream* stream : impl_->watches->streams()) {
+        const WatchStreamInfo info = stream->info();
+        if (!which(info)) continue;
+        stream->for_each_watch([&](const WatchInfo& watch) { visit(info, watch); });
+    }
 }
 
 }  // namespace mesh::serve

@@ -9,8 +9,11 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <utility>
 
+#include "base/log_fields.hpp"
 #include "runtime/backoff.hpp"
 #include "runtime/task_group.hpp"
+#include "serve/etcd/mirror_list.hpp"
+#include "serve/etcd/upstream_question.hpp"
 
 namespace mesh::serve {
 
@@ -22,20 +25,12 @@ namespace {
 /// says nothing of it; a sign of life that was asked for this long after the watch was made, with
 /// no event before it, is taken as "nothing to catch up with".
 constexpr Duration kSettled = std::chrono::seconds(1);
-
-store::KeyValue to_record(const etcd::KeyValueView& kv, std::uint32_t sub_revision) {
-    return store::KeyValue::make(kv.key, kv.value,
-                                 {.create_revision = kv.create_revision,
-                                  .mod_revision = kv.mod_revision,
-                                  .version = kv.version,
-                                  .lease = store::LeaseId{kv.lease},
-                                  .sub_revision = sub_revision,
-                                  .tombstone = false});
-}
+/// A disk that failed is tried again after this, with all that there is.
+constexpr Duration kDiskAgain = std::chrono::minutes(1);
 
 }  // namespace
 
-class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
+class Mirror::Impl final : public std::enable_shared_from_this<Mirror::Impl>, private QuestionHost {
   public:
     Impl(asio::any_io_executor loop, etcd::Client& client, store::Store& store, const Clock& clock,
          Rng rng, MirrorOptions options, Logger log)
@@ -49,9 +44,14 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
           wake_(loop) {
         std::ranges::sort(options_.prefixes);
         status_.stale_since = clock_.now();
+        question_ = std::make_shared<UpstreamQuestion>(
+            loop, client_, tasks_, static_cast<QuestionHost&>(*this), watched_span());
+        reads_ = std::make_shared<ReadBarrierQueue>(
+            loop, [this](OnReadMark then) { ask_upstream(std::move(then)); }, options_.read_limit);
     }
 
     void start() {
+        if (store_.mirrors()) take_what_is_kept();
         client_.on_connection([weak = weak_from_this()](const etcd::ConnectionEvent& event) {
             if (auto self = weak.lock()) self->on_connection(event);
         });
@@ -63,6 +63,8 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         auto self = shared_from_this();
         stopping_ = true;
         watch_.reset();
+        reads_->stop();
+        question_->stop();
         client_.on_connection({});
         tasks_.cancel();
         wake_.cancel();
@@ -70,9 +72,63 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     }
 
     void set_on_change(std::function<void()> callback) { on_change_ = std::move(callback); }
-    [[nodiscard]] const MirrorStatus& status() const noexcept { return status_; }
+    [[nodiscard]] const MirrorStatus& status() noexcept {
+        status_.durable_revision = store_.backend().durable_revision();
+        status_.reads = reads_->stats();
+        return status_;
+    }
+    void read_barrier(OnReadMark then) { reads_->wait(std::move(then)); }
 
   private:
+    // --- QuestionHost
+    [[nodiscard]] const etcd::Header& position() const override { return status_.position; }
+    [[nodiscard]] store::Revision last_change() const override { return last_change_; }
+    [[nodiscard]] bool settled() const override {
+        return created_at_ && clock_.now() - *created_at_ >= kSettled;
+    }
+    void reach(store::Revision revision) override { advance(revision); }
+
+    void ask_upstream(OnReadMark then) {
+        if (!in_reach_ || !status_.serving) return then({});
+        question_->ask(std::move(then));
+    }
+
+    /// Serves what the store has from before a restart, and resumes there.
+    void take_what_is_kept() {
+        const store::Identity& identity = store_.identity();
+        status_.serving = status_.restored = true;
+        status_.stale_since = std::min(options_.kept_since.value_or(clock_.now()), clock_.now());
+        status_.position = {.cluster_id = identity.cluster_id,
+                            .member_id = identity.member_id,
+                            .revision = store_.revision(),
+                            .raft_term = store_.raft_term()};
+        const store::Store::Newest newest = store_.newest();
+        if (newest.live) last_change_ = newest.live.mod_revision();
+        if (newest.change) {
+            newest_key_ = newest.change.key();
+            newest_revision_ = newest.change.mod_revision();
+            newest_is_deleted_ = newest.change.tombstone();
+        }
+        log_.info("serving {} keys of etcd cluster {:x} at revision {}, as they were kept",
+                  store_.stats().keys, identity.cluster_id, status_.position.revision);
+        changed();
+    }
+
+    /// The disk is not in the way of a mirror; that it fails is said once, and it is tried again.
+    void look_after_disk() {
+        const auto& failure = store_.backend_failure();
+        if (!failure) return disk_failed_at_.reset();
+        if (!disk_failed_at_) {
+            log_.error("what is mirrored is not kept up to date on disk: {}",
+                       failure->to_error().message());
+        } else if (clock_.now() - *disk_failed_at_ >= kDiskAgain) {
+            store_.rewrite_backend();
+        } else {
+            return;
+        }
+        disk_failed_at_ = clock_.now();
+    }
+
     void changed() const {
         if (on_change_) on_change_();
     }
@@ -88,10 +144,14 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     void fail(const Error& reason) {
         ++status_.failures;
         status_.last_failure = reason.message();
+        in_reach_ = false;
+        question_->lost();
         set_stale(true);
     }
 
     void set_stale(bool stale) {
+        const LogFields fields({{"revision", std::to_string(status_.position.revision)},
+                                {"endpoint", status_.endpoint}});
         if (stale && !status_.stale) {
             // Not the time at which the loss was noticed, which may be a keepalive later.
             status_.stale_since = std::max(client_.last_heard(), status_.stale_since);
@@ -102,6 +162,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
             log_.info("in step with upstream etcd at revision {}", status_.position.revision);
         }
         status_.stale = stale;
+        if (!stale) in_reach_ = true;
         changed();
     }
 
@@ -109,8 +170,10 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         // It looks at stopping_ itself; another await after the cancellation must not throw.
         co_await asio::this_coro::throw_if_cancelled(false);
         Backoff backoff(self->options_.backoff_first, self->options_.backoff_limit);
+        bool resume = self->status_.restored;
         while (!self->stopping_) {
-            auto listed = co_await self->list();
+            auto listed = Result<void>{};
+            if (!std::exchange(resume, false)) listed = co_await self->list();
             if (self->stopping_) break;
             if (!listed) {
                 self->store_.abort_snapshot();
@@ -138,61 +201,32 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
 
     /// All prefixes at one revision into the store.
     asio::awaitable<Result<void>> list() {
-        std::optional<etcd::Header> first;
-        std::optional<Error> failed;
-        newest_key_.clear();
-        newest_revision_ = 0;
-        auto begin = [&](const etcd::Header& header) {
-            if (first) {
-                if (header.cluster_id != first->cluster_id && !failed) {
-                    failed =
-                        Error(Errc::kConflict, "another etcd answered in the middle of a list");
-                }
-                return;
-            }
-            first = header;
+        MirrorListOptions wanted;
+        wanted.prefixes = options_.prefixes;
+        wanted.same_history = [this](const etcd::Header& header) {
             same_history_ = status_.serving && !doubted_ &&
                             header.cluster_id == status_.position.cluster_id &&
                             header.revision >= status_.position.revision;
-            store_.begin_snapshot(header.revision, same_history_);
+            return same_history_;
         };
-        for (const auto& prefix : options_.prefixes) {
-            etcd::RangeRequest request;
-            request.range = etcd::prefix_range(prefix);
-            if (first) request.revision = first->revision;
-            auto on_page = [&](const etcd::Header& header,
-                               std::span<const etcd::KeyValueView> kvs) {
-                begin(header);
-                if (failed) return;
-                std::vector<store::KeyValue> records;
-                records.reserve(kvs.size());
-                for (const auto& kv : kvs) {
-                    records.push_back(to_record(kv, 0));
-                    if (kv.mod_revision <= newest_revision_) continue;
-                    newest_revision_ = kv.mod_revision;
-                    newest_key_ = kv.key;
-                }
-                if (auto added = store_.add_snapshot_page(records); !added) {
-                    failed = added.error().to_error();
-                }
-            };
-            auto header = co_await client_.async_list(std::move(request), on_page);
-            // A list that was cancelled may lack a page.
-            if (stopping_) co_return Error(Errc::kCancelled, "the mirror stops");
-            if (!header) co_return std::move(header).error();
-            begin(*header);
-            if (failed) co_return *std::move(failed);
-        }
-        if (!first) co_return internal("no prefix to mirror");
+        wanted.stopped = [this] { return stopping_; };
+        auto found = co_await list_upstream(client_, store_, std::move(wanted));
+        if (!found) co_return std::move(found).error();
+        const etcd::Header& header = found->header;
         if (status_.serving && !same_history_) {
             ++status_.history_changes;
             log_.warn(
                 "another etcd answers (cluster id {:x}, revision {}; before {:x}, {}): all "
                 "watches are ended, clients list again",
-                first->cluster_id, first->revision, status_.position.cluster_id,
+                header.cluster_id, header.revision, status_.position.cluster_id,
                 status_.position.revision);
         }
-        set_position(*first);
+        newest_key_ = std::move(found->newest_key);
+        newest_revision_ = last_change_ = found->newest_revision;
+        newest_is_deleted_ = false;
+        status_.restored = false;
+        status_.position = header;
+        tell_identity();
         if (auto committed = store_.commit_snapshot(); !committed) {
             // The list contradicts what we hold (a missed event, a restored backup): the same list
             // would fail for ever. The next one replaces everything and ends all watches.
@@ -202,32 +236,40 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         doubted_ = false;
         status_.serving = true;
         ++status_.lists;
+        question_->moved(false);
         changed();
         co_return Result<void>{};
     }
 
-    void set_position(const etcd::Header& header) {
-        status_.position = header;
-        store_.set_identity({.cluster_id = header.cluster_id, .member_id = header.member_id});
+    void tell_identity() {
+        const etcd::Header& at = status_.position;
+        store_.set_identity({.cluster_id = at.cluster_id, .member_id = at.member_id}, at.raft_term);
+    }
+
+    /// One watch over the span of all prefixes, as only within one watch revisions are ordered.
+    [[nodiscard]] etcd::KeyRange watched_span() const {
+        return {options_.prefixes.front(), etcd::prefix_range(options_.prefixes.back()).end};
     }
 
     /// Watches from the listed revision until the watch is over.
     asio::awaitable<void> follow() {
         etcd::WatchOptions options;
-        // One watch over the span of all prefixes, as only within one watch revisions are ordered.
-        options.range = {options_.prefixes.front(),
-                         etcd::prefix_range(options_.prefixes.back()).end};
+        options.range = watched_span();
         options.start_revision = status_.position.revision + 1;
         options.cluster_id = status_.position.cluster_id;
         options.known_key = newest_key_;
         options.known_revision = newest_revision_;
-        ended_ = resumed_ = false;
+        options.known_is_delete = newest_is_deleted_;
+        ended_ = false;
+        resumed_ = status_.restored;
         created_at_.reset();
         watch_ = client_.watch(std::move(options), watch_events());
         while (!ended_ && !stopping_) {
             co_await sleep(status_.stale ? std::min(kSettled, options_.ask_interval)
                                          : options_.ask_interval);
-            if (!ended_ && !stopping_) ask();
+            if (ended_ || stopping_) break;
+            look_after_disk();
+            ask();
         }
         watch_.reset();
     }
@@ -239,6 +281,7 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
             take(batch);
         };
         events.on_progress = [this](const etcd::Header& header) { on_progress(header); };
+        events.on_in_step = [this](const etcd::Header& header) { question_->on_in_step(header); };
         events.on_lost = [this](const Error& reason) {
             created_at_.reset();
             fail(reason);
@@ -257,12 +300,13 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     void on_created(const etcd::Header& header) {
         status_.position.member_id = header.member_id;
         status_.position.raft_term = header.raft_term;
-        store_.set_identity({.cluster_id = header.cluster_id, .member_id = header.member_id});
+        tell_identity();
         if (std::exchange(resumed_, true) && newest_key_.empty()) {
             // Cheap, since there was nothing; and keys may be there that no event will tell of.
             return end(unavailable("no key was seen that proves the history to be the same one"));
         }
         created_at_ = clock_.now();
+        in_reach_ = true;
         asked_settled_ = false;
         // What the upstream has by now and we may have missed comes as events, from now on.
         target_ = header.revision;
@@ -272,15 +316,21 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
 
     void on_progress(const etcd::Header& header) {
         if (ended_) return;
-        if (header.revision > status_.position.revision) {
-            if (auto applied = store_.apply_upstream(header.revision, {}); !applied) {
-                return end(applied.error().to_error());
-            }
-            status_.position.revision = header.revision;
-            changed();
-        }
+        advance(header.revision);
         if (asked_settled_) target_ = 0;
         check_in_step();
+    }
+
+    /// Nothing is to come up to a revision.
+    void advance(store::Revision revision) {
+        if (ended_ || revision <= status_.position.revision) return;
+        if (auto applied = store_.apply_upstream(revision, {}); !applied) {
+            return end(applied.error().to_error());
+        }
+        status_.position.revision = revision;
+        check_in_step();
+        question_->moved(false);
+        changed();
     }
 
     /// Not stale any more once the watch has reached what the upstream had when it was made.
@@ -320,9 +370,11 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
         }
         status_.events += records.size();
         if (newest_key_.empty()) newest_key_ = batch.back().kv.key;
-        status_.position.revision = revision;
+        last_change_ = revision;
+        status_.position.revision = std::max(status_.position.revision, revision);
         asked_settled_ = false;
         check_in_step();
+        question_->moved(true);
         changed();
     }
 
@@ -350,9 +402,15 @@ class Mirror::Impl : public std::enable_shared_from_this<Mirror::Impl> {
     std::function<void()> on_change_;
     std::string newest_key_;  // of the last list: what proves that a history is the same one
     std::int64_t newest_revision_ = 0;
+    bool newest_is_deleted_ = false;
+    std::int64_t last_change_ = 0;  // of the watched span, that was told; 0: none
+    std::shared_ptr<UpstreamQuestion> question_;
+    std::shared_ptr<ReadBarrierQueue> reads_;
+    std::optional<TimePoint> disk_failed_at_;
     std::optional<TimePoint> created_at_;  // the watch's, on the connection of now
     std::int64_t target_ = 0;              // the revision that it has to reach to be in step
     bool asked_settled_ = false;           // for a sign of life, and no event since
+    bool in_reach_ = true;                 // the upstream, as far as is known
     bool same_history_ = false;
     bool doubted_ = false;  // what we hold and the upstream has do not fit one history
     bool resumed_ = false;  // the watch was made once already
@@ -376,6 +434,9 @@ asio::awaitable<void> Mirror::async_stop() {
 }
 const MirrorStatus& Mirror::status() const noexcept {
     return impl_->status();
+}
+void Mirror::read_barrier(OnReadMark then) {
+    impl_->read_barrier(std::move(then));
 }
 
 }  // namespace mesh::serve

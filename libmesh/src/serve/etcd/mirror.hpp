@@ -3,7 +3,9 @@
 // own, so that clients cannot tell the difference. While the upstream is away the store keeps
 // serving; the mirror says since when it is stale, and on return resumes at its revision, or lists
 // again with exact deletes when that revision is gone or another etcd answers. That it is the same
-// history is proved by the newest key that was seen, not by ids and revisions alone.
+// history is proved by the newest key that was seen, not by ids and revisions alone. A store that
+// was kept over a restart (store::open_mirror_cache) is served at once, as stale, and resumed in
+// just that way.
 //
 // Invariant: the store's revision only grows while the upstream's history is the same one.
 #pragma once
@@ -20,6 +22,7 @@
 
 #include "base/log.hpp"
 #include "runtime/clock.hpp"
+#include "serve/etcd/read_barrier.hpp"
 #include "sources/etcd/client.hpp"
 #include "state/store/store.hpp"
 
@@ -34,6 +37,10 @@ struct MirrorOptions {
     Duration ask_interval = std::chrono::seconds(5);
     /// Silence beyond this is staleness, although the connection may still stand.
     Duration silence_limit = std::chrono::seconds(15);
+    /// How long a read_barrier() waits for the upstream, and for what it had.
+    Duration read_limit = std::chrono::seconds(1);
+    /// When what the store has from before a restart was written last.
+    std::optional<TimePoint> kept_since;
 };
 
 struct MirrorStatus {
@@ -48,6 +55,10 @@ struct MirrorStatus {
     std::uint64_t failures = 0;
     std::string last_failure;
     std::string endpoint;  ///< of the upstream, while connected
+    bool restored =
+        false;  ///< what is served was kept over a restart, and no list was needed since
+    store::Revision durable_revision = 0;  ///< where a restart would resume; 0 = nowhere
+    ReadBarrierStats reads;
 };
 
 /// @thread the client's loop only
@@ -68,6 +79,9 @@ class Mirror {
     /// Ends; await it before destruction. The client is left running.
     [[nodiscard]] boost::asio::awaitable<void> async_stop();
     [[nodiscard]] const MirrorStatus& status() const noexcept;
+    /// Asks the upstream what it has (see upstream_question.hpp): the answer comes when the store
+    /// has all of it. Unknown, at once while the upstream is out of reach, else after read_limit.
+    void read_barrier(OnReadMark then);
 
   private:
     class Impl;

@@ -92,19 +92,46 @@ void write(Writer& out, std::uint32_t number_of_field, std::size_t size,
     out.field(6, bits(number(kv.lease())));
 }
 
+/// What follows the header of a RangeResponse.
+std::size_t size_of(const store::RangeAnswer& answer) {
+    std::size_t size = field_size(answer.more ? 1 : 0) + field_size(bits(answer.count));
+    for (const store::KeyValue& kv : answer.kvs) size += message_size(size_of(kv));
+    return size;
+}
+void write(Writer& out, const store::RangeAnswer& answer) {
+    for (const store::KeyValue& kv : answer.kvs) write(out, 2, size_of(kv), kv);
+    out.field(3, answer.more ? 1 : 0);
+    out.field(4, bits(answer.count));
+}
+
 }  // namespace
 
 rpc::Frame encode_range(const WireHeader& header, const store::RangeAnswer& answer) {
-    std::size_t size = message_size(size_of(header)) + field_size(answer.more ? 1 : 0) +
-                       field_size(bits(answer.count));
-    for (const store::KeyValue& kv : answer.kvs) size += message_size(size_of(kv));
-    return rpc::Frame::make(size, [&](char* to) {
+    return rpc::Frame::make(message_size(size_of(header)) + size_of(answer), [&](char* to) {
         Writer out(to);
         write(out, 1, header);
-        for (const store::KeyValue& kv : answer.kvs) write(out, 2, size_of(kv), kv);
-        out.field(3, answer.more ? 1 : 0);
-        out.field(4, bits(answer.count));
+        write(out, answer);
     });
+}
+
+std::string encode_range_body(const store::RangeAnswer& answer) {
+    const std::size_t size = size_of(answer);
+    if (size > rpc::kLongestMessage) return {};
+    std::string body(size, '\0');
+    Writer out(body.data());
+    write(out, answer);
+    return body;
+}
+
+rpc::Frame share_range(const WireHeader& header, const std::shared_ptr<const std::string>& body) {
+    if (body->empty()) return {};
+    return rpc::Frame::make(
+        message_size(size_of(header)),
+        [&](char* to) {
+            Writer out(to);
+            write(out, 1, header);
+        },
+        std::shared_ptr<const char>(body, body->data()), body->size());
 }
 
 void append_event(std::string& out, const store::Event& event, bool with_prev) {

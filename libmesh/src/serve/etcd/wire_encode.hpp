@@ -24,6 +24,12 @@ struct WireHeader {
 /// A framed RangeResponse; empty if it is longer than a message may be.
 [[nodiscard]] rpc::Frame encode_range(const WireHeader& header, const store::RangeAnswer& answer);
 
+/// All of a RangeResponse but its header; empty if that is longer than a message may be.
+[[nodiscard]] std::string encode_range_body(const store::RangeAnswer& answer);
+/// A framed RangeResponse with a body that frames for others share; empty if the body is.
+[[nodiscard]] rpc::Frame share_range(const WireHeader& header,
+                                     const std::shared_ptr<const std::string>& body);
+
 /// Appends the event as an element of WatchResponse.events.
 void append_event(std::string& out, const store::Event& event, bool with_prev);
 

@@ -237,6 +237,7 @@ asio::awaitable<Result<Listed>> list(std::shared_ptr<Client::Impl> impl, RangeRe
         from = std::string(view.kvs.back().key) + '\0';
         request.range.key = from;
         request.limit = static_cast<std::int64_t>(keys);
+        if (impl->paused_) co_await impl->wait_resumed();
         // etcd works on the next page while this one is read.
         auto next = page_ahead(impl, request);
         auto given = give_page(page, first, view.kvs);
@@ -416,6 +417,13 @@ std::unique_ptr<Watch> Client::watch(WatchOptions options, WatchEvents events) {
 
 void Client::request_progress() {
     impl_->watches_->request_progress();
+}
+
+void Client::pause() {
+    impl_->set_paused(true);
+}
+void Client::resume() {
+    impl_->set_paused(false);
 }
 
 }  // namespace mesh::etcd

@@ -99,6 +99,7 @@ struct WatchOptions {
     /// place.
     std::string known_key;
     std::int64_t known_revision = 0;
+    bool known_is_delete = false;  ///< at known_revision the key was deleted
     bool prev_kv = false;
     bool progress_notify = true;
 };
@@ -237,6 +238,12 @@ class Client {
     /// Asks the server for a sign of life: each watch's on_progress is called with the revision
     /// that it is known to have reached, and newest_header() then has the server's.
     void request_progress();
+
+    /// Back-pressure for a reader that has enough for now: lists ask for no further page, and the
+    /// watches' stream is held by flow control; other requests go on. What was received is still
+    /// told. A server may end the connection of who takes nothing for long: pause briefly.
+    void pause();
+    void resume();
 
     class Impl;
 

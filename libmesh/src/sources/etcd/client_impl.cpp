@@ -202,6 +202,25 @@ asio::awaitable<bool> Client::Impl::wait_connected(TimePoint deadline) {
     co_return true;
 }
 
+void Client::Impl::set_paused(bool paused) {
+    if (std::exchange(paused_, paused) == paused) return;
+    watches_->set_paused(paused);
+    if (!paused) wake_waiters();
+}
+
+asio::awaitable<void> Client::Impl::wait_resumed() {
+    while (paused_ && !stopping_) {
+        asio::steady_timer timer(loop_);
+        timer.expires_at(asio::steady_timer::time_point::max());
+        waiters_.insert(&timer);
+        error_code ignored;
+        co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+        waiters_.erase(&timer);
+        const auto cancelled = (co_await asio::this_coro::cancellation_state).cancelled();
+        if (cancelled != asio::cancellation_type::none) co_return;
+    }
+}
+
 bool Client::Impl::draining() {
     if (!channel_->going_away() || in_flight_ == 0) return false;
     const TimePoint now = clock_.now();

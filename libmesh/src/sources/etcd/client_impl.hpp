@@ -48,6 +48,9 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
 
     /// Tells the user of an event; the connection to a server that is behind was none.
     void tell(const ConnectionEvent& event);
+    void set_paused(bool paused);
+    /// Until the client is not paused any more, or stops, or the caller is cancelled.
+    boost::asio::awaitable<void> wait_resumed();
     /// Gives up the connection; the next endpoint is tried.
     void drop(std::string why);
     [[nodiscard]] bool usable() const noexcept { return channel_ && !lost_ && channel_->usable(); }
@@ -73,6 +76,7 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
     TimePoint last_heard_{};
     bool started_ = false;
     bool stopping_ = false;
+    bool paused_ = false;
 
   private:
     boost::asio::awaitable<void> run();

@@ -39,6 +39,7 @@ std::shared_ptr<WatchState> WatchStream::add(WatchOptions options, WatchEvents e
     watch->cluster_id = options.cluster_id;
     watch->proof_key = options.known_key;
     watch->proof_revision = options.known_revision;
+    watch->proof_is_delete = options.known_is_delete;
     watch->connection = client_.usable() ? connection_ : 0;
     if (!watch->from_now && watch->cluster_id != 0)
         client_.guard_.reached(watch->cluster_id, watch->revision);
@@ -69,6 +70,14 @@ void WatchStream::remove(const WatchPtr& watch) {
         watch->server_id = -1;
     }
     // One that is being created is cancelled when its number is known.
+}
+
+void WatchStream::set_paused(bool paused) {
+    if (!stream_) return;
+    if (paused)
+        stream_->pause();
+    else
+        stream_->resume();
 }
 
 void WatchStream::request_progress() {
@@ -127,6 +136,7 @@ void WatchStream::open() {
         });
     };
     stream_ = client_.channel_->call(etcdpb::kWatch, client_.stream_options(), std::move(events));
+    if (client_.paused_) stream_->pause();
 }
 
 template <class Body>

@@ -42,6 +42,8 @@ class WatchStream {
     std::shared_ptr<WatchState> add(WatchOptions options, WatchEvents events);
     void remove(const std::shared_ptr<WatchState>& watch);
     void request_progress();
+    /// Holds back what the server tells, by flow control.
+    void set_paused(bool paused);
 
     /// The client has a connection: open the stream and create all watches.
     void connected();

@@ -106,6 +106,9 @@ Revision Store::compact_revision() const noexcept {
 Revision Store::watch_floor() const noexcept {
     return impl_->floor;
 }
+std::uint64_t Store::rewrites() const noexcept {
+    return impl_->rewrites;
+}
 const Backend& Store::backend() const noexcept {
     return *impl_->backend;
 }
@@ -185,7 +188,11 @@ RangeAnswer Store::Impl::read(const RangeRequest& request) const {
     // With a sort target but no order, etcd cuts before it sorts; so do we.
     const bool filtered = request.min_mod_revision != 0 || request.max_mod_revision != 0 ||
                           request.min_create_revision != 0 || request.max_create_revision != 0;
-    const bool need_all = request.limit <= 0 || filtered || request.sort_order != SortOrder::kNone;
+    // Keys come in ascending order anyway.
+    const bool sorted =
+        request.sort_order != SortOrder::kNone &&
+        !(request.sort_order == SortOrder::kAscend && request.sort_target == SortTarget::kKey);
+    const bool need_all = request.limit <= 0 || filtered || sorted;
     const std::size_t limit =
         request.limit > 0 ? static_cast<std::size_t>(request.limit) : std::size_t{0};
     index.visit(request.range, at, [&](const KeyValue& kv) {
@@ -519,6 +526,7 @@ void Store::Impl::undo_all() {
         lessor.set_durable_remaining(record.id, std::chrono::seconds(-1));
     pending.clear();
     revision = revision_before;
+    ++rewrites;
 }
 
 Event Store::Impl::event_of(const KeyValue& kv) const {
@@ -599,6 +607,18 @@ void Store::resume(WatchId id) {
 }
 bool Store::is_up_to_date(WatchId id) const {
     return impl_->hub.is_up_to_date(id);
+}
+void Store::for_each_watched_range(const std::function<void(const WatchedRange&)>& visit) const {
+    impl_->hub.for_each_range(visit);
+}
+std::optional<WatchState> Store::watch_state(WatchId id) const {
+    return impl_->hub.state_of(id);
+}
+std::size_t Store::blocked_watchers() const {
+    return impl_->hub.blocked();
+}
+KeyRange Store::watched_range(WatchId id) const {
+    return impl_->hub.range_of(id);
 }
 bool Store::request_progress(WatchId id) {
     return impl_->hub.request_progress(id);

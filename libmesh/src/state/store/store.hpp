@@ -79,6 +79,9 @@ class Store {
     [[nodiscard]] Revision compact_revision() const noexcept;
     /// The oldest start_revision that a new watch may have.
     [[nodiscard]] Revision watch_floor() const noexcept;
+    /// Grows whenever what a revision holds may differ from what was told of it before: another
+    /// history, a snapshot, a group that failed. While it stays, ranges at a revision are constant.
+    [[nodiscard]] std::uint64_t rewrites() const noexcept;
     [[nodiscard]] StoreStats stats() const noexcept;
     [[nodiscard]] const Backend& backend() const noexcept;
     /// The revision to compact at so that history keeps at least the newest changes; at most what
@@ -155,6 +158,14 @@ class Store {
     void resume(WatchId id);
     /// Whether the watcher has been given everything up to the newest durable revision.
     [[nodiscard]] bool is_up_to_date(WatchId id) const;
+    /// Each watched range, in order. The visitor must not call the store. @complexity O(watchers)
+    void for_each_watched_range(const std::function<void(const WatchedRange&)>& visit) const;
+    /// @return nothing for unknown ids
+    [[nodiscard]] std::optional<WatchState> watch_state(WatchId id) const;
+    /// Watchers whose sink had no room: slow readers. @complexity O(watchers behind)
+    [[nodiscard]] std::size_t blocked_watchers() const;
+    /// What a watch is of, by etcd's conventions; unknown ids: nothing. Valid as long as the watch.
+    [[nodiscard]] KeyRange watched_range(WatchId id) const;
     /// Calls on_progress if the watcher has seen everything. @return whether it has
     bool request_progress(WatchId id);
     /// Gives each watcher that is behind at most one delivery from history; at most budget

@@ -284,6 +284,7 @@ void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
     });
     StoreChange told{.kind = StoreChange::Kind::kDifference, .revision = at};
     if (follower) told.records = changed;
+    ++rewrites;
     auto batch = std::make_shared<EventBatch>();
     batch->revision = at;
     for (KeyValue& kv : changed) {
@@ -309,6 +310,7 @@ void Store::Impl::apply_difference(Revision at, std::vector<KeyValue> changed) {
 }
 
 void Store::Impl::replace_all(Revision at, std::vector<KeyValue> kvs) {
+    ++rewrites;
     index.clear();
     log.clear();
     StoreChange told{.kind = StoreChange::Kind::kReplaced, .revision = at};

@@ -115,6 +115,7 @@ class Store::Impl final : public HistoryReader {
     Revision compacted = -1;  // -1 = never
     Revision floor = 0;       // oldest start of a new watch
     Revision log_start = 0;   // the log is complete from here on
+    std::uint64_t rewrites = 0;
     Lessor lessor;
     std::optional<TimePoint> next_checkpoint;
     WatchHub hub;

@@ -44,6 +44,21 @@ enum class CancelReason : std::uint8_t {
     kReplaced,   ///< the mirrored etcd is another one now; revisions start anew
 };
 
+/// A watched range and who watches it, at a moment.
+struct WatchedRange {
+    KeyRange range{};          ///< views, valid during the call that shows it
+    std::size_t watchers = 0;  ///< those behind included
+    std::size_t behind = 0;    ///< being caught up from history, or waiting for room
+    std::size_t blocked = 0;   ///< of them, those whose sink had no room
+};
+
+/// One watcher at a moment.
+struct WatchState {
+    KeyRange range{};  ///< views, valid until the watcher is gone
+    bool no_put = false, no_delete = false;
+    bool behind = false, blocked = false;
+};
+
 /// Takes a watcher's events. Called from within Store calls of the owner's loop, after what it
 /// tells is durable. May call Store::cancel_watch and reading calls; must not write to the store or
 /// add watches.

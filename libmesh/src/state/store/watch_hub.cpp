@@ -123,6 +123,11 @@ bool WatchHub::is_up_to_date(WatchId id) const {
            found->second->state == State::kSynced;
 }
 
+KeyRange WatchHub::range_of(WatchId id) const {
+    const auto found = watchers_.find(id);
+    return found != watchers_.end() ? found->second->group->range() : KeyRange{};
+}
+
 bool WatchHub::request_progress(WatchId id) {
     if (!is_up_to_date(id)) return false;
     const Dispatch guard(*this);
@@ -244,6 +249,36 @@ void WatchHub::cancel_with(Watcher* watcher, CancelReason reason, Revision floor
     const WatchId id = watcher->id;
     cancel(id);
     sink->on_cancelled(id, reason, floor);
+}
+
+void WatchHub::for_each_range(const std::function<void(const WatchedRange&)>& visit) const {
+    for (const auto& [key, group] : groups_) {
+        WatchedRange seen{.range = group->range()};
+        for (const Watcher* watcher : group->watchers) {
+            if (watcher->sink == nullptr) continue;
+            ++seen.watchers;
+            seen.behind += watcher->state != State::kSynced ? 1 : 0;
+            seen.blocked += watcher->state == State::kBlocked ? 1 : 0;
+        }
+        visit(seen);
+    }
+}
+
+std::optional<WatchState> WatchHub::state_of(WatchId id) const {
+    const auto found = watchers_.find(id);
+    if (found == watchers_.end() || found->second->sink == nullptr) return std::nullopt;
+    const Watcher& watcher = *found->second;
+    return WatchState{.range = watcher.group->range(),
+                      .no_put = (watcher.filter & kNoPut) != 0,
+                      .no_delete = (watcher.filter & kNoDelete) != 0,
+                      .behind = watcher.state != State::kSynced,
+                      .blocked = watcher.state == State::kBlocked};
+}
+
+std::size_t WatchHub::blocked() const {
+    return static_cast<std::size_t>(std::count_if(behind_.begin(), behind_.end(), [&](WatchId id) {
+        return watchers_.find(id)->second->state == State::kBlocked;
+    }));
 }
 
 void WatchHub::history_cut(Revision log_start, Revision floor) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -42,6 +43,7 @@ class WatchHub {
     void cancel(WatchId id);
     void resume(WatchId id);
     [[nodiscard]] bool is_up_to_date(WatchId id) const;
+    [[nodiscard]] KeyRange range_of(WatchId id) const;
     bool request_progress(WatchId id);
     /// Tells a new batch to all matching watchers that are up to date.
     void publish(const std::shared_ptr<const EventBatch>& batch);
@@ -50,6 +52,9 @@ class WatchHub {
     void history_cut(Revision log_start, Revision floor);
     void cancel_all(CancelReason reason, Revision floor);
 
+    void for_each_range(const std::function<void(const WatchedRange&)>& visit) const;
+    [[nodiscard]] std::optional<WatchState> state_of(WatchId id) const;
+    [[nodiscard]] std::size_t blocked() const;
     [[nodiscard]] bool empty() const noexcept { return watchers_.empty(); }
     [[nodiscard]] bool any_behind() const noexcept { return !behind_.empty(); }
     [[nodiscard]] std::size_t size() const noexcept { return watchers_.size(); }
