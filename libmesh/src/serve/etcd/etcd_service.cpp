@@ -144,7 +144,12 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
         return answer_range(call, request, ReadVerdict::kFresh);
     reads->pass(request.revision(), request.serializable(),
                 [weak = weak_from_this(), call, request](ReadVerdict verdict) {
-                    if (auto self = weak.lock()) self->answer_range(call, request, verdict);
+                    const auto self = weak.lock();
+                    if (!self) return;
+                    self->core->again_in_turn(call, [weak, call, request, verdict] {
+                        if (const auto then = weak.lock())
+                            then->answer_range(call, request, verdict);
+                    });
                 });
 }
 
@@ -157,6 +162,7 @@ void EtcdService::Impl::answer_range(const Call& call, const etcdpb::RangeReques
     sweep_ranges();
     if (verdict == ReadVerdict::kFresh || !*frame) return core->reply(call, *std::move(frame));
     // Only a mirror's reads come here, which wait for no commit.
+    core->answered += frame->size();
     if (call->write(*std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
     call->finish({}, {{"mesh-stale", "true"}});
 }
