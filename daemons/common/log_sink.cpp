@@ -5,7 +5,10 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <string>
 #include <utility>
+
+#include "base/log_fields.hpp"
 
 namespace mesh::daemon {
 namespace {
@@ -90,8 +93,11 @@ Logger make_logger(std::string subsystem, const CommonFlags& flags) {
     auto sink = [logger = std::move(logger), json](LogLevel level, std::string_view name,
                                                    std::string_view text) {
         if (json) {
-            logger->log(level_of(level), R"("subsystem":"{}","message":"{}")", json_text(name),
-                        json_text(text));
+            std::string fields;
+            for (const auto& [field, value] : LogFields::current())
+                fields += fmt::format(",\"{}\":\"{}\"", field, json_text(value));
+            logger->log(level_of(level), R"("subsystem":"{}","message":"{}"{})", json_text(name),
+                        json_text(text), fields);
         } else {
             logger->log(level_of(level), "[{}] {}", name, one_line(text));
         }

@@ -48,15 +48,18 @@ void add_flags(CLI::App& app, Flags& flags) {
                    "Where the own store is kept (--embedded), or what was read of the etcd: then a "
                    "restarted proxy serves at once, and goes on instead of reading all of it anew");
     app.add_option("--listen-remote", flags.listen_remote,
-                   "ADDRESS:PORT for remote clusters: certificates remote and remote-PEER, reads "
-                   "of the mesh's prefixes only")
+                   "ADDRESS:PORT for remote clusters, which read by role (--access-file)")
         ->capture_default_str();
     app.add_option("--listen-local", flags.listen_local,
-                   "ADDRESS:PORT for this cluster's programs: local-CLUSTER reads, admin-CLUSTER "
-                   "writes (--embedded)");
+                   "ADDRESS:PORT for this cluster's programs, which read and write (--embedded) by "
+                   "role");
     app.add_flag("--legacy-readers", flags.legacy_readers,
                  "Let remotes of Cilium 1.12 to 1.15 take their init lock and lease: in memory, "
                  "per connection; they never reach the etcd");
+    app.add_option("--access-file", flags.access_file,
+                   "YAML of users and roles, read again when it changes and on SIGHUP; also "
+                   "Cilium's (ConfigMap clustermesh-remote-users). Default: remote and remote-PEER "
+                   "read the mesh's prefixes, local-CLUSTER reads all, admin-CLUSTER writes");
     app.add_option("--loops", flags.loops,
                    "Event loops that serve clients, each on a thread of its own with its own index "
                    "of the keys; 0 = one per core")

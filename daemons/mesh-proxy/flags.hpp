@@ -19,6 +19,7 @@ struct Flags {
     std::string listen_remote = "0.0.0.0:2379";
     std::string listen_local;
     bool legacy_readers = false;
+    std::string access_file;
     unsigned loops = 0;
     std::string tls_ca, tls_cert, tls_key, tls_crl;
     std::string status_socket;

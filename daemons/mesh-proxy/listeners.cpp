@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "common/daemon.hpp"
-#include "serve/etcd/cluster_access.hpp"
 
 namespace mesh::proxy_daemon {
 
@@ -65,8 +64,7 @@ Result<HostPort> parse_listen(std::string_view flag, std::string_view text) {
 }
 
 Result<ListenerPlan> plan(std::string_view name, std::string_view flag, std::string_view where,
-                          const Flags& flags, rpc::ServerOptions options,
-                          std::shared_ptr<const serve::AccessPolicy> policy) {
+                          const Flags& flags, rpc::ServerOptions options) {
     MESH_TRY(auto to, parse_listen(flag, where));
     options.tls = rpc::TlsOptions{.ca_file = flags.tls_ca,
                                   .cert_file = flags.tls_cert,
@@ -77,8 +75,7 @@ Result<ListenerPlan> plan(std::string_view name, std::string_view flag, std::str
                         .flag = std::string(flag),
                         .address = std::move(to.host),
                         .port = to.port,
-                        .options = std::move(options),
-                        .policy = std::move(policy)};
+                        .options = std::move(options)};
 }
 
 }  // namespace
@@ -88,16 +85,13 @@ Result<std::vector<ListenerPlan>> plan_listeners(const Flags& flags) {
     const std::size_t descriptors =
         std::max<std::size_t>(all, 2 * kOtherDescriptors) - kOtherDescriptors;
     std::vector<ListenerPlan> out;
-    MESH_TRY(
-        auto remote,
-        plan("remote", "--listen-remote", flags.listen_remote, flags, remote_limits(descriptors),
-             std::make_shared<serve::RemoteAccess>(flags.cluster_name, flags.legacy_readers)));
+    MESH_TRY(auto remote, plan("remote", "--listen-remote", flags.listen_remote, flags,
+                               remote_limits(descriptors)));
     remote.init_locks = flags.legacy_readers;
     out.push_back(std::move(remote));
     if (flags.listen_local.empty()) return out;
     MESH_TRY(auto local,
-             plan("local", "--listen-local", flags.listen_local, flags, local_limits(descriptors),
-                  std::make_shared<serve::LocalAccess>(flags.cluster_name, flags.embedded)));
+             plan("local", "--listen-local", flags.listen_local, flags, local_limits(descriptors)));
     local.writable = flags.embedded;
     out.push_back(std::move(local));
     return out;

@@ -42,6 +42,7 @@ Proxy::~Proxy() = default;
 asio::awaitable<Result<void>> Proxy::run() {
     MESH_CO_CHECK(open_store());
     MESH_CO_CHECK(open_mirror());
+    MESH_CO_CHECK(open_access());
     MESH_CO_CHECK(co_await listen());
     MESH_CO_CHECK(open_kvstore_mesh());
     MESH_CO_CHECK(serve_status());
@@ -52,6 +53,12 @@ asio::awaitable<Result<void>> Proxy::run() {
         daemon_.set_ready();
     }
     if (kvstore_mesh_) kvstore_mesh_->start();
+    // Certificates, the folder of remotes and the access file are looked at all the time; a reload
+    // only looks at the last one at once, and has to be acknowledged.
+    daemon_.on_reload([this] {
+        if (access_file_) access_file_->poke();
+        log_.info("certificates, remotes and the access file are looked at all the time");
+    });
     co_await daemon_.stop_requested();
     co_await stop();
     co_return Result<void>{};
@@ -108,13 +115,37 @@ Result<void> Proxy::open_mirror() {
     return {};
 }
 
+Result<void> Proxy::open_access() {
+    access_ =
+        std::make_shared<serve::AccessControl>(flags_.cluster_name, clock_, log_.named("access"));
+    if (flags_.access_file.empty()) return {};
+    access_file_ = std::make_unique<sources::config::WatchedFile>(
+        daemon_.executor(), flags_.access_file, sources::config::kMaxAccessFileBytes,
+        log_.named("access"));
+    MESH_TRY(const auto text, access_file_->read());
+    MESH_CHECK(access_->load(text, flags_.access_file));
+    log_.named("access").info("{}: {} users", flags_.access_file, access_->table()->users());
+    access_file_->start([this](const Result<std::string>& changed) { on_access_file(changed); });
+    return {};
+}
+
+void Proxy::on_access_file(const Result<std::string>& text) {
+    const Logger log = log_.named("access");
+    if (!text) {
+        access_->note_failure(text.error().detail());
+        return log.error("{}; what was read last holds on", text.error().detail());
+    }
+    if (const auto loaded = access_->load(*text, flags_.access_file); !loaded)
+        return log.error("{}; what was read last holds on", loaded.error().detail());
+    log.info("{}: {} users", flags_.access_file, access_->table()->users());
+}
+
 asio::awaitable<Result<void>> Proxy::listen() {
     MESH_CO_TRY(auto plans, plan_listeners(flags_));
     serve::EtcdServiceOptions options{.name = flags_.cluster_name,
                                       .history_to_keep = kHistory,
                                       .max_watches = kMostWatches,
-                                      // One peer cannot use up what all have.
-                                      .max_watches_per_name = kMostWatches / 2};
+                                      .access = access_};
     if (mirror_) {
         options.read_barrier = [this](serve::OnReadMark then) {
             if (!mirror_) return then({});  // a loop asked while the daemon stopped
@@ -214,18 +245,18 @@ Result<void> Proxy::serve_status() {
         auto watches = co_await loops_->watches_of(query.client, query.limit);
         co_return json(watches_document(std::move(watches.first), watches.second));
     });
+    status_->set_health([this] { return healthy(); });
     // A stale mirror still serves: it is ready, and says so in /v1/status and /metrics.
     status_->route("/readyz", [this](const serve::StatusRequest&) {
         serve::StatusResponse response{.content_type = "text/plain; charset=utf-8", .body = "ok\n"};
         if (const auto ready = healthy(); !ready) {
             response.status = 503;
-            response.body = ready.error().detail() + "\n";
+            response.body = ready.error().message() + "\n";
         } else if (mirror_ && mirror_->status().stale) {
             response.body = "ok, stale\n";
         }
         return response;
     });
-    status_->set_health([this] { return healthy(); });
     return status_->start();
 }
 
@@ -262,6 +293,8 @@ void Proxy::on_mirror() {
 }
 
 asio::awaitable<void> Proxy::stop() {
+    daemon_.on_reload({});
+    if (access_file_) co_await access_file_->stop();
     co_await status_->async_stop();
     if (kvstore_mesh_) co_await kvstore_mesh_->stop();
     co_await loops_->stop();

@@ -14,9 +14,11 @@
 #include "report.hpp"
 #include "runtime/clock.hpp"
 #include "runtime/entropy.hpp"
+#include "serve/etcd/access_control.hpp"
 #include "serve/etcd/mirror.hpp"
 #include "serve/status/status_server.hpp"
 #include "serving_loops.hpp"
+#include "sources/config/watched_file.hpp"
 #include "sources/etcd/client.hpp"
 #include "state/store/store.hpp"
 
@@ -35,6 +37,8 @@ class Proxy {
     Result<void> open_store();
     Result<void> open_mirror_cache(const store::StoreOptions& options);
     Result<void> open_mirror();
+    Result<void> open_access();
+    void on_access_file(const Result<std::string>& text);
     boost::asio::awaitable<Result<void>> listen();
     Result<void> open_kvstore_mesh();
     Result<void> serve_status();
@@ -49,7 +53,9 @@ class Proxy {
     Logger log_;
     Rng rng_;
     std::unique_ptr<store::Store> store_;
-    std::optional<TimePoint> kept_since_;  // when what a restart found was written
+    std::optional<TimePoint> kept_since_;           // when what a restart found was written
+    std::shared_ptr<serve::AccessControl> access_;  // of all loops
+    std::unique_ptr<sources::config::WatchedFile> access_file_;
     std::unique_ptr<ServingLoops> loops_;
     std::unique_ptr<etcd::Client> client_;
     std::unique_ptr<serve::Mirror> mirror_;

@@ -17,6 +17,7 @@ ServingLoop::ServingLoop(asio::any_io_executor loop, store::Store& store, const 
       store_(store),
       clock_(clock),
       log_(std::move(log)),
+      access_(options.access),
       service_(std::make_unique<serve::EtcdService>(loop_, store_, clock_, std::move(options),
                                                     log_.named("etcd"))) {}
 
@@ -27,7 +28,10 @@ ServingLoop::~ServingLoop() {
 Result<std::uint16_t> ServingLoop::listen(ListenerPlan plan) {
     auto server = std::make_unique<rpc::Server>(loop_, std::move(plan.options), clock_,
                                                 log_.named(plan.name));
-    service_->attach(*server, plan.name, std::move(plan.policy), plan.init_locks);
+    auto policy = std::make_shared<serve::TableAccess>(
+        access_,
+        serve::TableAccess::Options{.writable = plan.writable, .init_locks = plan.init_locks});
+    service_->attach(*server, plan.name, std::move(policy), plan.init_locks);
     auto port = server->listen(plan.address, plan.port);
     if (!port) return port.error().with_prefix(plan.flag);
     listeners_.push_back({std::move(plan.name), std::move(server)});

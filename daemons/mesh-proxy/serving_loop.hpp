@@ -15,20 +15,19 @@
 #include "client_report.hpp"
 #include "rpc/server.hpp"
 #include "runtime/clock.hpp"
-#include "serve/etcd/access.hpp"
+#include "serve/etcd/access_control.hpp"
 #include "serve/etcd/etcd_service.hpp"
 #include "state/store/store.hpp"
 
 namespace mesh::proxy_daemon {
 
-/// Where a listener listens, to whom, and what they may do.
+/// Where a listener listens, and to whom; what they may do says EtcdServiceOptions::access.
 struct ListenerPlan {
     std::string name;     ///< "remote" or "local"
     std::string flag;     ///< that asked for it, for errors
     std::string address;  ///< an IP address
     std::uint16_t port = 0;
     rpc::ServerOptions options;
-    std::shared_ptr<const serve::AccessPolicy> policy;
     bool init_locks = false;
     bool writable = false;  ///< its clients write to the store itself, so that one loop serves them
 };
@@ -55,6 +54,7 @@ struct LoopReport {
 class ServingLoop {
   public:
     /// @param store outlives it
+    /// @param options with access, which all loops share
     ServingLoop(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
                 serve::EtcdServiceOptions options, Logger log);
     ~ServingLoop();
@@ -88,6 +88,7 @@ class ServingLoop {
     store::Store& store_;
     const Clock& clock_;
     Logger log_;
+    std::shared_ptr<serve::AccessControl> access_;
     std::unique_ptr<serve::EtcdService> service_;  // outlives the servers
     std::vector<Listener> listeners_;
 };

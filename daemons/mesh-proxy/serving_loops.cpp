@@ -24,7 +24,6 @@ std::size_t share(std::size_t whole, unsigned loops) {
 
 serve::EtcdServiceOptions share_of(serve::EtcdServiceOptions options, unsigned loops) {
     options.max_watches = share(options.max_watches, loops);
-    options.max_watches_per_name = share(options.max_watches_per_name, loops);
     return options;
 }
 

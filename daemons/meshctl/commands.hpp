@@ -49,6 +49,8 @@ void add_sandbox_commands(CLI::App& app, Context& context);
 void add_mesh_commands(CLI::App& app, Context& context);
 /// monitor, endpoint.
 void add_pod_commands(CLI::App& app, Context& context);
+/// proxy.
+void add_proxy_commands(CLI::App& app, Context& context);
 /// encrypt.
 void add_encryption_commands(CLI::App& app, Context& context);
 /// policy.

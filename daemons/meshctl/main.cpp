@@ -80,6 +80,7 @@ int main(int argc, char** argv) {
     ctl::add_sandbox_commands(app, context);
     ctl::add_mesh_commands(app, context);
     ctl::add_pod_commands(app, context);
+    ctl::add_proxy_commands(app, context);
     ctl::add_encryption_commands(app, context);
     ctl::add_policy_commands(app, context);
     ctl::add_identity_commands(app, context);

@@ -26,6 +26,10 @@ void add_target(CLI::App* command, Target& target);
 /// @errors kNotFound: no such sandbox, or it has no agent there; kInvalidArgument
 [[nodiscard]] Result<Agents> find_agents(Context& context, const Target& target);
 
+/// A mesh-proxy to ask: the socket given, a sandbox's, or that of the machine's service.
+/// @errors kNotFound: no such sandbox, or it has no proxy; kInvalidArgument
+[[nodiscard]] Result<AgentSocket> find_proxy(Context& context, const Target& target);
+
 /// What each agent says of itself, or why it does not.
 [[nodiscard]] std::vector<AgentStatus> ask_all(const Agents& agents);
 /// Asks until all are ready or the time is up, if told to wait; else once.

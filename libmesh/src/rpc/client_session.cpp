@@ -67,6 +67,7 @@ class ClientStream final : public ClientCall, public Stream {
         if (name == ":status") {
             // An interim answer (1xx) is followed by the real one.
             std::from_chars(value.data(), value.data() + value.size(), http_status_);
+            answer_block_ = header_blocks_;
         } else if (name == "content-type") {
             grpc_ = is_grpc_content_type(value);
         } else if (name == "grpc-status") {
@@ -74,7 +75,8 @@ class ClientStream final : public ClientCall, public Stream {
         } else if (name == "grpc-message") {
             text_ = unescape_message(value);
         } else if (is_custom_header(name)) {
-            (headers_done_ ? trailers_ : metadata_).emplace_back(name, value);
+            // Not by headers_done_: an answer may come whole in one read.
+            (header_blocks_ > answer_block_ ? trailers_ : metadata_).emplace_back(name, value);
         }
     }
 
@@ -198,6 +200,7 @@ class ClientStream final : public ClientCall, public Stream {
     CallEvents events_;
     Metadata metadata_;
     Metadata trailers_;
+    int answer_block_ = 0;  // which of the header blocks has the HTTP status
     std::optional<Status> status_;
     std::string text_;
     std::optional<Status> early_;

@@ -87,6 +87,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
     std::size_t accounted_ = 0;      // of all three, in Session::buffered_
     std::optional<TimePoint> deadline_;
     std::size_t header_bytes_ = 0;
+    int header_blocks_ = 0;  // read to their end; they are handled in a later turn
     bool deferred_ = false;       // nghttp2 waits for resume_data
     bool body_complete_ = false;  // nothing will be queued any more
     bool refused_write_ = false;

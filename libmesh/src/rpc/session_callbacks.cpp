@@ -111,9 +111,11 @@ int Session::Callbacks::frame_received(nghttp2_session* http2, const nghttp2_fra
     const bool end = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
     switch (frame->hd.type) {
         case NGHTTP2_HEADERS:
-            if (auto stream = stream_of(http2, frame->hd.stream_id))
+            if (auto stream = stream_of(http2, frame->hd.stream_id)) {
+                ++stream->header_blocks_;
                 s.events_.push_back(
                     {end ? EventKind::kHeadersAndEnd : EventKind::kHeaders, std::move(stream), {}});
+            }
             break;
         case NGHTTP2_DATA:
             if (!end) break;

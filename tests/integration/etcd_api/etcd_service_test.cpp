@@ -317,26 +317,6 @@ TEST_F(EtcdServiceTest, OneFrameServesAllStreams) {
     EXPECT_EQ(service->stats().events_sent, 50U);
 }
 
-TEST_F(EtcdServiceTest, WatchesOfOneNameAreBounded) {
-    EtcdServiceOptions options;
-    options.max_watches_per_name = 3;
-    start(std::make_unique<store::MemoryBackend>(), {}, options);
-    auto first = open_watch();
-    auto second = open_watch();
-    created(*first, create("a"));
-    created(*first, create("b"));
-    created(*second, create("a"));
-    second->call->write(rpc::encode_frame(create("b")));
-    const auto refused = next(*second);
-    EXPECT_TRUE(refused.canceled());
-    EXPECT_EQ(refused.cancel_reason(), "etcdserver: too many watches");
-    // What is cancelled, or goes with its stream, makes room.
-    first->call->cancel();
-    run_until([&] { return store->stats().watchers == 1; });
-    created(*second, create("b"));
-    created(*second, create("c"));
-}
-
 TEST_F(EtcdServiceTest, AnswersThatNobodyReadsAreBounded) {
     CountingBackend::Disk disk;
     rpc::ServerOptions server_options;

@@ -101,6 +101,13 @@ asio::awaitable<void> Soak::kill(ProxyProcess& proxy, int signal) {
         if (proxy.process.pid() < 0) co_return;
     }
     proxy.kill();
+    // Also those whose line is stalled and tells them nothing of it: what they have seen is no
+    // measure of what the next process has.
+    for (const auto& reader : readers_) {
+        const std::int64_t seen =
+            std::max(reader->seen_of(proxy.remote->port()), reader->seen_of(proxy.local->port()));
+        if (seen != 0) reader->disconnect();
+    }
     co_await sleep_for(loop_.get_executor(), some(1500));
     proxy.start();
 }

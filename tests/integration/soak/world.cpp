@@ -53,6 +53,8 @@ World::World(boost::asio::io_context& io, const Clock& time, std::string mesh_pr
                                 mirrors[i].upstream->port(), folder.file("ca.crt"),
                                 folder.file("etcd-root.crt"), folder.file("etcd-root.key")));
         mirrors[i].command.push_back("--etcd-config=" + folder.file(yaml));
+        // One of them keeps what it has over a restart.
+        if (i == 1) mirrors[i].command.push_back("--data-dir=" + folder.file("mirror-cache"));
         mirrors[i].start();
     }
     make_proxy(embedded, "embedded", 9);

@@ -4,6 +4,8 @@
 
 #include <iterator>
 
+#include "base/log_fields.hpp"
+
 namespace mesh::serve {
 
 namespace {
@@ -12,6 +14,30 @@ constexpr Duration kPause = std::chrono::minutes(1);
 constexpr std::string_view kOthers = "others";
 
 }  // namespace
+
+std::string_view describe(DenialReason reason) noexcept {
+    switch (reason) {
+        case DenialReason::kNoRole:
+            return "no role is for its certificate";
+        case DenialReason::kListener:
+            return "its role does not count on this listener";
+        case DenialReason::kMethod:
+            return "its role may not make such calls";
+        case DenialReason::kKey:
+            return "its role may not use such keys";
+        case DenialReason::kMirror:
+            return "nobody writes to a mirrored etcd here";
+        case DenialReason::kRevoked:
+            return "its role has lost the right to a call that ran, which was ended";
+        case DenialReason::kStreams:
+            return "it has as many streams as its role's limits allow";
+        case DenialReason::kWatches:
+            return "it has as many watches as its role's limits allow";
+        case DenialReason::kRequests:
+            return "as many of its requests wait for their turn as its role's limits allow";
+    }
+    return "?";
+}
 
 std::string_view address_of(const rpc::Peer& peer) noexcept {
     std::string_view text = peer.address;
@@ -89,6 +115,12 @@ void DenialLog::add(const AccessRequest& request, DenialReason reason, std::stri
         request.range.key.empty() ? "" : fmt::format(" of \"{}\"", printable(request.range.key));
     const std::string more =
         suppressed == 0 ? "" : fmt::format("; {} more denials of it were not told", suppressed);
+    const LogFields fields({{"client", printable(name, 128)},
+                            {"address", std::string(address_of(request.peer))},
+                            {"listener", std::string(request.listener)},
+                            {"method", printable(request.method, 128)},
+                            {"key", printable(request.range.key)},
+                            {"reason", std::string(to_string(reason))}});
     log_.warn("denied: {} at {} (listener {}): {}{}: {}{}",
               name.empty() ? "a client without a certificate"
                            : fmt::format("\"{}\"", printable(name, 128)),

@@ -54,6 +54,8 @@ class DenialLog {
     Told others_;                       // clients that told_ has no room for
 };
 
+/// The reason in words, behind "denied: ...: ".
+[[nodiscard]] std::string_view describe(DenialReason reason) noexcept;
 /// The client's address without its port: "10.0.0.1", "fd00::1".
 [[nodiscard]] std::string_view address_of(const rpc::Peer& peer) noexcept;
 /// What a client is called: the certificate's common name, else its first URI or DNS name; empty

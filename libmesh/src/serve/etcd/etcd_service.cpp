@@ -38,11 +38,14 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
         reads->start();
         watches->start();
         leases->start();
+        core->on_table_change([raw = watches.get()] { raw->recheck(); });
     }
+    void start() { core->start(); }
     ~Impl() {
         core->flush();
         core->stopped = true;
         reads->stop();
+        core->stop();
         watches->stop();
         leases->stop();
         sweep_timer.cancel();
@@ -294,34 +297,37 @@ template <class Request>
 void EtcdService::Impl::unary(rpc::Server& server, const ListenerPtr& listener,
                               std::string_view path,
                               void (Impl::*method)(const Call&, const Listener&, const Request&)) {
-    server.handle_unary(path, [weak = weak_from_this(), listener, method](const Call& call,
-                                                                          std::string_view bytes) {
-        auto self = weak.lock();
-        if (!self) return call->finish(server_stopped());
-        Request request;
-        if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-            return call->finish(undecodable());
-        ((*self).*method)(call, *listener, request);
-    });
+    core->handle_unary(
+        server, listener, path,
+        [weak = weak_from_this(), listener, method](const Call& call, std::string_view bytes) {
+            auto self = weak.lock();
+            if (!self) return call->finish(server_stopped());
+            Request request;
+            if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+                return call->finish(undecodable());
+            ((*self).*method)(call, *listener, request);
+        });
 }
 
 template <class Request, class Response>
 void EtcdService::Impl::administration(rpc::Server& server, const ListenerPtr& listener,
                                        std::string_view path, EtcdAction action,
                                        void (Impl::*method)(const Request&, Response&)) {
-    server.handle_unary(path, [weak = weak_from_this(), listener, action, method](
-                                  const Call& call, std::string_view bytes) {
-        auto self = weak.lock();
-        if (!self) return call->finish(server_stopped());
-        if (self->refused(call, self->core->check(*call, *listener, action))) return;
-        Request request;
-        if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-            return call->finish(undecodable());
-        Response response;
-        to_pb(self->core->header(), *response.mutable_header());
-        ((*self).*method)(request, response);
-        self->core->reply(call, rpc::encode_frame(response));
-    });
+    core->handle_unary(
+        server, listener, path,
+        [weak = weak_from_this(), listener, action, method](const Call& call,
+                                                            std::string_view bytes) {
+            auto self = weak.lock();
+            if (!self) return call->finish(server_stopped());
+            if (self->refused(call, self->core->check(*call, *listener, action))) return;
+            Request request;
+            if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
+                return call->finish(undecodable());
+            Response response;
+            to_pb(self->core->header(), *response.mutable_header());
+            ((*self).*method)(request, response);
+            self->core->reply(call, rpc::encode_frame(response));
+        });
 }
 
 void EtcdService::Impl::attach_refusals(rpc::Server& server, const ListenerPtr& listener) {
@@ -387,13 +393,18 @@ void EtcdService::Impl::attach(rpc::Server& server, ListenerPtr listener) {
 EtcdService::EtcdService(boost::asio::any_io_executor loop, store::Store& store, const Clock& clock,
                          EtcdServiceOptions options, Logger logger)
     : impl_(std::make_shared<Impl>(std::move(loop), store, clock, std::move(options),
-                                   std::move(logger))) {}
+                                   std::move(logger))) {
+    impl_->start();
+}
 EtcdService::~EtcdService() = default;
 
 void EtcdService::attach(rpc::Server& server, std::string listener,
                          std::shared_ptr<const AccessPolicy> policy, bool init_locks) {
     auto shadow = init_locks ? std::make_shared<InitLockShadow>(impl_->core->clock) : nullptr;
-    if (shadow) server.on_peer_gone([shadow](const rpc::Peer& peer) { shadow->peer_gone(peer); });
+    server.on_peer_gone([shadow, clients = impl_->core->clients](const rpc::Peer& peer) {
+        if (shadow) shadow->peer_gone(peer);
+        if (clients) clients->gone(peer);
+    });
     impl_->attach(server, std::make_shared<Listener>(
                               Listener{std::move(listener), std::move(policy), std::move(shadow)}));
 }

@@ -24,6 +24,8 @@
 
 namespace mesh::serve {
 
+class AccessControl;
+
 struct EtcdServiceOptions {
     std::string name = "default";    ///< of the one member
     std::string version = "3.4.23";  ///< told by Status; the release whose answers ours follow
@@ -41,9 +43,6 @@ struct EtcdServiceOptions {
     std::size_t history_to_keep = 0;
     std::size_t max_watches_per_stream = 10'000;
     std::size_t max_watches = 200'000;
-    /// Of all streams of one verified common name, and of all peers without one together; 0 = no
-    /// bound of its own.
-    std::size_t max_watches_per_name = 0;
     /// In front of a mirror: linearizable reads of the newest revision wait until the store has
     /// what the upstream had when they came, so that they are never older than what another replica
     /// answered before. Where that stays unknown the store's own state is the answer, with the
@@ -58,6 +57,9 @@ struct EtcdServiceOptions {
     std::size_t max_waiting_reads = 10'000;
     /// Encoded answers to ranges, kept for others who ask the same a moment later; 0 = none.
     std::size_t range_cache_bytes = std::size_t{64} << 20;
+    /// What all loops share: limits per client, turns between clients, denials, and a table of
+    /// roles whose changes end what may not go on. Null: none of it.
+    std::shared_ptr<AccessControl> access;
 };
 
 struct EtcdServiceStats {

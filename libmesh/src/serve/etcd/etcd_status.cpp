@@ -54,6 +54,14 @@ Status answers_wait() {
     return {StatusCode::kResourceExhausted,
             "etcdserver: too many bytes of answers wait on this connection"};
 }
+Status too_many_waiting(std::uint64_t waiting) {
+    return {StatusCode::kResourceExhausted,
+            "etcdserver: too many requests: " + std::to_string(waiting) +
+                " of this client wait for their turn"};
+}
+Status too_many_streams() {
+    return {StatusCode::kResourceExhausted, "etcdserver: too many streams of this client"};
+}
 Status shadow_full() {
     return {StatusCode::kResourceExhausted,
             "etcdserver: too many init locks and leases on this connection"};

@@ -23,19 +23,40 @@ bool parse(Message& message, std::string_view bytes) {
 class LeaseService::KeepAliveStream : public std::enable_shared_from_this<KeepAliveStream> {
   public:
     KeepAliveStream(std::shared_ptr<ServiceCore> core, rpc::ServerCallPtr call,
-                    std::shared_ptr<InitLockShadow> shadow)
-        : core_(std::move(core)), call_(std::move(call)), shadow_(std::move(shadow)) {}
+                    ListenerPtr listener)
+        : core_(std::move(core)),
+          call_(std::move(call)),
+          listener_(std::move(listener)),
+          shadow_(listener_->shadow),
+          peer_(core_->peer_of(*call_)) {}
 
     void start() {
         auto self = shared_from_this();
-        call_->on_message([self](std::string_view bytes) { self->on_message(bytes); });
+        call_->on_message([self](std::string_view bytes) { self->wait_for_turn(bytes); });
         call_->on_half_close([self] {
-            self->core_->after_commit([self](const rpc::Status&) { self->call_->finish({}); });
+            self->half_closed_ = true;
+            self->finish_when_done();
         });
         call_->on_writable([self] { self->on_writable(); });
+        call_->on_end([self](const rpc::Status&) { self->core_->end_stream(self->call_); });
     }
 
   private:
+    void wait_for_turn(std::string_view bytes) {
+        ++in_turn_;
+        const auto run = [self = shared_from_this()](std::string_view message) {
+            --self->in_turn_;
+            self->on_message(message);
+            if (self->waiting_.empty()) self->call_->resume();
+            self->finish_when_done();
+        };
+        if (!core_->in_turn(peer_, call_, *listener_, bytes, run)) call_->pause();
+    }
+    void finish_when_done() {
+        if (!half_closed_ || in_turn_ != 0) return;
+        core_->after_commit(
+            [self = shared_from_this()](const rpc::Status&) { self->call_->finish({}); });
+    }
     void on_message(std::string_view bytes) {
         etcdpb::LeaseKeepAliveRequest request;
         if (!parse(request, bytes)) return call_->finish(undecodable());
@@ -67,7 +88,11 @@ class LeaseService::KeepAliveStream : public std::enable_shared_from_this<KeepAl
 
     std::shared_ptr<ServiceCore> core_;
     rpc::ServerCallPtr call_;
+    ListenerPtr listener_;
     std::shared_ptr<InitLockShadow> shadow_;
+    LoopPeerPtr peer_;
+    std::size_t in_turn_ = 0;  // messages that wait for their turn
+    bool half_closed_ = false;
     std::deque<rpc::Frame> waiting_;
 };
 
@@ -76,17 +101,19 @@ LeaseService::LeaseService(std::shared_ptr<ServiceCore> core)
 
 void LeaseService::attach(rpc::Server& server, const ListenerPtr& listener) {
     const auto unary = [&](std::string_view path, auto method) {
-        server.handle_unary(path, [weak = weak_from_this(), listener, method](
-                                      const rpc::ServerCallPtr& call, std::string_view bytes) {
-            auto self = weak.lock();
-            if (!self) return call->finish(server_stopped());
-            if (listener->shadow) {
-                return method(*self, call, bytes, listener->shadow->store_of(*call));
-            }
-            rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
-            if (!allowed.ok()) return call->finish(std::move(allowed));
-            method(*self, call, bytes, self->core_->store);
-        });
+        core_->handle_unary(
+            server, listener, path,
+            [weak = weak_from_this(), listener, method](const rpc::ServerCallPtr& call,
+                                                        std::string_view bytes) {
+                auto self = weak.lock();
+                if (!self) return call->finish(server_stopped());
+                if (listener->shadow) {
+                    return method(*self, call, bytes, listener->shadow->store_of(*call));
+                }
+                rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
+                if (!allowed.ok()) return call->finish(std::move(allowed));
+                method(*self, call, bytes, self->core_->store);
+            });
     };
     unary(etcdpb::kLeaseGrant,
           [](LeaseService& self, const auto& call, std::string_view bytes, store::Store& store) {
@@ -107,7 +134,9 @@ void LeaseService::attach(rpc::Server& server, const ListenerPtr& listener) {
             rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
             if (!allowed.ok()) return call->finish(std::move(allowed));
         }
-        std::make_shared<KeepAliveStream>(self->core_, call, listener->shadow)->start();
+        if (auto begun = self->core_->begin_stream(call, listener); !begun.ok())
+            return call->finish(std::move(begun));
+        std::make_shared<KeepAliveStream>(self->core_, call, listener)->start();
     });
 }
 

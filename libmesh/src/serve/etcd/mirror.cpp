@@ -9,6 +9,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <utility>
 
+#include "base/log_fields.hpp"
 #include "runtime/backoff.hpp"
 #include "runtime/task_group.hpp"
 #include "serve/etcd/mirror_list.hpp"
@@ -149,6 +150,8 @@ class Mirror::Impl final : public std::enable_shared_from_this<Mirror::Impl>, pr
     }
 
     void set_stale(bool stale) {
+        const LogFields fields({{"revision", std::to_string(status_.position.revision)},
+                                {"endpoint", status_.endpoint}});
         if (stale && !status_.stale) {
             // Not the time at which the loss was noticed, which may be a keepalive later.
             status_.stale_since = std::max(client_.last_heard(), status_.stale_since);

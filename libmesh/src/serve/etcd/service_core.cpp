@@ -46,7 +46,9 @@ ServiceCore::ServiceCore(boost::asio::any_io_executor loop_in, store::Store& sto
       clock(clock_in),
       options(std::move(options_in)),
       log(std::move(logger)),
-      raft_term(options.raft_term) {}
+      raft_term(options.raft_term) {
+    if (options.access) clients = std::make_shared<LoopClients>(loop, options.access, clock);
+}
 
 WireHeader ServiceCore::header() const {
     const store::Identity& identity = store.identity();
@@ -107,6 +109,7 @@ void ServiceCore::trim_history() {
 
 void ServiceCore::reply(const rpc::ServerCallPtr& call, rpc::Frame frame) {
     if (!frame) return fail(call, to_status(store::Fault::kAnswerTooLarge));
+    answered_ += frame.size();
     if (!group_open_) return call->reply(std::move(frame));
     constexpr std::size_t kLargeAnswer = 64U << 10;
     const bool large = frame.size() > kLargeAnswer;
@@ -152,9 +155,126 @@ rpc::Status ServiceCore::admit(const rpc::ServerCall& call, const Listener& list
 rpc::Status ServiceCore::denied(const AccessPolicy& policy, const AccessRequest& request) {
     ++stats.denied;
     rpc::Status denied = permission_denied();
-    if (const auto advice = policy.advice(request); !advice.empty())
-        denied.message.append(": ").append(advice);
+    const auto advice = policy.advice(request);
+    if (!advice.empty()) denied.message.append(": ").append(advice);
+    if (clients) {
+        const DenialReason reason = policy.reason(request);
+        clients->control().denials().add(request, reason, describe(reason));
+        clients->of(request.peer)->client->slot->counters.denied.add();
+    }
     return denied;
+}
+
+// --- Clients
+// -------------------------------------------------------------------------------------------------
+
+void ServiceCore::start() {
+    if (!clients) return;
+    subscription_ = clients->control().subscribe(loop, [weak = weak_from_this()] {
+        if (auto self = weak.lock(); self && !self->stopped) self->recheck_streams();
+    });
+}
+
+void ServiceCore::stop() {
+    subscription_.reset();
+    table_changed_ = {};
+    if (clients) clients->stop();
+}
+
+void ServiceCore::handle_unary(rpc::Server& server, const ListenerPtr& listener,
+                               std::string_view path, rpc::UnaryHandler handler) {
+    if (!clients) return server.handle_unary(path, std::move(handler));
+    auto shared = std::make_shared<const rpc::UnaryHandler>(std::move(handler));
+    server.handle_unary(path, [weak = weak_from_this(), listener, shared](
+                                  const rpc::ServerCallPtr& call, std::string_view request) {
+        auto self = weak.lock();
+        if (!self) return call->finish(server_stopped());
+        const bool kept =
+            self->clients->in_turn(self->clients->of(call->peer()), request, self->answered_,
+                                   [call, shared](std::string_view bytes) {
+                                       if (!call->ended()) (*shared)(call, bytes);
+                                   });
+        if (!kept) self->refuse_waiting(call, *listener);
+    });
+}
+
+LoopPeerPtr ServiceCore::peer_of(const rpc::ServerCall& call) {
+    return clients ? clients->of(call.peer()) : nullptr;
+}
+
+bool ServiceCore::in_turn(const LoopPeerPtr& peer, const rpc::ServerCallPtr& call,
+                          const Listener& listener, std::string_view request,
+                          std::function<void(std::string_view)> run) {
+    if (!peer) {
+        run(request);
+        return true;
+    }
+    const auto ran = std::make_shared<bool>(false);
+    const bool kept = clients->in_turn(peer, request, answered_,
+                                       [call, ran, run = std::move(run)](std::string_view bytes) {
+                                           *ran = true;
+                                           if (!call->ended()) run(bytes);
+                                       });
+    if (!kept) refuse_waiting(call, listener);
+    return *ran;
+}
+
+void ServiceCore::refuse_waiting(const rpc::ServerCallPtr& call, const Listener& listener) {
+    const LoopPeerPtr peer = clients->of(call->peer());
+    note_denial(*call, listener, DenialReason::kRequests, describe(DenialReason::kRequests));
+    call->finish(
+        too_many_waiting(peer->client->slot->client->own.waiting.load(std::memory_order_relaxed)));
+}
+
+rpc::Status ServiceCore::begin_stream(const rpc::ServerCallPtr& call, const ListenerPtr& listener) {
+    if (!clients) return {};
+    const LoopPeerPtr peer = clients->of(call->peer());
+    if (!clients->add_stream(*peer)) {
+        note_denial(*call, *listener, DenialReason::kStreams, describe(DenialReason::kStreams));
+        return too_many_streams();
+    }
+    streams_.emplace(call, Stream{listener, peer});
+    return {};
+}
+
+void ServiceCore::end_stream(const rpc::ServerCallPtr& call) {
+    const auto stream = streams_.find(call);
+    if (stream == streams_.end()) return;
+    clients->remove_stream(*stream->second.peer);
+    streams_.erase(stream);
+}
+
+void ServiceCore::note_denial(const rpc::ServerCall& call, const Listener& listener,
+                              DenialReason reason, std::string_view why, store::KeyRange range) {
+    ++stats.denied;
+    if (!clients) return;
+    clients->control().denials().add({.action = action_of(call.method()),
+                                      .method = call.method(),
+                                      .range = range,
+                                      .peer = call.peer(),
+                                      .listener = listener.name},
+                                     reason, why);
+    clients->of(call.peer())->client->slot->counters.denied.add();
+}
+
+void ServiceCore::recheck_streams() {
+    std::vector<rpc::ServerCallPtr> ended;
+    for (const auto& [call, stream] : streams_) {
+        (void)clients->of(call->peer());  // its limits, too
+        const AccessRequest request{.action = action_of(call->method()),
+                                    .method = call->method(),
+                                    .peer = call->peer(),
+                                    .listener = stream.listener->name};
+        if (!stream.listener->policy->admits(request)) ended.push_back(call);
+    }
+    for (const auto& call : ended) {
+        const auto stream = streams_.find(call);
+        if (stream == streams_.end()) continue;
+        note_denial(*call, *stream->second.listener, DenialReason::kRevoked,
+                    describe(DenialReason::kRevoked));
+        call->finish(permission_denied());
+    }
+    if (table_changed_) table_changed_();
 }
 
 }  // namespace mesh::serve

@@ -4,6 +4,7 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "rpc/server.hpp"
 #include "serve/etcd/etcd_service.hpp"
 #include "serve/etcd/init_lock_shadow.hpp"
+#include "serve/etcd/loop_clients.hpp"
 #include "serve/etcd/wire_encode.hpp"
 
 namespace mesh::serve {
@@ -53,6 +55,31 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     /// Before a call's body is there: whether its peer may make it at all.
     [[nodiscard]] rpc::Status admit(const rpc::ServerCall& call, const Listener& listener);
 
+    // --- Clients: their turns and limits. Without EtcdServiceOptions::access everything runs at
+    // once, and nothing is counted.
+
+    /// Registers a handler whose requests run in their clients' turns.
+    void handle_unary(rpc::Server& server, const ListenerPtr& listener, std::string_view path,
+                      rpc::UnaryHandler handler);
+    /// The connection of a call; null without access control.
+    [[nodiscard]] LoopPeerPtr peer_of(const rpc::ServerCall& call);
+    /// Runs now or in its client's turn. The call ends with kResourceExhausted if too many wait.
+    /// @return whether it ran now
+    bool in_turn(const LoopPeerPtr& peer, const rpc::ServerCallPtr& call, const Listener& listener,
+                 std::string_view request, std::function<void(std::string_view request)> run);
+    /// A stream begins that runs until either side ends it, or its role loses the right to it.
+    /// end_stream() must follow if it may. @return kResourceExhausted: it is one too many
+    [[nodiscard]] rpc::Status begin_stream(const rpc::ServerCallPtr& call,
+                                           const ListenerPtr& listener);
+    void end_stream(const rpc::ServerCallPtr& call);
+    /// A refusal by limit or by a changed table: counted and told as those by role.
+    void note_denial(const rpc::ServerCall& call, const Listener& listener, DenialReason reason,
+                     std::string_view why, store::KeyRange range = {});
+    /// Calls `changed` when there is a new table, after streams that may not go on were ended.
+    void on_table_change(std::function<void()> changed) { table_changed_ = std::move(changed); }
+    void start();
+    void stop();
+
     boost::asio::any_io_executor loop;
     store::Store& store;
     const Clock& clock;
@@ -62,15 +89,26 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     std::uint64_t raft_term;
     bool ready = true;
     bool stopped = false;
+    std::shared_ptr<LoopClients> clients;  ///< null without access control
 
   private:
     [[nodiscard]] rpc::Status denied(const AccessPolicy& policy, const AccessRequest& request);
+    void refuse_waiting(const rpc::ServerCallPtr& call, const Listener& listener);
+    void recheck_streams();
 
     bool group_open_ = false;
     // A full disk fails every commit: what is said is that it begins and that it ends.
     bool commits_fail_ = false;
     bool trimming_fails_ = false;
     std::vector<std::function<void(const rpc::Status&)>> waiting_;
+    std::uint64_t answered_ = 0;  // bytes
+    struct Stream {
+        ListenerPtr listener;
+        LoopPeerPtr peer;
+    };
+    std::map<rpc::ServerCallPtr, Stream> streams_;  // that run, with access control
+    std::shared_ptr<void> subscription_;
+    std::function<void()> table_changed_;
 };
 
 }  // namespace mesh::serve

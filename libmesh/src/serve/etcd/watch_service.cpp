@@ -19,6 +19,8 @@ void WatchService::stop() {
 }
 
 void WatchService::open(const rpc::ServerCallPtr& call, ListenerPtr listener) {
+    if (auto begun = core_->begin_stream(call, listener); !begun.ok())
+        return call->finish(std::move(begun));
     auto stream = std::make_shared<WatchStream>(shared_from_this(), call, std::move(listener));
     streams_.insert(stream.get());
     stream->start();
@@ -29,6 +31,12 @@ void WatchService::closed(WatchStream* stream) {
     streams_.erase(stream);
     progress_waiting_.erase(stream);
     core_->stats.watch_streams = streams_.size();
+}
+
+void WatchService::recheck() {
+    const std::vector<WatchStream*> streams(streams_.begin(), streams_.end());
+    for (WatchStream* stream : streams)
+        if (streams_.contains(stream)) stream->recheck();
 }
 
 void WatchService::schedule_catch_up() {

@@ -30,11 +30,8 @@ class WatchService : public std::enable_shared_from_this<WatchService> {
     [[nodiscard]] const std::set<WatchStream*>& streams() const noexcept { return streams_; }
     [[nodiscard]] ServiceCore& core() noexcept { return *core_; }
     void closed(WatchStream* stream);
-    /// How many watches a peer has on all its streams. The names are those that the CA certified,
-    /// so they are kept. @return valid as long as the service
-    [[nodiscard]] std::size_t& watches_of(const rpc::Peer& peer) {
-        return watches_by_name_[peer.common_name];
-    }
+    /// There is a new table of roles: ends watches whose peers may not have them any more.
+    void recheck();
     /// The stream waits for all its watches to have seen everything before it answers a progress
     /// request.
     void wait_for_progress(WatchStream* stream) { progress_waiting_.insert(stream); }
@@ -45,7 +42,6 @@ class WatchService : public std::enable_shared_from_this<WatchService> {
 
     std::shared_ptr<ServiceCore> core_;
     std::set<WatchStream*> streams_;
-    std::map<std::string, std::size_t> watches_by_name_;
     std::set<WatchStream*> progress_waiting_;
     boost::asio::steady_timer progress_timer_;
     bool catch_up_scheduled_ = false;

@@ -24,13 +24,13 @@ class WatchStream::Watch final : public store::WatchSink {
     Watch(WatchStream& stream, const etcdpb::WatchCreateRequest& request, std::int64_t id)
         : stream_(stream),
           key_{.watch_id = id, .prev_kv = request.prev_kv(), .fragment = request.fragment()},
-          wants_progress(request.progress_notify()) {
-        ++stream_.of_peer_;
+          wants_progress(request.progress_notify()) {}
+    ~Watch() {
+        if (counted) stream_.core().clients->remove_watch(*stream_.peer_);
     }
-    ~Watch() { --stream_.of_peer_; }
 
     bool on_events(store::WatchId, const store::Delivery& delivery) override {
-        if (!stream_.backlog_.empty()) return refuse();
+        if (!stream_.backlog_.empty() || stream_.held_back()) return refuse();
         ServiceCore& core = stream_.core();
         const WatchFrames frames = watch_frames(delivery, key_, core.header(),
                                                 core.options.max_watch_response_bytes, core.stats);
@@ -48,6 +48,11 @@ class WatchStream::Watch final : public store::WatchSink {
                 break;
         }
         for (std::size_t i = 1; i < frames->size(); ++i) stream_.send((*frames)[i]);
+        if (stream_.peer_) {
+            std::size_t bytes = 0;
+            for (const rpc::Frame& frame : *frames) bytes += frame.size();
+            core.clients->sent(*stream_.peer_, bytes);
+        }
         const std::size_t events =
             delivery.selection ? delivery.selection->size() : delivery.batch->events.size();
         core.stats.events_sent += events;
@@ -87,6 +92,7 @@ class WatchStream::Watch final : public store::WatchSink {
     bool quiet = true;  // no events since the last progress notification
     bool full = false;
     std::uint64_t told = 0;  // events
+    bool counted = false;    // in the limits of its client
 };
 
 WatchStream::WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallPtr call,
@@ -94,7 +100,7 @@ WatchStream::WatchStream(std::shared_ptr<WatchService> service, rpc::ServerCallP
     : service_(std::move(service)),
       call_(std::move(call)),
       listener_(std::move(listener)),
-      of_peer_(service_->watches_of(call_->peer())),
+      peer_(core().peer_of(*call_)),
       since_(service_->core().clock.now()) {}
 
 WatchStream::~WatchStream() {
@@ -103,8 +109,11 @@ WatchStream::~WatchStream() {
 
 void WatchStream::start() {
     auto self = shared_from_this();
-    call_->on_message([self](std::string_view bytes) { self->on_message(bytes); });
-    call_->on_half_close([self] { self->call_->finish({}); });
+    call_->on_message([self](std::string_view bytes) { self->wait_for_turn(bytes); });
+    call_->on_half_close([self] {
+        self->half_closed_ = true;
+        self->finish_when_done();
+    });
     call_->on_writable([self] { self->on_writable(); });
     call_->on_end([self](const rpc::Status&) { self->close(); });
 }
@@ -115,6 +124,8 @@ void WatchStream::close() {
     for (const auto& [id, watch] : watches_) core().store.cancel_watch(watch->store_id);
     watches_.clear();
     backlog_.clear();
+    refill_.reset();
+    core().end_stream(call_);
     service_->closed(this);
 }
 
@@ -168,15 +179,53 @@ void WatchStream::on_writable() {
         if (call_->write(backlog_.front()) == rpc::Write::kFull) return;
         backlog_.pop_front();
     }
-    if (std::exchange(paused_, false)) call_->resume();
+    if (std::exchange(paused_, false)) read_on();
     if (!std::exchange(any_full_, false)) return;
     for (const auto& [id, watch] : watches_)
         if (std::exchange(watch->full, false)) core().store.resume(watch->store_id);
     service_->schedule_catch_up();
 }
 
+bool WatchStream::held_back() {
+    if (!peer_ || !peer_->out_limited) return false;
+    const Duration wait = core().clients->hold_back(*peer_);
+    if (wait <= Duration::zero()) return false;
+    peer_->client->slot->counters.held_back.add();
+    if (refill_) return true;
+    refill_ = std::make_unique<boost::asio::steady_timer>(core().loop);
+    // At most a second: the rate may be another by then.
+    refill_->expires_after(std::chrono::ceil<std::chrono::microseconds>(
+        std::min<Duration>(wait, std::chrono::seconds(1))));
+    refill_->async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+        const auto self = weak.lock();
+        if (error || !self || self->closed_) return;
+        self->refill_.reset();
+        self->on_writable();
+    });
+    return true;
+}
+
 // --- Requests
 // -----------------------------------------------------------------------------------------
+
+void WatchStream::wait_for_turn(std::string_view bytes) {
+    ++in_turn_;
+    const auto run = [self = shared_from_this()](std::string_view message) {
+        --self->in_turn_;
+        self->on_message(message);
+        self->read_on();
+        self->finish_when_done();
+    };
+    if (!core().in_turn(peer_, call_, *listener_, bytes, run)) call_->pause();
+}
+
+void WatchStream::read_on() {
+    if (in_turn_ == 0 && !paused_) call_->resume();
+}
+
+void WatchStream::finish_when_done() {
+    if (half_closed_ && in_turn_ == 0) call_->finish({});
+}
 
 void WatchStream::on_message(std::string_view bytes) {
     if (closed_) return;
@@ -206,9 +255,7 @@ void WatchStream::refuse(std::int64_t id, std::string reason) {
 
 bool WatchStream::too_many() const {
     const EtcdServiceOptions& options = core().options;
-    const bool of_peer =
-        options.max_watches_per_name != 0 && of_peer_ >= options.max_watches_per_name;
-    return of_peer || watches_.size() >= options.max_watches_per_stream ||
+    return watches_.size() >= options.max_watches_per_stream ||
            core().store.stats().watchers >= options.max_watches;
 }
 
@@ -236,9 +283,15 @@ void WatchStream::create(const etcdpb::WatchCreateRequest& request) {
     if (wished != 0 && watches_.count(wished) != 0)
         return refuse(kNoWatch, "mvcc: duplicate watch ID provided on the WatchStream");
     if (too_many()) return refuse(kNoWatch, "etcdserver: too many watches");
+    if (peer_ && !core().clients->add_watch(*peer_)) {
+        core().note_denial(*call_, *listener_, DenialReason::kWatches,
+                           describe(DenialReason::kWatches), wanted.range);
+        return refuse(kNoWatch, "etcdserver: too many watches of this client");
+    }
 
     const std::int64_t id = wished != 0 ? wished : next_free_id();
     auto watch = std::make_unique<Watch>(*this, request, id);
+    watch->counted = peer_ != nullptr;
     const auto added = core().store.watch(wanted, *watch);
     if (!added && added.error().fault() != store::Fault::kCompacted)
         return refuse(kNoWatch, std::string(to_string(added.error().fault())));
@@ -268,6 +321,32 @@ void WatchStream::cancel(std::int64_t id) {
     etcdpb::WatchResponse response;
     response.set_canceled(true);
     send(response, id);
+}
+
+void WatchStream::recheck() {
+    if (closed_ || call_->ended()) return;
+    std::vector<std::int64_t> gone;
+    for (const auto& [id, watch] : watches_) {
+        const AccessRequest request{.action = EtcdAction::kWatch,
+                                    .method = call_->method(),
+                                    .range = core().store.watched_range(watch->store_id),
+                                    .peer = call_->peer(),
+                                    .listener = listener_->name};
+        if (!listener_->policy->allows(request)) gone.push_back(id);
+    }
+    for (const std::int64_t id : gone) {
+        const auto found = watches_.find(id);
+        const store::WatchId watch = found->second->store_id;
+        core().note_denial(*call_, *listener_, DenialReason::kRevoked,
+                           describe(DenialReason::kRevoked), core().store.watched_range(watch));
+        core().store.cancel_watch(watch);
+        watches_.erase(found);
+        etcdpb::WatchResponse response;
+        response.set_canceled(true);
+        response.set_cancel_reason(as_go_error("PermissionDenied", permission_denied()));
+        send(response, id);
+    }
+    if (!gone.empty()) service_->schedule_catch_up();
 }
 
 // --- Progress

@@ -1,6 +1,7 @@
 // One Watch stream of a client. Internal to serve/etcd.
 #pragma once
 
+#include <boost/asio/steady_timer.hpp>
 #include <deque>
 #include <functional>
 #include <map>
@@ -30,10 +31,15 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     /// As it is now; views are valid as long as the stream.
     [[nodiscard]] WatchStreamInfo info() const;
     void for_each_watch(const std::function<void(const WatchInfo&)>& visit) const;
+    /// There is a new table of roles: ends what the peer may not watch any more.
+    void recheck();
 
   private:
     class Watch;
 
+    void wait_for_turn(std::string_view bytes);
+    void finish_when_done();
+    void read_on();
     void on_message(std::string_view bytes);
     void create(const etcdpb::WatchCreateRequest& request);
     void cancel(std::int64_t id);
@@ -41,6 +47,8 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     void refuse(std::int64_t id, std::string reason);
     [[nodiscard]] std::int64_t next_free_id();
     [[nodiscard]] bool too_many() const;
+    /// A byte rate keeps events from the peer for a while: then they come from history.
+    [[nodiscard]] bool held_back();
 
     /// Takes the frame in any case: what the call's queue has no room for waits here.
     void send(rpc::Frame frame);
@@ -51,7 +59,7 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     std::shared_ptr<WatchService> service_;
     rpc::ServerCallPtr call_;
     ListenerPtr listener_;
-    std::size_t& of_peer_;  // watches of the peer on all its streams
+    LoopPeerPtr peer_;  // null without access control
     std::map<std::int64_t, std::unique_ptr<Watch>> watches_;
     std::int64_t next_id_ = 0;
     std::deque<rpc::Frame> backlog_;  // FIFO before everything that is sent later
@@ -60,6 +68,9 @@ class WatchStream : public std::enable_shared_from_this<WatchStream> {
     bool any_full_ = false;
     const TimePoint since_;
     std::uint64_t events_ = 0;
+    bool half_closed_ = false;
+    std::size_t in_turn_ = 0;                            // messages that wait for their turn
+    std::unique_ptr<boost::asio::steady_timer> refill_;  // while events are held back
 };
 
 }  // namespace mesh::serve

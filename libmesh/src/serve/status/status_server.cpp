@@ -441,11 +441,13 @@ void StatusServer::serve_metrics(std::shared_ptr<prometheus::Registry> registry)
 }
 
 void StatusServer::set_health(std::function<Result<void>()> check) {
-    route("/healthz", [check = std::move(check)](const StatusRequest&) {
+    const StatusHandler answer = [check = std::move(check)](const StatusRequest&) {
         const Result<void> health = check();
         if (health) return StatusResponse{200, "text/plain; charset=utf-8", "ok\n"};
         return StatusResponse{503, "text/plain; charset=utf-8", health.error().message() + "\n"};
-    });
+    };
+    route("/healthz", answer);
+    route("/readyz", answer);
 }
 
 Result<void> StatusServer::start() {

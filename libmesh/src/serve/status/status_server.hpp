@@ -1,5 +1,5 @@
 // A small HTTP/1.1 server for what a daemon tells about itself: JSON below its routes, /healthz,
-// /metrics. It listens on a Unix socket, and on a loopback TCP port where asked. Read-only: GET and
+// /readyz, /metrics. It listens on a Unix socket, and on a loopback TCP port where asked. Read-only: GET and
 // HEAD. No client can hold more than a bounded amount of memory, time or connections.
 // Users: every daemon; meshctl reads it with http_get.hpp.
 #pragma once
@@ -79,7 +79,8 @@ class StatusServer {
     void route_async(std::string path, AsyncStatusHandler handler);
     /// Answers GET /metrics with the registry in the Prometheus text format.
     void serve_metrics(std::shared_ptr<prometheus::Registry> registry);
-    /// Decides GET /healthz: 200 "ok" or 503 with the error's message. Without it: always 200.
+    /// Decides GET /healthz and /readyz: 200 "ok" or 503 with the error's message. Without it:
+    /// always 200.
     void set_health(std::function<Result<void>()> check);
 
     /// Opens the sockets and begins to answer. A stale socket file (nobody listens) is replaced.

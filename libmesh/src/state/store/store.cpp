@@ -617,6 +617,9 @@ std::optional<WatchState> Store::watch_state(WatchId id) const {
 std::size_t Store::blocked_watchers() const {
     return impl_->hub.blocked();
 }
+KeyRange Store::watched_range(WatchId id) const {
+    return impl_->hub.range_of(id);
+}
 bool Store::request_progress(WatchId id) {
     return impl_->hub.request_progress(id);
 }

@@ -164,6 +164,8 @@ class Store {
     [[nodiscard]] std::optional<WatchState> watch_state(WatchId id) const;
     /// Watchers whose sink had no room: slow readers. @complexity O(watchers behind)
     [[nodiscard]] std::size_t blocked_watchers() const;
+    /// What a watch is of, by etcd's conventions; unknown ids: nothing. Valid as long as the watch.
+    [[nodiscard]] KeyRange watched_range(WatchId id) const;
     /// Calls on_progress if the watcher has seen everything. @return whether it has
     bool request_progress(WatchId id);
     /// Gives each watcher that is behind at most one delivery from history; at most budget

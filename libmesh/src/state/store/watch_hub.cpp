@@ -123,6 +123,11 @@ bool WatchHub::is_up_to_date(WatchId id) const {
            found->second->state == State::kSynced;
 }
 
+KeyRange WatchHub::range_of(WatchId id) const {
+    const auto found = watchers_.find(id);
+    return found != watchers_.end() ? found->second->group->range() : KeyRange{};
+}
+
 bool WatchHub::request_progress(WatchId id) {
     if (!is_up_to_date(id)) return false;
     const Dispatch guard(*this);

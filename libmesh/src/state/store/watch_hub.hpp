@@ -43,6 +43,7 @@ class WatchHub {
     void cancel(WatchId id);
     void resume(WatchId id);
     [[nodiscard]] bool is_up_to_date(WatchId id) const;
+    [[nodiscard]] KeyRange range_of(WatchId id) const;
     bool request_progress(WatchId id);
     /// Tells a new batch to all matching watchers that are up to date.
     void publish(const std::shared_ptr<const EventBatch>& batch);

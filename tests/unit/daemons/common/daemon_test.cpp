@@ -12,9 +12,11 @@
 #include <boost/json/parse.hpp>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "base/log_fields.hpp"
 #include "common/flags.hpp"
 #include "common/log_sink.hpp"
 
@@ -104,6 +106,25 @@ TEST(LogSinkTest, JsonLinesParse) {
     EXPECT_EQ(line.at("subsystem").as_string(), "main");
     EXPECT_EQ(line.at("level").as_string(), "error");
     EXPECT_TRUE(line.contains("time"));
+}
+
+TEST(LogSinkTest, FieldsAreMembersOfJsonLines) {
+    testing::internal::CaptureStderr();
+    const Logger log = make_logger("main", {LogLevel::kInfo, LogFormat::kJson});
+    {
+        const LogFields outer({{"client", "a"}});
+        const LogFields fields({{"client", "remote-\"x\""}, {"revision", "7"}});
+        log.info("with");
+    }
+    log.info("without");
+    std::istringstream lines(testing::internal::GetCapturedStderr());
+    std::string line;
+    std::getline(lines, line);
+    const auto with = boost::json::parse(line).as_object();
+    EXPECT_EQ(with.at("client").as_string(), "remote-\"x\"");
+    EXPECT_EQ(with.at("revision").as_string(), "7");
+    std::getline(lines, line);
+    EXPECT_FALSE(boost::json::parse(line).as_object().contains("client"));
 }
 
 TEST(DaemonTest, ExitCodeFollowsTheResult) {
