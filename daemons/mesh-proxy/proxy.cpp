@@ -235,7 +235,8 @@ Result<void> Proxy::serve_status() {
     status_->route_async("/v1/clients", [this, json](serve::StatusRequest request) -> Answer {
         const ReportQuery query = report_query(request);
         std::vector<ConnectionReport> connections = co_await loops_->connections();
-        co_return json(clients_document(std::move(connections), {}, query));
+        co_return json(
+            clients_document(std::move(connections), access_->clients().clients(), query));
     });
     status_->route_async("/v1/watchers", [this, json](serve::StatusRequest request) -> Answer {
         const ReportQuery query = report_query(request);
@@ -269,6 +270,9 @@ asio::awaitable<ProxyReport> Proxy::report() {
     out.revision = store_->revision();
     out.identity = store_->identity();
     out.now = clock_.wall_now();
+    out.clients = access_->clients().clients();
+    out.denials = access_->denials().counts();
+    out.access_error = access_->error();
     out.loops = co_await loops_->report();
     if (mirror_) {
         out.mirror = mirror_->status();
