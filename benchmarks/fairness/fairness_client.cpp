@@ -40,6 +40,7 @@ mesh::rpc::Frame page() {
     request.set_key("cilium/state/");
     request.set_range_end("cilium/state0");
     request.set_limit(256);
+    request.set_serializable(true);  // turns are measured, not how a mirror asks its upstream
     return mesh::rpc::encode_frame(request);
 }
 

@@ -242,9 +242,11 @@ TEST_F(AccessServiceTest, StreamsAndWatchesAreCountedOverAllLoops) {
     EXPECT_EQ(status("client").watches, 3U);
     watch(*two, "b");
     run_until([&] { return !two->cancelled.empty(); });
+    ASSERT_FALSE(two->cancelled.empty());
     EXPECT_EQ(two->cancelled[0], "etcdserver: too many watches of this client");
     auto three = open(second);
     run_until([&] { return three->ended.has_value(); });
+    ASSERT_TRUE(three->ended);
     EXPECT_EQ(three->ended->code, rpc::StatusCode::kResourceExhausted);
     EXPECT_EQ(denials("client", DenialReason::kStreams), 1U);
     EXPECT_EQ(denials("client", DenialReason::kWatches), 1U);
@@ -296,6 +298,7 @@ TEST_F(AccessServiceTest, ANewTableEndsStreamsThatItForbids) {
     run_until([&] { return watches->created == 1 && status("writer").streams == 1; });
     load("{}", "write: []");
     run_until([&] { return keep_alive->ended.has_value(); });
+    ASSERT_TRUE(keep_alive->ended);
     EXPECT_EQ(keep_alive->ended->code, rpc::StatusCode::kPermissionDenied);
     EXPECT_EQ(status("writer").streams, 0U);
     EXPECT_EQ(denials("writer", DenialReason::kRevoked), 1U);
