@@ -53,6 +53,8 @@ asio::awaitable<Result<void>> Proxy::run() {
         daemon_.set_ready();
     }
     if (kvstore_mesh_) kvstore_mesh_->start();
+    if (access_file_)
+        access_file_->start([this](const Result<std::string>& text) { on_access_file(text); });
     // Certificates, the folder of remotes and the access file are looked at all the time; a reload
     // only looks at the last one at once, and has to be acknowledged.
     daemon_.on_reload([this] {
@@ -125,7 +127,6 @@ Result<void> Proxy::open_access() {
     MESH_TRY(const auto text, access_file_->read());
     MESH_CHECK(access_->load(text, flags_.access_file));
     log_.named("access").info("{}: {} users", flags_.access_file, access_->table()->users());
-    access_file_->start([this](const Result<std::string>& changed) { on_access_file(changed); });
     return {};
 }
 
@@ -234,7 +235,8 @@ Result<void> Proxy::serve_status() {
     status_->route_async("/v1/clients", [this, json](serve::StatusRequest request) -> Answer {
         const ReportQuery query = report_query(request);
         std::vector<ConnectionReport> connections = co_await loops_->connections();
-        co_return json(clients_document(std::move(connections), {}, query));
+        co_return json(
+            clients_document(std::move(connections), access_->clients().clients(), query));
     });
     status_->route_async("/v1/watchers", [this, json](serve::StatusRequest request) -> Answer {
         const ReportQuery query = report_query(request);
@@ -268,6 +270,9 @@ asio::awaitable<ProxyReport> Proxy::report() {
     out.revision = store_->revision();
     out.identity = store_->identity();
     out.now = clock_.wall_now();
+    out.clients = access_->clients().clients();
+    out.denials = access_->denials().counts();
+    out.access_error = access_->error();
     out.loops = co_await loops_->report();
     if (mirror_) {
         out.mirror = mirror_->status();

@@ -126,6 +126,9 @@ void add_clients(MetricsText& out, const ProxyReport& report) {
         out.sample(one.count, {{"client", serve::printable(one.client)},
                                {"reason", serve::to_string(one.reason)}});
     }
+    out.gauge("mesh_proxy_access_file_bad",
+              "1 while the access file cannot be used; what was read last holds on.",
+              report.access_error.empty() ? 0 : 1);
     std::uint64_t throttled = 0, held_back = 0;
     for (const serve::ClientStatus& client : report.clients) {
         throttled += client.throttled;

@@ -123,6 +123,7 @@ boost::json::object to_json(const ProxyReport& report) {
                                             {"revision", loop.revision}});
     }
     out["loops"] = std::move(loops);
+    if (!report.access_error.empty()) out["access_error"] = report.access_error;
     if (report.mirror) {
         const auto& mirror = *report.mirror;
         out["upstream"] = boost::json::object{{"endpoint", mirror.endpoint},

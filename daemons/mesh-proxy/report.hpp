@@ -31,6 +31,7 @@ struct ProxyReport {
     WallTime now{};                            ///< for certificates
     std::vector<serve::ClientStatus> clients;  ///< as far as limits and denials are counted
     std::vector<serve::DenialCount> denials;
+    std::string access_error;  ///< what is wrong with the access file
     std::optional<reflect::KvstoreMeshStatus> kvstore_mesh;
 };
 

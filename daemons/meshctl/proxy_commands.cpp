@@ -110,6 +110,8 @@ void print_status(const json::object& status) {
     add("events sent", text_of(status, "sent_events"));
     add("refused", fmt::format("{} calls by role or limit, {} requests throttled",
                                integer_of(status, "denied"), integer_of(status, "throttled")));
+    if (const std::string error = text_of(status, "access_error"); !error.empty())
+        add("access file", error + "; what was read last holds on");
     if (const std::string tls = tls_text(status); !tls.empty()) add("TLS", tls);
     table.print();
 }

@@ -103,6 +103,7 @@ TEST_F(ProxyOperateTest, ClientsAndWatchersAreTold) {
     EXPECT_EQ(clients[0].at("address"), "127.0.0.1");
     EXPECT_EQ(clients[0].at("listener"), "remote");
     EXPECT_EQ(clients[0].at("watchers"), 2);
+    EXPECT_EQ(clients[0].at("denied"), 1);
     EXPECT_EQ(clients[0].at("sent_events"), 2);
     EXPECT_EQ(clients[1].at("name"), "local-cluster1");
     const json::object connections = document("/v1/clients?client=remote-cluster2");
@@ -144,6 +145,7 @@ TEST_F(ProxyOperateTest, MetricsAreWhatPrometheusTakes) {
     EXPECT_EQ(now["mesh_proxy_connections{listener=\"local\"}"], 1);
     EXPECT_GT(now["mesh_proxy_sent_bytes_total{listener=\"remote\"}"], 0);
     EXPECT_GE(now["mesh_proxy_denied_total"], 1);
+    EXPECT_GE(now["mesh_proxy_denials_total{client=\"remote-cluster2\",reason=\"method\"}"], 1);
     EXPECT_EQ(now["mesh_proxy_slow_watchers"], 0);
     EXPECT_EQ(now.count("mesh_proxy_queued_bytes"), 1U);
     EXPECT_EQ(now.count("mesh_proxy_upstream_lag_revisions"), 1U);
@@ -222,21 +224,27 @@ TEST_F(ProxyOperateTest, AServiceManagerIsToldOfReadinessReloadAndTheEnd) {
     proxy_.send(SIGHUP);
     EXPECT_TRUE(manager.next().starts_with("RELOADING=1\nMONOTONIC_USEC=")) << log();
     EXPECT_EQ(manager.next(), "READY=1") << log();
+    EXPECT_TRUE(ctl("remote", {"put", "cilium/state/x", "y"}).has("permission denied"));
     proxy_.send(SIGTERM);
     EXPECT_EQ(manager.next(), "STOPPING=1") << log();
     EXPECT_EQ(proxy_.wait(), 0) << log();
-    // Each line of the log is one JSON object.
+    // Each line of the log is one JSON object; that of a refusal says whose, and what.
     std::istringstream lines(log());
     std::string line;
-    int count = 0;
-    for (; std::getline(lines, line); ++count) {
+    int denials = 0;
+    while (std::getline(lines, line)) {
         boost::system::error_code bad;
         const json::value entry = json::parse(line, bad);
         ASSERT_TRUE(!bad && entry.is_object()) << line;
         for (const char* key : {"time", "level", "subsystem", "message"})
             EXPECT_TRUE(entry.get_object().contains(key)) << line;
+        if (!entry.get_object().contains("client")) continue;
+        ++denials;
+        EXPECT_EQ(entry.at("client"), "remote");
+        EXPECT_EQ(entry.at("method"), "/etcdserverpb.KV/Put");
+        EXPECT_EQ(entry.at("listener"), "remote");
     }
-    EXPECT_GT(count, 0);
+    EXPECT_EQ(denials, 1) << log();
 }
 
 }  // namespace

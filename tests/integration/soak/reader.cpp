@@ -13,6 +13,11 @@ namespace mesh::soak {
 namespace {
 constexpr Duration kPause = std::chrono::milliseconds(50);
 constexpr std::int64_t kAllWatches = -1;  // the id of an answer to a progress request
+
+bool says_stale(const rpc::Metadata& trailers) {
+    return rpc::find_metadata(trailers, "mesh-stale") == "true";
+}
+
 }  // namespace
 
 Reader::Reader(asio::any_io_executor loop, const Clock& clock, Rng rng, ReaderOptions options,
@@ -105,6 +110,7 @@ asio::awaitable<bool> Reader::list(WatchState& watch) {
         const auto channel = channel_;
         rpc::CallOptions options;
         options.deadline = std::chrono::seconds(5);
+        const std::int64_t reached = reached_;  // before it is asked; events may come meanwhile
         rpc::UnaryResult answer = co_await channel->async_unary(
             std::string(etcdpb::kRange), rpc::encode_frame(request), std::move(options));
         if (stopping_) co_return false;
@@ -121,8 +127,12 @@ asio::awaitable<bool> Reader::list(WatchState& watch) {
         }
         check_header(page->header());
         if (request.revision() == 0) {
-            if (page->header().revision() < watch.reached) {
-                report_.count("lists behind the reader");
+            if (page->header().revision() < reached) {
+                // Only a mirror that cannot ask its etcd may be behind, and says so.
+                report_.count("lists of a stale mirror, behind the reader");
+                if (!says_stale(answer.trailers))
+                    fail(fmt::format("a list of revision {}, after {}", page->header().revision(),
+                                     reached));
                 co_return false;
             }
             request.set_revision(page->header().revision());
@@ -133,7 +143,7 @@ asio::awaitable<bool> Reader::list(WatchState& watch) {
     }
     report_.count("lists");
     watch.spec.checker->on_list(request.revision(), keys);
-    watch.reached = std::max(watch.reached, request.revision());
+    reached_ = std::max(reached_, request.revision());
     watch.needs_list = false;
     watch.needs_create = true;
     co_return true;
@@ -268,7 +278,7 @@ void Reader::on_events(WatchState& watch, const etcdpb::WatchResponse& response)
         fail(fmt::format("{}: revision {} was told, asked was from {} on", checker.name(),
                          changes.front().revision, watch.start));
     checker.on_events(changes);
-    watch.reached = std::max(watch.reached, checker.position());
+    reached_ = std::max(reached_, checker.position());
     report_.count("events", changes.size());
 }
 

@@ -67,7 +67,6 @@ class Reader : public std::enable_shared_from_this<Reader> {
         bool needs_list = true, needs_create = true, created = false;
         std::int64_t id = -1, asked_id = 0;
         std::vector<Change> fragments{};  // of an answer that is not complete
-        std::int64_t reached = 0;         // the highest position ever
         std::int64_t start = 0;           // of the watch as it was asked for last
         Stream* stream = nullptr;
     };
@@ -105,6 +104,7 @@ class Reader : public std::enable_shared_from_this<Reader> {
     std::shared_ptr<rpc::Channel> channel_;
     boost::asio::steady_timer wake_;
     std::uint16_t port_ = 0;
+    std::int64_t reached_ = 0;    // highest revision ever, by whichever server
     std::int64_t seen_here_ = 0;  // highest revision of an answer on this connection
     bool lost_ = false, stopping_ = false, stalled_ = false;
 };

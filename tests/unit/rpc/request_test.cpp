@@ -74,7 +74,7 @@ class RawClient {
     std::string body_;
 };
 
-class RequestTest : public SessionTest {
+class MalformedRequestTest : public SessionTest {
   protected:
     /// One request, as given; what the server answered.
     void exchange(const Metadata& fields, std::string body) {
@@ -116,46 +116,46 @@ class RequestTest : public SessionTest {
     RawClient raw_;
 };
 
-TEST_F(RequestTest, ControlIsGood) {
+TEST_F(MalformedRequestTest, ControlIsGood) {
     exchange(good(), one_);
     EXPECT_EQ(status(), "0");
 }
-TEST_F(RequestTest, WrongMethod) {
+TEST_F(MalformedRequestTest, WrongMethod) {
     exchange(with(":method", "GET"), one_);
     EXPECT_EQ(find_metadata(raw_.headers, ":status"), "405");
 }
-TEST_F(RequestTest, WrongContentType) {
+TEST_F(MalformedRequestTest, WrongContentType) {
     exchange(with("content-type", "application/json"), one_);
     EXPECT_EQ(find_metadata(raw_.headers, ":status"), "415");
 }
-TEST_F(RequestTest, BadTimeout) {
+TEST_F(MalformedRequestTest, BadTimeout) {
     exchange(with("grpc-timeout", "soon"), one_);
     EXPECT_EQ(status(), "3");
 }
-TEST_F(RequestTest, ForeignCompression) {
+TEST_F(MalformedRequestTest, ForeignCompression) {
     exchange(with("grpc-encoding", "gzip"), one_);
     EXPECT_EQ(status(), "12");
     EXPECT_EQ(find_metadata(raw_.headers, "grpc-accept-encoding"), "identity");
 }
-TEST_F(RequestTest, CompressedFlag) {
+TEST_F(MalformedRequestTest, CompressedFlag) {
     exchange(good(), std::string("\1\0\0\0\1x", 6));
     EXPECT_EQ(status(), "13");
 }
-TEST_F(RequestTest, UnaryWithoutMessage) {
+TEST_F(MalformedRequestTest, UnaryWithoutMessage) {
     exchange(good(), "");
     EXPECT_EQ(status(), "13");
 }
-TEST_F(RequestTest, UnaryWithTwoMessages) {
+TEST_F(MalformedRequestTest, UnaryWithTwoMessages) {
     exchange(good(), one_ + one_);
     EXPECT_EQ(status(), "13");
 }
-TEST_F(RequestTest, HalfAMessage) {
+TEST_F(MalformedRequestTest, HalfAMessage) {
     exchange(good(), one_.substr(0, 5));
     EXPECT_EQ(status(), "13");
     EXPECT_NE(find_metadata(raw_.headers, "grpc-message").find("inside a message"),
               std::string_view::npos);
 }
-TEST_F(RequestTest, ConnectionHeaderResetsTheStream) {
+TEST_F(MalformedRequestTest, ConnectionHeaderResetsTheStream) {
     exchange(with("connection", "close"), one_);
     EXPECT_EQ(raw_.resets, 1);
     EXPECT_EQ(core_->stats.calls, 0U);
