@@ -115,6 +115,10 @@ foreach(examples IN ITEMS libmesh-dev:link python3-libmesh:python)
       USE_SOURCE_PERMISSIONS COMPONENT ${package} EXCLUDE_FROM_ALL PATTERN __pycache__ EXCLUDE)
   endif()
 endforeach()
+if(TARGET mesh-proxy)
+  install(FILES ${PROJECT_SOURCE_DIR}/examples/access.yaml DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/mesh-proxy/examples
+    COMPONENT mesh-proxy EXCLUDE_FROM_ALL)
+endif()
 if(TARGET mesh-operator)
   install(FILES ${here}/etc/manifests.README DESTINATION /etc/libmesh/manifests RENAME README COMPONENT mesh-operator
     EXCLUDE_FROM_ALL)

@@ -2,7 +2,7 @@
 // rate; later it goes on. What that costs the server in memory and the others in latency, and how
 // long the one takes to catch up. The watcher that stalls is a process of its own, which is stopped
 // by SIGSTOP; a server may close its connection, and it then resumes its watch at the revision it
-// has, as etcd's clients do. One JSON line to stdout.
+// has, as etcd's clients do, or lists anew where that was compacted. One JSON line to stdout.
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -54,6 +54,7 @@ struct Options {
 struct Told {
     std::atomic<std::int64_t> seen{-1};  // number of the last event; -1 = its watch is not there
     std::atomic<int> reconnects{0};
+    std::atomic<int> lists{0};
 };
 
 steady_clock::duration seconds(double value) {
@@ -81,6 +82,7 @@ class Watcher {
 
     std::function<void()> on_created;
     int connects = 0;
+    int lists = 0;
 
     void connect() {
         ++connects;
@@ -118,15 +120,39 @@ class Watcher {
         etcdpb::WatchResponse response;
         if (!response.ParseFromArray(message.data(), static_cast<int>(message.size())))
             die("a watch answer makes no sense");
+        if (response.canceled() && response.compact_revision() > 0) return list();
         if (response.canceled()) die("a watch was cancelled: " + response.cancel_reason());
         if (response.created() && on_created) on_created();
         for (const auto& event : response.events()) {
             revision_ = event.kv().mod_revision();
-            std::int64_t number = 0;
-            const auto& value = event.kv().value();
-            std::from_chars(value.data(), value.data() + value.size(), number);
-            on_event_(number);
+            on_event_(number_of(event.kv()));
         }
+    }
+
+    static std::int64_t number_of(const etcdpb::KeyValue& kv) {
+        std::int64_t number = 0;
+        std::from_chars(kv.value().data(), kv.value().data() + kv.value().size(), number);
+        return number;
+    }
+
+    /// What was missed is history: the newest values instead.
+    void list() {
+        ++lists;
+        etcdpb::RangeRequest request;
+        request.set_key("cilium/state/");
+        request.set_range_end("cilium/state0");
+        channel_->unary(etcdpb::kRange, rpc::encode_frame(request), {},
+                        [this](const rpc::UnaryResult& result) {
+                            const auto answer = result.parse<etcdpb::RangeResponse>();
+                            if (!answer) return again();
+                            std::int64_t newest = 0;
+                            for (const auto& kv : answer->kvs())
+                                newest = std::max(newest, number_of(kv));
+                            revision_ = answer->header().revision();
+                            on_event_(newest);
+                            call_->abandon();
+                            watch();
+                        });
     }
 
     asio::io_context& io_;
@@ -150,6 +176,7 @@ class Watcher {
         std::int64_t none = -1;
         told.seen.compare_exchange_strong(none, 0);
         told.reconnects = watcher.connects - 1;
+        told.lists = watcher.lists;
     };
     watcher.connect();
     io.run();
@@ -252,14 +279,14 @@ class Load {
         if (behind > o_.rate / 20 && took < 60) return after(phase_timer_, 1ms, [this] { look(); });
         fmt::print(
             "{{\"watchers\":{},\"rate\":{},\"stall_s\":{},\"missing\":{},\"caught_up\":{},"
-            "\"catch_up_s\":{:.3f},\"reconnects\":{},\"rss_before_mib\":{:.1f},"
+            "\"catch_up_s\":{:.3f},\"reconnects\":{},\"lists\":{},\"rss_before_mib\":{:.1f},"
             "\"rss_growth_mib\":{:.2f},\"before_p50_ms\":{:.3f},\"before_p99_ms\":{:.3f},"
             "\"during_p50_ms\":{:.3f},\"during_p99_ms\":{:.3f},\"delivered\":{}}}\n",
             o_.watchers, o_.rate, o_.stall, missing_, behind <= o_.rate / 20, took,
-            told_.reconnects.load(), rss_before_ / 1024, (rss_peak_ - rss_before_) / 1024,
-            mesh::bench::quantile(before_ms_, 0.5), mesh::bench::quantile(before_ms_, 0.99),
-            mesh::bench::quantile(during_ms_, 0.5), mesh::bench::quantile(during_ms_, 0.99),
-            before_ms_.size() + during_ms_.size());
+            told_.reconnects.load(), told_.lists.load(), rss_before_ / 1024,
+            (rss_peak_ - rss_before_) / 1024, mesh::bench::quantile(before_ms_, 0.5),
+            mesh::bench::quantile(before_ms_, 0.99), mesh::bench::quantile(during_ms_, 0.5),
+            mesh::bench::quantile(during_ms_, 0.99), before_ms_.size() + during_ms_.size());
         over_ = true;
         io_.stop();
     }

@@ -72,6 +72,11 @@ void add_flags(CLI::App& app, Flags& flags) {
     app.add_option("--tls-crl", flags.tls_crl,
                    "Lists of revoked certificates (PEM): their sessions end within a second of the "
                    "file's change, and those of a CA that left --tls-ca");
+    app.add_option("--max-connection-age", flags.max_connection_age,
+                   "Seconds after which a client is told to connect anew, with 5 minutes for its "
+                   "streams to end, so that clients spread over replicas again; 0 = never")
+        ->check(CLI::Range(0, 30 * 86400))
+        ->capture_default_str();
     app.add_option("--status-socket", flags.status_socket,
                    "Unix socket for status (HTTP and JSON): /v1/status, /metrics, /healthz");
     app.add_option("--metrics-port", flags.metrics_port,

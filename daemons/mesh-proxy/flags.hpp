@@ -22,6 +22,7 @@ struct Flags {
     std::string access_file;
     unsigned loops = 0;
     std::string tls_ca, tls_cert, tls_key, tls_crl;
+    std::int64_t max_connection_age = 0;
     std::string status_socket;
     int metrics_port = -1;
     bool kvstoremesh = false;

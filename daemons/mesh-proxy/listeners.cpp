@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <string_view>
 #include <utility>
 
@@ -71,6 +72,8 @@ Result<ListenerPlan> plan(std::string_view name, std::string_view flag, std::str
                                   .key_file = flags.tls_key,
                                   .crl_file = flags.tls_crl};
     options.tls->client_certificate = rpc::ClientCertificate::kRequired;
+    options.max_connection_age = std::chrono::seconds(flags.max_connection_age);
+    options.max_connection_age_grace = std::chrono::minutes(5);
     return ListenerPlan{.name = std::string(name),
                         .flag = std::string(flag),
                         .address = std::move(to.host),

@@ -60,6 +60,8 @@ asio::awaitable<Result<void>> Proxy::run() {
         daemon_.set_ready();
     }
     if (kvstore_mesh_) kvstore_mesh_->start();
+    if (access_file_)
+        access_file_->start([this](const Result<std::string>& text) { on_access_file(text); });
     // Certificates, the folder of remotes and the access file are looked at all the time; a reload
     // only looks at the last one at once, and has to be acknowledged.
     daemon_.on_reload([this] {
@@ -132,7 +134,6 @@ Result<void> Proxy::open_access() {
     MESH_TRY(const auto text, access_file_->read());
     MESH_CHECK(access_->load(text, flags_.access_file));
     log_.named("access").info("{}: {} users", flags_.access_file, access_->table()->users());
-    access_file_->start([this](const Result<std::string>& changed) { on_access_file(changed); });
     return {};
 }
 

@@ -155,11 +155,11 @@ def output_of(name, command, cpu=None, timeout=300):
     return json.loads(done.stdout)
 
 
-def start_proxy(processes, bin_dir, tls, server, cluster, cluster_id, *mode, cpu=None):
+def start_proxy(processes, bin_dir, tls, server, cluster, cluster_id, *mode, cpu=None, environment=()):
     """mesh-proxy; (process, remote port, local port)."""
     remote_port, local_port = free_port(), free_port()
     name = f"mesh-proxy-{remote_port}"
-    process = processes.start(name, bin_dir / "mesh-proxy", "--cluster-name", cluster, "--cluster-id", cluster_id,
+    process = processes.start(name, "env", *environment, bin_dir / "mesh-proxy", "--cluster-name", cluster, "--cluster-id", cluster_id,
                               "--listen-remote", f"127.0.0.1:{remote_port}", "--listen-local",
                               f"127.0.0.1:{local_port}", "--tls-ca", tls.ca, "--tls-cert", server[0], "--tls-key",
                               server[1], "--log-level", "warn", *mode, cpu=cpu)

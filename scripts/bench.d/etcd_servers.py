@@ -1,12 +1,14 @@
 """The servers that fanout, storm and stall put side by side: etcd, its grpc-proxy, mesh-proxy as mirror and as the etcd.
-Each has CPU 0 to itself; the clients, and the etcd behind a proxy, have CPU 1."""
+Each has CPU 0 to itself; the clients, and the etcd behind a proxy, have CPU 1. mesh-proxy runs with the environment that
+its systemd unit sets."""
 import pathlib
+import re
 import resource
 import subprocess
 import tempfile
 from typing import NamedTuple
 
-from common import free_port, output_of, Processes, start_etcd, start_proxy, Tls
+from common import free_port, output_of, Processes, ROOT, start_etcd, start_proxy, Tls
 
 ETCD, GRPC_PROXY, MIRROR, EMBEDDED = "etcd", "etcd grpc-proxy", "mesh-proxy (mirror)", "mesh-proxy (embedded)"
 SERVER_CPU, CLIENT_CPU = 0, 1
@@ -28,6 +30,8 @@ class EtcdServers:
         self.server, self.reader, self.admin = (self.tls.issue(n) for n in ("server", "remote-bench", "admin-bench"))
         self.nameless = self.tls.issue("grpc-proxy", "/O=bench")  # grpc-proxy refuses a client certificate with a name
         self.processes = Processes(folder)
+        unit = (ROOT / "packaging/systemd/mesh-proxy.service").read_text()
+        self.environment = re.findall(r"^Environment=(\S+)$", unit, re.M)
         help_text = subprocess.run([bin_dir / "mesh-proxy", "--help"], capture_output=True, text=True).stdout
         self.one_loop = ["--loops", "1"] if "--loops" in help_text else []
 
@@ -93,4 +97,4 @@ class EtcdServers:
 
     def _mesh_proxy(self, *mode):
         return start_proxy(self.processes, self.bin_dir, self.tls, self.server, "bench", 1, *self.one_loop, *mode,
-                           cpu=SERVER_CPU)
+                           cpu=SERVER_CPU, environment=self.environment)

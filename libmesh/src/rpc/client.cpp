@@ -134,6 +134,7 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
         if (session_ != nullptr && !session_->goaway_text().empty())
             named =
                 Error(reason.code(), named.detail() + " (GOAWAY: " + session_->goaway_text() + ")");
+        too_many_pings_ = session_ != nullptr && session_->too_many_pings();
         session_ = nullptr;
         if (connect_done_) {
             timer_.cancel();
@@ -235,6 +236,7 @@ class Channel::Impl : public std::enable_shared_from_this<Channel::Impl> {
     detail::ClientSession* session_ = nullptr;  // owned by connection_
     std::function<void(Result<void>)> connect_done_;
     std::function<void(const Error&)> on_closed_;
+    bool too_many_pings_ = false;
     bool closed_ = false;
 };
 
@@ -321,6 +323,9 @@ bool Channel::usable() const noexcept {
 }
 bool Channel::going_away() const noexcept {
     return impl_->going_away();
+}
+bool Channel::too_many_pings() const noexcept {
+    return impl_->too_many_pings_;
 }
 TimePoint Channel::last_received() const noexcept {
     return impl_->last_received();

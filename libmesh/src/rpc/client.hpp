@@ -145,6 +145,9 @@ class Channel {
     [[nodiscard]] bool usable() const noexcept;
     /// Connected, and told to go away: no new calls, those that run may end.
     [[nodiscard]] bool going_away() const noexcept;
+    /// After on_closed: the server ended the connection for its keepalive pings. The next one
+    /// should have twice the keepalive_interval.
+    [[nodiscard]] bool too_many_pings() const noexcept;
     /// When bytes last came from the server; before that, when it connected.
     [[nodiscard]] TimePoint last_received() const noexcept;
     [[nodiscard]] const Peer& peer() const noexcept;

@@ -265,6 +265,7 @@ ClientCallPtr ClientSession::call(std::string_view path, const CallOptions& opti
 
 void ClientSession::handle_goaway(std::uint32_t code, std::string_view debug) {
     goaway_text_ = nghttp2_http2_strerror(code);
+    too_many_pings_ = code == NGHTTP2_ENHANCE_YOUR_CALM && debug == "too_many_pings";
     if (!debug.empty()) goaway_text_.append(": ").append(debug.substr(0, 200));
 }
 

@@ -20,6 +20,8 @@ class ClientSession final : public Session {
                                      CallEvents events);
     /// The server's GOAWAY, for people; empty before.
     [[nodiscard]] const std::string& goaway_text() const noexcept { return goaway_text_; }
+    /// The server's GOAWAY complained of keepalive pings.
+    [[nodiscard]] bool too_many_pings() const noexcept { return too_many_pings_; }
     [[nodiscard]] const SessionCounters& counters() const noexcept { return counters_storage_; }
 
   private:
@@ -33,6 +35,7 @@ class ClientSession final : public Session {
     std::string authority_;
     std::string user_agent_;
     std::string goaway_text_;
+    bool too_many_pings_ = false;
 };
 
 }  // namespace mesh::rpc::detail

@@ -106,7 +106,7 @@ void Connection::end(const Status& why) {
     if (!session_) return fail(unavailable(why.message));
     ending_ = why;
     session_->end_calls(why);
-    session_->go_away();
+    session_->go_away_now();
     schedule();
 }
 

@@ -29,7 +29,8 @@ struct LoopBuffers {
     std::weak_ptr<std::vector<std::shared_ptr<Connection>>> ready;
 };
 
-/// Those that all channels of a loop share: a mesh has hundreds of them.
+/// Those that all channels of an execution context share, whose handlers run one at a time: a mesh
+/// has hundreds of channels.
 [[nodiscard]] std::shared_ptr<LoopBuffers> buffers_of(const boost::asio::any_io_executor& loop);
 
 struct IoCounters {

@@ -12,8 +12,8 @@ namespace mesh::rpc::detail {
 /// Tokens that come back with time. @thread one thread
 class TokenBucket {
   public:
-    TokenBucket(std::int64_t burst, std::int64_t per_second) noexcept
-        : burst_(burst), per_second_(per_second), tokens_(burst) {}
+    TokenBucket(std::int64_t burst, std::int64_t per_second, TimePoint now) noexcept
+        : burst_(burst), per_second_(per_second), tokens_(burst), since_(now) {}
 
     /// @return false when there is none left
     [[nodiscard]] bool take(TimePoint now) noexcept {
@@ -35,7 +35,7 @@ class TokenBucket {
     std::int64_t burst_;
     std::int64_t per_second_;
     std::int64_t tokens_;
-    TimePoint since_{};
+    TimePoint since_;
 };
 
 /// @source grpc-go, internal/transport/http2_server.go, handlePing: the same rule, but for

@@ -289,16 +289,20 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         const auto connections = self->connections_;
         for (const auto& [id, connection] : connections) {
             if (connection->session() != nullptr) {
-                connection->session()->go_away();
+                connection->session()->go_away(self->core_->clock.now());
             } else {
                 connection->close({});
                 self->forget(connection);
             }
         }
-        self->drained_.expires_after(grace);
-        if (!self->connections_.empty() && !self->stopped_) {
+        // First by themselves, then with a status that reaches the clients, which takes a turn.
+        for (const Duration wait : {grace, Duration(std::chrono::seconds(1))}) {
+            if (self->connections_.empty() || self->stopped_) break;
+            self->drained_.expires_after(wait);
             error_code ignored;
             co_await self->drained_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+            for (const auto& [id, connection] : self->connections_)
+                connection->end({StatusCode::kUnavailable, "the server is stopping"});
         }
         self->stop();
     }
@@ -340,7 +344,7 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         for (const auto& connection : chosen(which)) {
             detail::Session* session = connection->session();
             if (session == nullptr || session->going_away()) continue;
-            session->go_away();
+            session->go_away(core_->clock.now());
             ++count;
         }
         core_->stats.drained += count;
@@ -355,6 +359,13 @@ class Server::Impl : public std::enable_shared_from_this<Server::Impl> {
         s.bytes_received = io_.bytes_received;
         s.bytes_sent = io_.bytes_sent;
         s.socket_writes = io_.socket_writes;
+        const detail::SessionCounters& counters = core_->counters;
+        s.too_many_pings = counters.too_many_pings;
+        s.too_many_resets = counters.too_many_resets;
+        s.too_many_controls = counters.too_many_controls;
+        s.closed_flood = s.too_many_pings + s.too_many_resets + s.too_many_controls;
+        s.closed_silent = counters.silent;
+        s.aged = counters.aged;
         s.tls_reloads = credentials_ ? credentials_->reloads() : 0;
         return s;
     }

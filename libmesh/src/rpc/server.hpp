@@ -123,12 +123,23 @@ struct ServerOptions {
     /// is ended.
     Duration tls_check_interval = std::chrono::milliseconds(400);
     Duration handshake_timeout = std::chrono::seconds(10);  ///< TCP accept to HTTP/2 SETTINGS
-    /// A unary request, from its headers to its end; 0 = no bound.
+    /// A unary request, from its headers to its end, and any header block; 0 = no bound.
     Duration request_timeout = std::chrono::seconds(10);
     /// Messages wait and the peer has not taken a byte of them: the connection ends; 0 = never.
     Duration write_timeout = std::chrono::seconds(30);
     Duration keepalive_interval = std::chrono::seconds(30);  ///< silence before we ping; 0 = never
     Duration keepalive_timeout = std::chrono::seconds(20);   ///< then how long to wait for anything
+    /// Pings of a client that come faster, a few apart that follow something it was sent, end the
+    /// connection: GOAWAY "too_many_pings". As etcd's; grpc-go's clients ping every 10 s at most.
+    /// 0 = any
+    Duration min_ping_interval = std::chrono::seconds(5);
+    /// Then, a tenth earlier or later, the client is told to go elsewhere; 0 = never. For
+    /// replicas behind one name: a client that stays for ever stays with the replica that was up
+    /// first.
+    Duration max_connection_age = Duration::zero();
+    /// And after that its calls end with kUnavailable, from where clients resume watches; 0 = they
+    /// run to their own end.
+    Duration max_connection_age_grace = Duration::zero();
     Duration default_deadline =
         Duration::zero();     ///< for unary handlers without grpc-timeout; 0 = none
     bool reuse_port = false;  ///< SO_REUSEPORT, for one server per loop
@@ -142,12 +153,16 @@ struct ServerStats {
     std::uint64_t refused_limit = 0;      ///< over max_connections, or of one name
     std::uint64_t closed_on_request = 0;  ///< by close_connections()
     std::uint64_t closed_revoked = 0;     ///< ended: certificate revoked, or its CA not trusted now
-    std::uint64_t closed_flood = 0;       ///< too many pings, resets, settings, empty frames ...
-    std::uint64_t closed_silent = 0;      ///< keepalive not answered, or nothing taken in time
-    std::uint64_t drained = 0;            ///< told to go away: on request, at max_connection_age
-    std::uint64_t tls_handshakes = 0;     ///< done, resumed ones included
-    std::uint64_t tls_resumed = 0;        ///< of those, resumed from a session before
-    std::uint64_t handshakes_closed = 0;  ///< for newer ones, see max_handshakes
+    std::uint64_t closed_flood = 0;       ///< the three below
+    std::uint64_t too_many_pings = 0;
+    std::uint64_t too_many_resets = 0;
+    std::uint64_t too_many_controls = 0;   ///< settings, priorities, empty data, window updates
+    std::uint64_t closed_silent = 0;       ///< a keepalive ping was not answered
+    std::uint64_t aged = 0;                ///< told to go at max_connection_age
+    std::uint64_t drained = 0;             ///< told to go by drain_connections()
+    std::uint64_t tls_handshakes = 0;      ///< done, resumed ones included
+    std::uint64_t tls_resumed = 0;         ///< of those, resumed from a session before
+    std::uint64_t handshakes_closed = 0;   ///< for newer ones, see max_handshakes
     std::uint64_t handshake_failures = 0;  ///< TLS or HTTP/2 never came up
     std::uint64_t calls_started = 0;
     std::uint64_t calls_refused = 0;  ///< bad path, content-type, limits

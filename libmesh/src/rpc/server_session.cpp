@@ -16,7 +16,12 @@ constexpr Duration kLongestDeadline = std::chrono::hours(24 * 365);
 // An answer of this size is taken whatever waits on its connection.
 constexpr std::size_t kSmallAnswer = 16U << 10;
 
-SessionOptions session_options(const ServerOptions& o) {
+/// Not all at once, when many came at once. @source gRFC A9
+Duration jittered(Duration age, Rng& rng) {
+    return std::chrono::duration_cast<Duration>(age * (0.9 + 0.2 * rng.uniform()));
+}
+
+SessionOptions session_options(const ServerOptions& o, Rng& rng) {
     SessionOptions s;
     s.server = true;
     s.max_message_bytes = o.max_message_bytes;
@@ -31,6 +36,12 @@ SessionOptions session_options(const ServerOptions& o) {
     s.keepalive_interval = o.keepalive_interval;
     s.keepalive_timeout = o.keepalive_timeout;
     s.keepalive_without_calls = true;
+    s.max_age = jittered(o.max_connection_age, rng);
+    s.max_age_grace = o.max_connection_age_grace;
+    s.header_timeout = o.request_timeout;
+    s.min_ping_interval = o.min_ping_interval;
+    // All calls of a connection may be cancelled at once.
+    s.reset_burst = std::max<std::int64_t>(s.reset_burst, 2LL * o.max_concurrent_streams);
     return s;
 }
 }  // namespace
@@ -80,6 +91,9 @@ class ServerStream final : public ServerCall, public Stream {
 
     void reply(Frame frame) override {
         if (finished_ || session_ == nullptr) return;
+        if (!frame)
+            return finish(
+                {StatusCode::kResourceExhausted, "the answer is longer than a message may be"}, {});
         if (session().congested() && frame.size() > kSmallAnswer) {
             finish({StatusCode::kResourceExhausted, "answers of " +
                                                         std::to_string(session().queued_bytes()) +
@@ -299,6 +313,8 @@ class ServerStream final : public ServerCall, public Stream {
         const std::string http = std::to_string(http_status);
         std::vector<nghttp2_nv> fields = {field(":status", http),
                                           field("content-type", "application/grpc")};
+        // @source gRPC's compression.md: the refusal says what would be taken.
+        if (!identity_) fields.push_back(field("grpc-accept-encoding", "identity"));
         if (trailers_only) {
             const auto more = status_fields(code, text);
             fields.insert(fields.end(), more.begin(), more.end());
@@ -343,7 +359,7 @@ class ServerStream final : public ServerCall, public Stream {
 };
 
 ServerSession::ServerSession(std::shared_ptr<ServerCore> core, std::shared_ptr<const Peer> peer)
-    : Session(session_options(core->options), core->clock.now(), core->counters),
+    : Session(session_options(core->options, core->rng), core->clock.now(), core->counters),
       core_(std::move(core)),
       peer_(std::move(peer)) {
     ++core_->connections_by_name[peer_->common_name];

@@ -9,6 +9,7 @@
 
 #include "rpc/server.hpp"
 #include "rpc/session.hpp"
+#include "runtime/clock.hpp"
 
 namespace mesh::rpc::detail {
 
@@ -28,6 +29,7 @@ struct ServerCore {
     SessionCounters counters;
     std::function<Status(const ServerCall&)> admit;
     std::map<std::string, std::size_t, std::less<>> connections_by_name;  // by common name
+    Rng rng{};
 };
 
 class ServerSession final : public Session {

@@ -1,6 +1,7 @@
 #include "rpc/session.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "rpc/session_callbacks.hpp"
@@ -63,8 +64,20 @@ void Stream::resume_reading() {
 
 // ---- Session ----
 
+namespace {
+constexpr std::uint8_t kDrainPing[8] = {'g', 'o', 'o', 'd', 'b', 'y', 'e', '!'};
+// A peer that does not answer it is told all the same.
+constexpr Duration kDrainBound = std::chrono::seconds(1);
+}  // namespace
+
 Session::Session(SessionOptions options, TimePoint now, SessionCounters& counters)
-    : options_(options), counters_(counters), last_received_(now) {
+    : options_(options),
+      counters_(counters),
+      last_received_(now),
+      pings_(options.min_ping_interval),
+      resets_(options.reset_burst, options.resets_per_second, now),
+      controls_(options.control_burst, options.controls_per_second, now) {
+    if (options_.max_age > Duration::zero()) age_at_ = now + options_.max_age;
     struct Deleter {
         void operator()(nghttp2_session_callbacks* p) const { nghttp2_session_callbacks_del(p); }
         void operator()(nghttp2_option* p) const { nghttp2_option_del(p); }
@@ -75,6 +88,9 @@ Session::Session(SessionOptions options, TimePoint now, SessionCounters& counter
     const std::unique_ptr<nghttp2_option, Deleter> option(raw_option);
     nghttp2_option_set_no_auto_window_update(raw_option, 1);
     nghttp2_option_set_no_closed_streams(raw_option, 1);
+    // Ours says why, counts, and goes by our clock.
+    constexpr std::uint64_t kNoBound = 1U << 30;
+    nghttp2_option_set_stream_reset_rate_limit(raw_option, kNoBound, kNoBound);
     const int made = options_.server
                          ? nghttp2_session_server_new2(&http2_, callbacks.get(), this, raw_option)
                          : nghttp2_session_client_new2(&http2_, callbacks.get(), this, raw_option);
@@ -103,10 +119,15 @@ Session::~Session() {
 
 Result<void> Session::receive(std::string_view bytes, TimePoint now) {
     if (dead_) return unavailable("the connection is closed");
+    if (abuse_ != nullptr) return {};
     last_received_ = now;
     ping_sent_.reset();
     const ssize_t taken = nghttp2_session_mem_recv(
         http2_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    if (abuse_ != nullptr && taken >= 0) {
+        give_up();
+        return {};
+    }
     dispatch();
     if (taken < 0) {
         std::string why = nghttp2_strerror(static_cast<int>(taken));
@@ -134,15 +155,16 @@ bool Session::produce(std::string& out, std::size_t room) {
     const int sent = nghttp2_session_send(http2_);
     out_ = nullptr;
     if (sent != 0) fail_session(nghttp2_strerror(sent));
+    if (abuse_ != nullptr) give_up();
     dispatch();
     return nghttp2_session_want_write(http2_) != 0;
 }
 
 bool Session::finished() const noexcept {
-    if (dead_ || failed_) return true;
+    if (dead_ || failed_ || terminated_) return true;
     if (nghttp2_session_want_read(http2_) == 0 && nghttp2_session_want_write(http2_) == 0)
         return true;
-    return going_away() && streams_.empty() && lingering_.empty() &&
+    return (goaway_sent_ || goaway_received_) && streams_.empty() && lingering_.empty() &&
            nghttp2_session_want_write(http2_) == 0;
 }
 
@@ -155,6 +177,7 @@ TimePoint Session::next_timeout() const noexcept {
     TimePoint next = TimePoint::max();
     if (dead_) return next;
     if (!deadlines_.empty()) next = deadlines_.begin()->first;
+    next = std::min({next, age_at_, end_at_, final_at_, header_by_});
     if (ping_sent_) {
         next = std::min(next, *ping_sent_ + options_.keepalive_timeout);
     } else if (keepalive_on()) {
@@ -174,7 +197,11 @@ void Session::on_timeout(TimePoint now) {
         }
     }
     if (dead_) return;
+    if (now >= header_by_) return fail_session("a header block did not end in time");
+    on_age(now);
+    if (dead_) return;
     if (ping_sent_ && now >= *ping_sent_ + options_.keepalive_timeout) {
+        ++counters_.silent;
         fail_session("the other side did not answer a keepalive ping");
     } else if (!ping_sent_ && keepalive_on() &&
                now >= last_received_ + options_.keepalive_interval) {
@@ -212,7 +239,60 @@ void Session::end_calls(const Status& why) {
     for (auto& stream : ordered) stream->handle_ended(why);
 }
 
-void Session::go_away() {
+void Session::on_age(TimePoint now) {
+    if (now >= final_at_) go_away_now();
+    if (now >= age_at_) {
+        age_at_ = TimePoint::max();
+        ++counters_.aged;
+        if (options_.max_age_grace > Duration::zero()) end_at_ = now + options_.max_age_grace;
+        go_away(now);
+    }
+    if (now >= end_at_) {
+        end_at_ = TimePoint::max();
+        go_away_now();
+        end_calls({StatusCode::kUnavailable, "the connection has reached its greatest age"});
+    }
+}
+
+void Session::take_ping(bool ack, const std::uint8_t* data) {
+    if (!ack) {
+        if (options_.min_ping_interval > Duration::zero() && !pings_.take(last_received_))
+            abused("too_many_pings", counters_.too_many_pings);
+    } else if (draining_ && !goaway_sent_ && std::equal(data, data + 8, kDrainPing)) {
+        final_at_ = TimePoint::min();
+        wake();
+    }
+}
+
+void Session::abused(const char* what, std::uint64_t& counter) {
+    if (abuse_ != nullptr) return;
+    abuse_ = what;
+    ++counter;
+}
+
+void Session::give_up() {
+    if (std::exchange(given_up_, true)) return;
+    events_.clear();
+    goaway_sent_ = true;
+    nghttp2_submit_goaway(http2_, NGHTTP2_FLAG_NONE,
+                          nghttp2_session_get_last_proc_stream_id(http2_),
+                          NGHTTP2_ENHANCE_YOUR_CALM, reinterpret_cast<const std::uint8_t*>(abuse_),
+                          std::strlen(abuse_));
+    wake();
+}
+
+void Session::go_away(TimePoint now) {
+    if (dead_ || draining_ || goaway_sent_) return;
+    if (!options_.server) return go_away_now();
+    draining_ = true;
+    nghttp2_submit_shutdown_notice(http2_);
+    nghttp2_submit_ping(http2_, NGHTTP2_FLAG_NONE, kDrainPing);
+    final_at_ = now + kDrainBound;
+    wake();
+}
+
+void Session::go_away_now() {
+    final_at_ = TimePoint::max();
     if (dead_ || goaway_sent_) return;
     goaway_sent_ = true;
     nghttp2_submit_goaway(http2_, NGHTTP2_FLAG_NONE,
@@ -387,8 +467,8 @@ void Session::feed(Stream& stream, std::string_view data) {
                 stream.handle_message(message);
                 break;
             case MessageReader::Outcome::kCompressed:
-                fail_stream(stream,
-                            {StatusCode::kUnimplemented, "compressed messages are not taken"});
+                fail_stream(stream, {StatusCode::kInternal,
+                                     "a compressed message, though its encoding is identity"});
                 break;
             case MessageReader::Outcome::kTooLarge:
                 fail_stream(stream, {StatusCode::kResourceExhausted,

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "rpc/fetch_lines.hpp"
+#include "rpc/flood_guard.hpp"
 #include "rpc/frame.hpp"
 #include "rpc/message_reader.hpp"
 #include "rpc/server.hpp"
@@ -113,12 +114,26 @@ struct SessionOptions {
     Duration keepalive_interval{};
     Duration keepalive_timeout{};
     bool keepalive_without_calls = true;
+    Duration max_age{};         // then the peer is told to go elsewhere; 0 = never
+    Duration max_age_grace{};   // and after that its calls end; 0 = by themselves only
+    Duration header_timeout{};  // from the first byte of a header block to its last; 0 = no bound
+    Duration min_ping_interval{};
+    // Of a peer: streams that it resets, or makes us reset; frames that carry nothing.
+    std::int64_t reset_burst = 2'000;
+    std::int64_t resets_per_second = 100;
+    std::int64_t control_burst = 5'000;
+    std::int64_t controls_per_second = 500;
 };
 
 /// Counters that the owner of several sessions adds up.
 struct SessionCounters {
     std::uint64_t messages_received = 0;
     std::uint64_t messages_sent = 0;
+    std::uint64_t too_many_pings = 0;
+    std::uint64_t too_many_resets = 0;
+    std::uint64_t too_many_controls = 0;
+    std::uint64_t silent = 0;  // did not answer a keepalive ping
+    std::uint64_t aged = 0;
 };
 
 class Session {
@@ -148,9 +163,15 @@ class Session {
     void end_all(const Status& why);
     /// Ends each call with a status that the peer is told; callbacks come later.
     void end_calls(const Status& why);
-    /// GOAWAY: no new calls; those that run may end.
-    void go_away();
-    [[nodiscard]] bool going_away() const noexcept { return goaway_sent_ || goaway_received_; }
+    /// No new calls; those that run may end. A server says so in two steps (RFC 9113, 6.8): calls
+    /// that were on their way when the first came are still taken, until a ping has gone there and
+    /// back, or a bounded time has passed.
+    void go_away(TimePoint now);
+    /// The same without the time in between.
+    void go_away_now();
+    [[nodiscard]] bool going_away() const noexcept {
+        return draining_ || goaway_sent_ || goaway_received_;
+    }
     [[nodiscard]] std::size_t live_streams() const noexcept { return streams_.size(); }
     /// Bytes of messages that wait for produce(), or for the peer to take them.
     [[nodiscard]] std::size_t queued_bytes() const noexcept { return queued_; }
@@ -206,6 +227,8 @@ class Session {
     /// Asks for turn() to call `run` with the stream, if both still live then.
     void later(std::shared_ptr<Stream> stream, void (*run)(Session&, Stream&));
     void fail_session(std::string why);
+    /// For callbacks of nghttp2: what arrived is not to be borne, and the connection ends.
+    void abused(const char* what, std::uint64_t& counter);
     [[nodiscard]] nghttp2_data_provider body_of(Stream& stream) noexcept;
     /// The stream's close event was seen, or everything ends.
     void forget(Stream& stream, std::uint32_t code, const Status* lost);
@@ -229,6 +252,17 @@ class Session {
     /// Tells streams that the connection's bound refused when half of it is free again.
     void relieve();
     [[nodiscard]] bool keepalive_on() const noexcept;
+    void give_up();
+    void spend_control() {
+        if (options_.server && !controls_.take(last_received_))
+            abused("too many frames that carry nothing", counters_.too_many_controls);
+    }
+    void spend_reset() {
+        if (options_.server && !resets_.take(last_received_))
+            abused("too many streams were reset", counters_.too_many_resets);
+    }
+    void take_ping(bool ack, const std::uint8_t* data);
+    void on_age(TimePoint now);
 
     std::unordered_map<std::int32_t, std::shared_ptr<Stream>> streams_;
     std::vector<Event> events_;
@@ -243,10 +277,21 @@ class Session {
     std::vector<std::int32_t> starved_;  // streams to be told when queued_ is down
     TimePoint last_received_;
     std::optional<TimePoint> ping_sent_;
+    PingGuard pings_;
+    TokenBucket resets_;
+    TokenBucket controls_;
+    const char* abuse_ = nullptr;             // why the connection is to end
+    TimePoint age_at_ = TimePoint::max();     // when the peer is told to go
+    TimePoint end_at_ = TimePoint::max();     // when its calls end, after that
+    TimePoint final_at_ = TimePoint::max();   // when the second step of GOAWAY is due
+    TimePoint header_by_ = TimePoint::max();  // when the header block that arrives is to be whole
     std::string failure_;
     std::string http2_text_;
     bool ready_ = false;
-    bool goaway_sent_ = false;
+    bool draining_ = false;     // the first step of GOAWAY
+    bool goaway_sent_ = false;  // the second
+    bool given_up_ = false;     // for abuse_
+    bool terminated_ = false;   // GOAWAY with an error was sent
     bool goaway_received_ = false;
     bool failed_ = false;
 };

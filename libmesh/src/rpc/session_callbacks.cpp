@@ -43,6 +43,9 @@ int Session::Callbacks::send_data(nghttp2_session*, nghttp2_frame*, const std::u
             ++stream.head_;
         }
     }
+    s.pings_.sent();
+    // A peer answers data with window updates.
+    s.controls_.give(4);
     if (stream.head_ == stream.queue_.size()) {
         stream.queue_.clear();
         stream.head_ = 0;
@@ -82,6 +85,8 @@ ssize_t Session::Callbacks::read_body(nghttp2_session*, std::int32_t, std::uint8
 int Session::Callbacks::begin_headers(nghttp2_session* http2, const nghttp2_frame* frame,
                                       void* user) {
     Session& s = self(user);
+    if (s.options_.header_timeout > Duration::zero())
+        s.header_by_ = s.last_received_ + s.options_.header_timeout;
     if (!s.options_.server || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     auto stream = s.make_stream();
     if (!stream) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
@@ -111,6 +116,7 @@ int Session::Callbacks::frame_received(nghttp2_session* http2, const nghttp2_fra
     const bool end = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
     switch (frame->hd.type) {
         case NGHTTP2_HEADERS:
+            s.header_by_ = TimePoint::max();
             if (auto stream = stream_of(http2, frame->hd.stream_id)) {
                 ++stream->header_blocks_;
                 s.events_.push_back(
@@ -118,12 +124,27 @@ int Session::Callbacks::frame_received(nghttp2_session* http2, const nghttp2_fra
             }
             break;
         case NGHTTP2_DATA:
-            if (!end) break;
+            if (!end) {
+                if (frame->hd.length == frame->data.padlen) s.spend_control();
+                break;
+            }
             if (auto stream = stream_of(http2, frame->hd.stream_id))
                 s.events_.push_back({EventKind::kEnd, std::move(stream), {}});
             break;
         case NGHTTP2_SETTINGS:
             if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0) s.ready_ = true;
+            s.spend_control();
+            break;
+        case NGHTTP2_PRIORITY:
+        case NGHTTP2_WINDOW_UPDATE:
+            s.spend_control();
+            break;
+        case NGHTTP2_PING:
+            s.spend_control();
+            s.take_ping((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0, frame->ping.opaque_data);
+            break;
+        case NGHTTP2_RST_STREAM:
+            s.spend_reset();
             break;
         case NGHTTP2_GOAWAY:
             s.goaway_received_ = true;
@@ -155,7 +176,13 @@ int Session::Callbacks::stream_closed(nghttp2_session* http2, std::int32_t id, s
 
 int Session::Callbacks::frame_sent(nghttp2_session* http2, const nghttp2_frame* frame, void* user) {
     Session& s = self(user);
+    if (frame->hd.type == NGHTTP2_HEADERS) s.pings_.sent();
+    // What the peer made us reset is a reset of its own, by a way round.
+    if (frame->hd.type == NGHTTP2_RST_STREAM && frame->rst_stream.error_code != NGHTTP2_NO_ERROR &&
+        frame->rst_stream.error_code != NGHTTP2_CANCEL)
+        s.spend_reset();
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
+        s.terminated_ = s.abuse_ != nullptr;
         s.failure_ = nghttp2_http2_strerror(frame->goaway.error_code);
         if (frame->goaway.opaque_data_len > 0)
             s.failure_.append(": ").append(reinterpret_cast<const char*>(frame->goaway.opaque_data),

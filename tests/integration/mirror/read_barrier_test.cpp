@@ -142,6 +142,27 @@ TEST_F(ReadBarrierTest, ALinearizableReadHasWhatTheUpstreamHadWhenItCame) {
     EXPECT_EQ(service_->stats().reads_unproven, 0U);
 }
 
+TEST_F(ReadBarrierTest, ATransactionThatReadsWaitsToo) {
+    start();
+    etcdpb::TxnRequest request;
+    request.add_success()->mutable_request_range()->set_key("k");
+    bool done = false;
+    etcdpb::TxnResponse answer;
+    channel_->unary(etcdpb::kTxn, rpc::encode_frame(request), {},
+                    [&](const rpc::UnaryResult& result) {
+                        done = true;
+                        EXPECT_TRUE(result.status.ok()) << result.status.message;
+                        answer.ParseFromString(result.message);
+                    });
+    ASSERT_TRUE(until([&] { return asked_.size() == 1; }));
+    EXPECT_FALSE(done);
+    put(101, "2");
+    say({.known = true, .revision = 101});
+    ASSERT_TRUE(until([&] { return done; }));
+    EXPECT_EQ(answer.header().revision(), 101);
+    EXPECT_EQ(answer.responses(0).response_range().kvs(0).value(), "2");
+}
+
 TEST_F(ReadBarrierTest, OneQuestionServesAllThatCameBeforeIt) {
     start();
     const auto first = read();

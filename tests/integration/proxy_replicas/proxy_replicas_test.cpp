@@ -118,8 +118,8 @@ class ProxyReplicasTest : public test::MeshProxyTest {
                          "--cacert=" + folder_.file("ca.crt"),
                          "--cert=" + folder_.file("remote.crt"),
                          "--key=" + folder_.file("remote.key"),
-                         "--dial-timeout=1s",
-                         "--command-timeout=10s"};
+                         "--dial-timeout=20s",
+                         "--command-timeout=20s"};
         command.insert(command.end(), words.begin(), words.end());
         return command;
     }

@@ -73,6 +73,9 @@ class EtcdService::Impl : public std::enable_shared_from_this<EtcdService::Impl>
 
     void range(const Call& call, const Listener& listener, const etcdpb::RangeRequest& request);
     void answer_range(const Call& call, const etcdpb::RangeRequest& request, ReadVerdict verdict);
+    void reply_read(const Call& call, rpc::Frame frame, ReadVerdict verdict);
+    /// In front of a mirror, where a txn can only read.
+    void answer_txn(const Call& call, const etcdpb::TxnRequest& request, ReadVerdict verdict);
     void sweep_ranges();
     void put(const Call& call, const Listener& listener, const etcdpb::PutRequest& request);
     void delete_range(const Call& call, const Listener& listener,
@@ -144,7 +147,12 @@ void EtcdService::Impl::range(const Call& call, const Listener& listener,
         return answer_range(call, request, ReadVerdict::kFresh);
     reads->pass(request.revision(), request.serializable(),
                 [weak = weak_from_this(), call, request](ReadVerdict verdict) {
-                    if (auto self = weak.lock()) self->answer_range(call, request, verdict);
+                    const auto self = weak.lock();
+                    if (!self) return;
+                    self->core->again_in_turn(call, [weak, call, request, verdict] {
+                        if (const auto then = weak.lock())
+                            then->answer_range(call, request, verdict);
+                    });
                 });
 }
 
@@ -155,9 +163,14 @@ void EtcdService::Impl::answer_range(const Call& call, const etcdpb::RangeReques
     auto frame = ranges.range(core->store, from_pb(request), core->header());
     if (!frame) return core->fail(call, to_status(frame.error()));
     sweep_ranges();
-    if (verdict == ReadVerdict::kFresh || !*frame) return core->reply(call, *std::move(frame));
+    reply_read(call, *std::move(frame), verdict);
+}
+
+void EtcdService::Impl::reply_read(const Call& call, rpc::Frame frame, ReadVerdict verdict) {
+    if (verdict == ReadVerdict::kFresh || !frame) return core->reply(call, std::move(frame));
     // Only a mirror's reads come here, which wait for no commit.
-    if (call->write(*std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
+    core->answered += frame.size();
+    if (call->write(std::move(frame)) == rpc::Write::kFull) return call->finish(answers_wait());
     call->finish({}, {{"mesh-stale", "true"}});
 }
 
@@ -243,8 +256,26 @@ void EtcdService::Impl::txn(const Call& call, const Listener& listener,
     if (too_large(call, request)) return;
     if (!has_known_enumerators(request)) return call->finish(undecodable());
     if (call->congested()) return call->finish(answers_wait());
+    constexpr store::Revision kNewest = 0;
+    if (!reads->at_once(kNewest, false)) {
+        return reads->pass(kNewest, false,
+                           [weak = weak_from_this(), call, request](ReadVerdict verdict) {
+                               if (auto self = weak.lock())
+                                   self->answer_txn(call, request, verdict);
+                           });
+    }
     core->begin_write();
     answer<etcdpb::TxnResponse>(call, core->store.txn(wanted));
+}
+
+void EtcdService::Impl::answer_txn(const Call& call, const etcdpb::TxnRequest& request,
+                                   ReadVerdict verdict) {
+    if (call->ended()) return;
+    const auto outcome = core->store.txn(from_pb(request));
+    if (!outcome) return core->fail(call, to_status(outcome.error()));
+    etcdpb::TxnResponse response;
+    to_pb(*outcome, core->header(), response);
+    reply_read(call, rpc::encode_frame(response), verdict);
 }
 
 void EtcdService::Impl::compact(const Call& call, const Listener& listener,

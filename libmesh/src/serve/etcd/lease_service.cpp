@@ -108,26 +108,27 @@ void LeaseService::attach(rpc::Server& server, const ListenerPtr& listener) {
                 auto self = weak.lock();
                 if (!self) return call->finish(server_stopped());
                 if (listener->shadow) {
-                    return method(*self, call, bytes, listener->shadow->store_of(*call));
+                    return method(*self, call, bytes, listener->shadow->store_of(*call), *listener);
                 }
                 rpc::Status allowed = self->core_->check(*call, *listener, EtcdAction::kLease);
                 if (!allowed.ok()) return call->finish(std::move(allowed));
-                method(*self, call, bytes, self->core_->store);
+                method(*self, call, bytes, self->core_->store, *listener);
             });
     };
-    unary(etcdpb::kLeaseGrant,
-          [](LeaseService& self, const auto& call, std::string_view bytes, store::Store& store) {
-              self.grant(call, bytes, store);
-              self.arm();
-          });
-    unary(etcdpb::kLeaseRevoke, [](LeaseService& self, const auto& call, std::string_view bytes,
-                                   store::Store& store) { self.revoke(call, bytes, store); });
+    using Bytes = std::string_view;
+    unary(etcdpb::kLeaseGrant, [](LeaseService& self, const auto& call, Bytes bytes,
+                                  store::Store& store, const Listener&) {
+        self.grant(call, bytes, store);
+        self.arm();
+    });
+    unary(etcdpb::kLeaseRevoke,
+          [](LeaseService& self, const auto& call, Bytes bytes, store::Store& store,
+             const Listener& on) { self.revoke(call, bytes, store, on); });
     unary(etcdpb::kLeaseTimeToLive,
-          [](LeaseService& self, const auto& call, std::string_view bytes, store::Store& store) {
-              self.time_to_live(call, bytes, store);
-          });
-    unary(etcdpb::kLeaseLeases, [](LeaseService& self, const auto& call, std::string_view,
-                                   store::Store& store) { self.list(call, store); });
+          [](LeaseService& self, const auto& call, Bytes bytes, store::Store& store,
+             const Listener& on) { self.time_to_live(call, bytes, store, on); });
+    unary(etcdpb::kLeaseLeases, [](LeaseService& self, const auto& call, Bytes, store::Store& store,
+                                   const Listener&) { self.list(call, store); });
     server.handle(etcdpb::kLeaseKeepAlive, [self = shared_from_this(),
                                             listener](const rpc::ServerCallPtr& call) {
         if (!listener->shadow) {
@@ -160,10 +161,25 @@ void LeaseService::grant(const rpc::ServerCallPtr& call, std::string_view bytes,
     core_->reply(call, rpc::encode_frame(response));
 }
 
+rpc::Status LeaseService::check_keys(const rpc::ServerCall& call, const Listener& listener,
+                                     EtcdAction action, LeaseId id) {
+    const store::LeaseInfo info = core_->store.lease_time_to_live(id, true, core_->clock.now());
+    for (const std::string& key : info.keys) {
+        rpc::Status status = core_->check(call, listener, action, {key, {}});
+        if (!status.ok()) return status;
+    }
+    return {};
+}
+
 void LeaseService::revoke(const rpc::ServerCallPtr& call, std::string_view bytes,
-                          store::Store& store) {
+                          store::Store& store, const Listener& listener) {
     etcdpb::LeaseRevokeRequest request;
     if (!parse(request, bytes)) return call->finish(undecodable());
+    if (&store == &core_->store) {
+        rpc::Status allowed =
+            check_keys(*call, listener, EtcdAction::kDelete, LeaseId{request.id()});
+        if (!allowed.ok()) return call->finish(std::move(allowed));
+    }
     begin_write(store);
     const auto revoked = store.lease_revoke(LeaseId{request.id()});
     if (!revoked) return core_->fail(call, to_status(revoked.error()));
@@ -173,9 +189,14 @@ void LeaseService::revoke(const rpc::ServerCallPtr& call, std::string_view bytes
 }
 
 void LeaseService::time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes,
-                                store::Store& store) {
+                                store::Store& store, const Listener& listener) {
     etcdpb::LeaseTimeToLiveRequest request;
     if (!parse(request, bytes)) return call->finish(undecodable());
+    if (&store == &core_->store && request.keys()) {
+        rpc::Status allowed =
+            check_keys(*call, listener, EtcdAction::kRange, LeaseId{request.id()});
+        if (!allowed.ok()) return call->finish(std::move(allowed));
+    }
     const store::LeaseInfo info =
         store.lease_time_to_live(LeaseId{request.id()}, request.keys(), core_->clock.now());
     etcdpb::LeaseTimeToLiveResponse response;

@@ -22,8 +22,13 @@ class LeaseService : public std::enable_shared_from_this<LeaseService> {
     class KeepAliveStream;
     // Of the etcd's store, or of a connection's own (InitLockShadow).
     void grant(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store);
-    void revoke(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store);
-    void time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store);
+    void revoke(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store,
+                const Listener& listener);
+    void time_to_live(const rpc::ServerCallPtr& call, std::string_view bytes, store::Store& store,
+                      const Listener& listener);
+    /// Whether the peer may do this with all keys of a lease, as etcd asks.
+    [[nodiscard]] rpc::Status check_keys(const rpc::ServerCall& call, const Listener& listener,
+                                         EtcdAction action, store::LeaseId id);
     void list(const rpc::ServerCallPtr& call, store::Store& store);
     void begin_write(const store::Store& store);
     /// Sees to it that a tick comes when something is due; a wait under way is only shortened.

@@ -34,10 +34,11 @@ class LoopClients : public std::enable_shared_from_this<LoopClients> {
 
     /// Runs now or when its client's turn has come.
     /// @param answered a counter that `run` raises by the bytes that it answers
+    /// @param again the rest of a request that had its turn before
     /// @return false: too many wait already
     template <class Run>
     [[nodiscard]] bool in_turn(const LoopPeerPtr& peer, std::string_view request,
-                               const std::uint64_t& answered, Run run);
+                               const std::uint64_t& answered, Run run, bool again = false);
 
     /// One more Watch or LeaseKeepAlive call. @return false = it is over a limit
     [[nodiscard]] bool add_stream(LoopPeer& peer);
@@ -70,12 +71,13 @@ class LoopClients : public std::enable_shared_from_this<LoopClients> {
 
 template <class Run>
 bool LoopClients::in_turn(const LoopPeerPtr& peer, std::string_view request,
-                          const std::uint64_t& answered, Run run) {
+                          const std::uint64_t& answered, Run run, bool again) {
     const TimePoint now = clock_.now();
-    if (queue_.may_run(*peer, request.size(), now)) {
+    const RequestQueue::Work work{.bytes = request.size(), .again = again};
+    if (queue_.may_run(*peer, work, now)) {
         const std::uint64_t before = answered;
         run(request);
-        queue_.ran(*peer, request.size(), answered - before, now);
+        queue_.ran(*peer, work, answered - before, now);
         schedule();
         return true;
     }
@@ -84,7 +86,7 @@ bool LoopClients::in_turn(const LoopPeerPtr& peer, std::string_view request,
         run(std::string_view(copy));
         return static_cast<std::size_t>(answered - before);
     };
-    if (!queue_.keep(peer, request.size(), std::move(later), now)) return false;
+    if (!queue_.keep(peer, work, std::move(later), now)) return false;
     schedule();
     return true;
 }

@@ -17,10 +17,10 @@ Duration RequestQueue::wait(const LoopPeer& peer, TimePoint now) {
                     client.of_name->wait(now, peer.limits_per_name()));
 }
 
-bool RequestQueue::may_run(LoopPeer& peer, std::size_t bytes, TimePoint now) {
+bool RequestQueue::may_run(LoopPeer& peer, Work work, TimePoint now) {
     LoopClient& client = *peer.client;
-    client.slot->counters.requests.add();
-    client.slot->counters.bytes_in.add(bytes);
+    if (!work.again) client.slot->counters.requests.add();
+    client.slot->counters.bytes_in.add(work.bytes);
     if (!client.jobs.empty() || wait(peer, now) > Duration::zero()) return false;
     if (client.turn != turn_) {
         client.turn = turn_;
@@ -29,22 +29,22 @@ bool RequestQueue::may_run(LoopPeer& peer, std::size_t bytes, TimePoint now) {
     return client.taken < kQuantum;
 }
 
-void RequestQueue::ran(LoopPeer& peer, std::size_t bytes, std::size_t answered, TimePoint now) {
+void RequestQueue::ran(LoopPeer& peer, Work work, std::size_t answered, TimePoint now) {
     LoopClient& client = *peer.client;
-    const std::size_t price = kBasePrice + bytes + answered;
+    const std::size_t price = kBasePrice + work.bytes + answered;
     client.taken += price;
     client.deficit -= static_cast<std::int64_t>(price);
     client.slot->counters.bytes_out.add(answered);
     const auto charge = [&](ClientShare& share, const ClientLimits& limits) {
-        share.requests.take(now, 1, limits.requests_per_second);
-        share.bytes_in.take(now, bytes, limits.bytes_in_per_second);
+        if (!work.again) share.requests.take(now, 1, limits.requests_per_second);
+        share.bytes_in.take(now, work.bytes, limits.bytes_in_per_second);
         share.bytes_out.take(now, answered, limits.bytes_out_per_second);
     };
     charge(client.slot->client->own, peer.limits());
     charge(*client.slot->client->of_name, peer.limits_per_name());
 }
 
-bool RequestQueue::keep(LoopPeerPtr peer, std::size_t bytes, std::function<std::size_t()> run,
+bool RequestQueue::keep(LoopPeerPtr peer, Work work, std::function<std::size_t()> run,
                         TimePoint now) {
     const ClientPtr client = peer->client;
     ClientSlot& slot = *client->slot;
@@ -54,14 +54,14 @@ bool RequestQueue::keep(LoopPeerPtr peer, std::size_t bytes, std::function<std::
     };
     if (full(slot.client->own, peer->limits()) ||
         full(*slot.client->of_name, peer->limits_per_name()) ||
-        (client->job_bytes != 0 && client->job_bytes + bytes > kMostWaitingBytes))
+        (client->job_bytes != 0 && client->job_bytes + work.bytes > kMostWaitingBytes))
         return false;
     (wait(*peer, now) > Duration::zero() ? slot.counters.throttled : slot.counters.queued).add();
     slot.client->own.waiting.fetch_add(1, std::memory_order_relaxed);
     slot.client->of_name->waiting.fetch_add(1, std::memory_order_relaxed);
-    client->job_bytes += bytes;
+    client->job_bytes += work.bytes;
     ++waiting_;
-    client->jobs.push_back({std::move(peer), bytes, std::move(run)});
+    client->jobs.push_back({std::move(peer), work.bytes, work.again, std::move(run)});
     if (client->state == LoopClient::State::kIdle) enlist(client, now);
     return true;
 }
@@ -90,7 +90,7 @@ void RequestQueue::run_first(LoopClient& client, TimePoint now) {
     const LoopClient::Job job = std::move(client.jobs.front());
     client.jobs.pop_front();
     forget(job);
-    ran(*job.peer, job.bytes, job.run(), now);
+    ran(*job.peer, {job.bytes, job.again}, job.run(), now);
 }
 
 RequestQueue::Next RequestQueue::run(TimePoint now) {

@@ -48,6 +48,7 @@ struct LoopClient {
     struct Job {
         LoopPeerPtr peer;
         std::size_t bytes = 0;
+        bool again = false;
         std::function<std::size_t()> run;
     };
     enum class State : std::uint8_t { kIdle, kNew, kOld, kThrottled };
@@ -73,13 +74,18 @@ class RequestQueue {
     /// Of one client's requests that wait on a loop.
     static constexpr std::size_t kMostWaitingBytes = 16U << 20;
 
-    /// A request has come. @return whether it may run now; ran() must follow then, else keep()
-    [[nodiscard]] bool may_run(LoopPeer& peer, std::size_t bytes, TimePoint now);
+    /// What is to be done for a client.
+    struct Work {
+        std::size_t bytes = 0;  ///< of the request
+        bool again = false;     ///< the rest of a request that had its turn, and then waited
+    };
+    /// Something has come. @return whether it may run now; ran() must follow then, else keep()
+    [[nodiscard]] bool may_run(LoopPeer& peer, Work work, TimePoint now);
     /// @param answered bytes
-    void ran(LoopPeer& peer, std::size_t bytes, std::size_t answered, TimePoint now);
+    void ran(LoopPeer& peer, Work work, std::size_t answered, TimePoint now);
     /// @param run returns the bytes that it answered
     /// @return false = too many wait already: it was not kept
-    [[nodiscard]] bool keep(LoopPeerPtr peer, std::size_t bytes, std::function<std::size_t()> run,
+    [[nodiscard]] bool keep(LoopPeerPtr peer, Work work, std::function<std::size_t()> run,
                             TimePoint now);
 
     /// A new turn: runs a portion of what waits.

@@ -109,7 +109,7 @@ void ServiceCore::trim_history() {
 
 void ServiceCore::reply(const rpc::ServerCallPtr& call, rpc::Frame frame) {
     if (!frame) return fail(call, to_status(store::Fault::kAnswerTooLarge));
-    answered_ += frame.size();
+    answered += frame.size();
     if (!group_open_) return call->reply(std::move(frame));
     constexpr std::size_t kLargeAnswer = 64U << 10;
     const bool large = frame.size() > kLargeAnswer;
@@ -190,7 +190,7 @@ void ServiceCore::handle_unary(rpc::Server& server, const ListenerPtr& listener,
         auto self = weak.lock();
         if (!self) return call->finish(server_stopped());
         const bool kept =
-            self->clients->in_turn(self->clients->of(call->peer()), request, self->answered_,
+            self->clients->in_turn(self->clients->of(call->peer()), request, self->answered,
                                    [call, shared](std::string_view bytes) {
                                        if (!call->ended()) (*shared)(call, bytes);
                                    });
@@ -210,13 +210,28 @@ bool ServiceCore::in_turn(const LoopPeerPtr& peer, const rpc::ServerCallPtr& cal
         return true;
     }
     const auto ran = std::make_shared<bool>(false);
-    const bool kept = clients->in_turn(peer, request, answered_,
+    const bool kept = clients->in_turn(peer, request, answered,
                                        [call, ran, run = std::move(run)](std::string_view bytes) {
                                            *ran = true;
                                            if (!call->ended()) run(bytes);
                                        });
     if (!kept) refuse_waiting(call, listener);
     return *ran;
+}
+
+void ServiceCore::again_in_turn(const rpc::ServerCallPtr& call, std::function<void()> run) {
+    if (call->ended()) return;
+    if (!clients) return run();
+    const LoopPeerPtr peer = clients->of(call->peer());
+    const bool kept = clients->in_turn(
+        peer, {}, answered,
+        [call, run = std::move(run)](std::string_view) {
+            if (!call->ended()) run();
+        },
+        true);
+    if (kept) return;
+    call->finish(
+        too_many_waiting(peer->client->slot->client->own.waiting.load(std::memory_order_relaxed)));
 }
 
 void ServiceCore::refuse_waiting(const rpc::ServerCallPtr& call, const Listener& listener) {

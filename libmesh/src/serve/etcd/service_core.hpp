@@ -67,6 +67,8 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     /// @return whether it ran now
     bool in_turn(const LoopPeerPtr& peer, const rpc::ServerCallPtr& call, const Listener& listener,
                  std::string_view request, std::function<void(std::string_view request)> run);
+    /// The rest of a request that had its turn and then waited for something else.
+    void again_in_turn(const rpc::ServerCallPtr& call, std::function<void()> run);
     /// A stream begins that runs until either side ends it, or its role loses the right to it.
     /// end_stream() must follow if it may. @return kResourceExhausted: it is one too many
     [[nodiscard]] rpc::Status begin_stream(const rpc::ServerCallPtr& call,
@@ -89,6 +91,7 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     std::uint64_t raft_term;
     bool ready = true;
     bool stopped = false;
+    std::uint64_t answered = 0;            ///< bytes of answers to requests
     std::shared_ptr<LoopClients> clients;  ///< null without access control
 
   private:
@@ -101,7 +104,6 @@ class ServiceCore : public std::enable_shared_from_this<ServiceCore> {
     bool commits_fail_ = false;
     bool trimming_fails_ = false;
     std::vector<std::function<void(const rpc::Status&)>> waiting_;
-    std::uint64_t answered_ = 0;  // bytes
     struct Stream {
         ListenerPtr listener;
         LoopPeerPtr peer;

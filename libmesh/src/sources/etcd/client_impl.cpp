@@ -121,7 +121,7 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
     if (endpoint.tls) o.tls = tls_;
     o.server_name = options_.server_name;
     o.connect_timeout = options_.connect_timeout;
-    o.keepalive_interval = options_.keepalive_interval;
+    o.keepalive_interval = keepalive_interval_;
     o.keepalive_timeout = options_.keepalive_timeout;
     o.max_message_bytes = options_.max_message_bytes;
     auto channel = std::make_shared<rpc::Channel>(loop_, std::move(o), clock_, logger_);
@@ -131,7 +131,10 @@ asio::awaitable<Result<void>> Client::Impl::attempt(Endpoint endpoint) {
     drain_until_ = TimePoint::max();
     const TimePoint began = clock_.now();
     channel->on_closed([this, weak = std::weak_ptr<rpc::Channel>(channel)](const Error& reason) {
-        if (weak.lock() == channel_ || !channel_) drop(reason.detail());
+        const auto lost = weak.lock();
+        // @source gRFC A8: the client doubles it.
+        if (lost && lost->too_many_pings()) keepalive_interval_ *= 2;
+        if (lost == channel_ || !channel_) drop(reason.detail());
     });
     const Result<void> connected = co_await channel->async_connect();
     if (!connected) co_return connected.error();

@@ -58,6 +58,7 @@ class Client::Impl : public std::enable_shared_from_this<Client::Impl> {
 
     boost::asio::any_io_executor loop_;
     const ClientOptions options_;
+    Duration keepalive_interval_ = options_.keepalive_interval;  // longer once a server complained
     const Clock& clock_;
     Rng rng_;
     Logger logger_;

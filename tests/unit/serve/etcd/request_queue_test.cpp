@@ -38,13 +38,13 @@ class RequestQueueTest : public ::testing::Test {
     /// One request. @return whether it ran at once
     bool ask(const LoopPeerPtr& from, std::size_t answer = 100) {
         const std::string name = from->client->slot->client->name;
-        if (queue.may_run(*from, 10, clock.now())) {
+        if (queue.may_run(*from, {.bytes = 10}, clock.now())) {
             served.push_back(name);
-            queue.ran(*from, 10, answer, clock.now());
+            queue.ran(*from, {.bytes = 10}, answer, clock.now());
             return true;
         }
         if (!queue.keep(
-                from, 10,
+                from, {.bytes = 10},
                 [this, name, answer] {
                     served.push_back(name);
                     return answer;
@@ -201,7 +201,7 @@ TEST_F(RequestQueueTest, BytesThatWaitAreBounded) {
     ask(a);
     const auto keep = [&](std::size_t bytes) {
         return queue.keep(
-            a, bytes, [] { return std::size_t{}; }, clock.now());
+            a, {.bytes = bytes}, [] { return std::size_t{}; }, clock.now());
     };
     EXPECT_TRUE(keep(2 * RequestQueue::kMostWaitingBytes)) << "one always";
     EXPECT_FALSE(keep(1));
