@@ -101,6 +101,10 @@ std::string range_text(std::string_view key, std::string_view range_end) {
     return fmt::format("[{}, {})", shown(key), shown(range_end));
 }
 
+bool is_sort_column(std::string_view name) {
+    return std::ranges::any_of(kColumns, [&](const Column& one) { return one.first == name; });
+}
+
 json::object clients_document(std::vector<ConnectionReport> connections,
                               const std::vector<serve::ClientStatus>& known,
                               const ReportQuery& query) {

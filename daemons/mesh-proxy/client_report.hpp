@@ -51,6 +51,9 @@ struct ReportQuery {
     std::string sort;         ///< a column, the highest first; empty: as is usual
 };
 
+/// Whether clients can be sorted by it.
+[[nodiscard]] bool is_sort_column(std::string_view name);
+
 /// /v1/clients: by name, address without the port and listener; with a client's name its single
 /// connections. @param known what limits and denials are counted of
 [[nodiscard]] boost::json::object clients_document(std::vector<ConnectionReport> connections,

@@ -21,16 +21,23 @@ namespace {
 constexpr std::size_t kHistory = 10'000;
 constexpr std::size_t kMostWatches = 200'000;
 
-/// client=NAME, limit=ROWS, sort=COLUMN.
-ReportQuery report_query(const serve::StatusRequest& request) {
+/// client=NAME, limit=ROWS, sort=COLUMN. @errors kInvalidArgument names the parameter
+Result<ReportQuery> report_query(const serve::StatusRequest& request) {
     ReportQuery query;
     query.client = request.parameter("client").value_or("");
     query.sort = request.parameter("sort").value_or("");
     const std::string limit = request.parameter("limit").value_or("");
     std::size_t rows = 0;
     const auto [end, ec] = std::from_chars(limit.data(), limit.data() + limit.size(), rows);
-    if (!limit.empty() && ec == std::errc{} && end == limit.data() + limit.size())
+    if (!limit.empty()) {
+        if (ec != std::errc{} || end != limit.data() + limit.size())
+            return invalid_argument("limit: expected a number of rows, 0 = all");
         query.limit = rows;
+    }
+    if (!query.sort.empty() && !is_sort_column(query.sort)) {
+        return invalid_argument(
+            "sort: expected sent_events, sent_bytes, queued_bytes, watchers, streams or slow");
+    }
     return query;
 }
 }  // namespace
@@ -227,26 +234,35 @@ Result<void> Proxy::serve_status() {
         response.body = to_metrics(now);
         co_return response;
     });
+    const auto refusal = [](const Error& error) {
+        serve::StatusResponse response{.status = 400};
+        response.body = boost::json::serialize(boost::json::object{{"error", error.detail()}});
+        return response;
+    };
     const auto json = [](const boost::json::object& document) {
         serve::StatusResponse response;
         response.body = boost::json::serialize(document);
         return response;
     };
-    status_->route_async("/v1/clients", [this, json](serve::StatusRequest request) -> Answer {
-        const ReportQuery query = report_query(request);
-        std::vector<ConnectionReport> connections = co_await loops_->connections();
-        co_return json(
-            clients_document(std::move(connections), access_->clients().clients(), query));
-    });
-    status_->route_async("/v1/watchers", [this, json](serve::StatusRequest request) -> Answer {
-        const ReportQuery query = report_query(request);
-        if (query.client.empty()) {
-            std::vector<RangeReport> ranges = co_await loops_->watched_ranges();
-            co_return json(ranges_document(std::move(ranges), query));
-        }
-        auto watches = co_await loops_->watches_of(query.client, query.limit);
-        co_return json(watches_document(std::move(watches.first), watches.second));
-    });
+    status_->route_async(
+        "/v1/clients", [this, json, refusal](serve::StatusRequest request) -> Answer {
+            const auto query = report_query(request);
+            if (!query) co_return refusal(query.error());
+            std::vector<ConnectionReport> connections = co_await loops_->connections();
+            co_return json(
+                clients_document(std::move(connections), access_->clients().clients(), *query));
+        });
+    status_->route_async(
+        "/v1/watchers", [this, json, refusal](serve::StatusRequest request) -> Answer {
+            const auto query = report_query(request);
+            if (!query) co_return refusal(query.error());
+            if (query->client.empty()) {
+                std::vector<RangeReport> ranges = co_await loops_->watched_ranges();
+                co_return json(ranges_document(std::move(ranges), *query));
+            }
+            auto watches = co_await loops_->watches_of(query->client, query->limit);
+            co_return json(watches_document(std::move(watches.first), watches.second));
+        });
     status_->set_health([this] { return healthy(); });
     // A stale mirror still serves: it is ready, and says so in /v1/status and /metrics.
     status_->route("/readyz", [this](const serve::StatusRequest&) {

@@ -86,7 +86,8 @@ Result<json::value> ask(const AgentSocket& agent, std::string_view target, std::
     const auto timeout = body.empty() ? kTimeout : kLongTimeout;
     auto reply = serve::http_get(agent.path, target, timeout, kMaxAnswer, body);
     if (!reply) {
-        return unavailable(fmt::format("agent at {}: {}", where(agent), reply.error().detail()));
+        return unavailable(
+            fmt::format("{} at {}: {}", agent.program, where(agent), reply.error().detail()));
     }
     if (reply->status == 404) {
         return not_found(reason_in(*reply, fmt::format("{}: no such object", target)));
@@ -95,14 +96,14 @@ Result<json::value> ask(const AgentSocket& agent, std::string_view target, std::
         return invalid_argument(reason_in(*reply, fmt::format("{}: refused", target)));
     }
     if (reply->status != 200) {
-        return unavailable(
-            fmt::format("agent at {}: {} answered with {}", where(agent), target, reply->status));
+        return unavailable(fmt::format("{} at {}: {} answered with {}", agent.program, where(agent),
+                                       target, reply->status));
     }
     boost::system::error_code error;
     json::value document = json::parse(reply->body, error);
     if (error) {
-        return Error(Errc::kCorrupt, fmt::format("agent at {}: {} is not JSON: {}", where(agent),
-                                                 target, error.message()));
+        return Error(Errc::kCorrupt, fmt::format("{} at {}: {} is not JSON: {}", agent.program,
+                                                 where(agent), target, error.message()));
     }
     return document;
 }

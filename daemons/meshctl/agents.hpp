@@ -12,10 +12,11 @@
 
 namespace mesh::ctl {
 
-/// An agent to ask.
+/// An agent to ask, or another daemon.
 struct AgentSocket {
     std::string node;  ///< "" when only the socket is known
     std::string path;
+    std::string_view program = "agent";  ///< for error texts; a literal
 };
 
 /// GETs a JSON document from an agent.

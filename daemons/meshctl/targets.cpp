@@ -12,6 +12,7 @@ namespace mesh::ctl {
 namespace {
 
 constexpr std::chrono::milliseconds kPoll{50};
+constexpr std::string_view kProxy = "mesh-proxy";
 constexpr const char* kProxySocket = "/run/mesh-proxy/status.sock";  // of the packaged service
 
 std::vector<std::string> connected_remotes(const sandbox::Paths& paths) {
@@ -59,14 +60,14 @@ Result<Agents> find_agents(Context& context, const Target& target) {
 }
 
 Result<AgentSocket> find_proxy(Context& context, const Target& target) {
-    if (!target.socket.empty()) return AgentSocket{"", target.socket};
+    if (!target.socket.empty()) return AgentSocket{"", target.socket, kProxy};
     std::error_code ignored;
     if (target.cluster.empty() && std::filesystem::exists(kProxySocket, ignored))
-        return AgentSocket{"", kProxySocket};
+        return AgentSocket{"", kProxySocket, kProxy};
     MESH_TRY(const std::string cluster, context.cluster(target.cluster));
     MESH_TRY(const sandbox::State state, sandbox::describe(context.environment(), cluster));
     for (const sandbox::Daemon& daemon : state.daemons)
-        if (daemon.name == "mesh-proxy") return AgentSocket{daemon.node, daemon.socket};
+        if (daemon.name == kProxy) return AgentSocket{daemon.node, daemon.socket, kProxy};
     return not_found(fmt::format("sandbox {} has no mesh-proxy", cluster));
 }
 

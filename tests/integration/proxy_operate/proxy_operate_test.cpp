@@ -109,6 +109,10 @@ TEST_F(ProxyOperateTest, ClientsAndWatchersAreTold) {
     const json::object connections = document("/v1/clients?client=remote-cluster2");
     EXPECT_EQ(connections.at("connections").as_array().size(), 2U);
 
+    for (const char* bad : {"/v1/clients?limit=x", "/v1/clients?sort=x", "/v1/watchers?limit=-1"})
+        EXPECT_EQ(get(bad, true), "400") << bad;
+    EXPECT_NE(get("/v1/clients?limit=x").find("expected a number of rows"), std::string::npos);
+
     const Answer table = meshctl({"proxy", "clients"});
     EXPECT_EQ(table.code, 0) << table.text;
     EXPECT_TRUE(table.has("remote-cluster2  127.0.0.1")) << table.text;
