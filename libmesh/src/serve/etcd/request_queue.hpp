@@ -64,6 +64,12 @@ struct LoopClient {
 /// @thread the loop's
 class RequestQueue {
   public:
+    RequestQueue() = default;
+    /// As clear(): what waits holds its peer, and that what waits.
+    ~RequestQueue() { clear(); }
+    RequestQueue(const RequestQueue&) = delete;
+    RequestQueue& operator=(const RequestQueue&) = delete;
+
     /// A request's price: its bytes, its answer's, and this.
     static constexpr std::size_t kBasePrice = 256;
     /// What a client may take of a turn while nobody waits, and per round when some do: more than
