@@ -78,7 +78,8 @@ void add_flags(CLI::App& app, Flags& flags) {
         ->check(CLI::Range(0, 30 * 86400))
         ->capture_default_str();
     app.add_option("--status-socket", flags.status_socket,
-                   "Unix socket for status (HTTP and JSON): /v1/status, /metrics, /healthz");
+                   "Unix socket for status (HTTP and JSON): /v1/status, /v1/clients, /v1/watchers, "
+                   "/metrics, /healthz, /readyz");
     app.add_option("--metrics-port", flags.metrics_port,
                    "Serve the same on this port of 127.0.0.1 as well; 0 = any");
     add_kvstoremesh_flags(app, flags);

@@ -57,7 +57,7 @@ asio::awaitable<bool> Reader::connect() {
     options.port = port_ = options_.ports[rng_.below(options_.ports.size())];
     options.tls = options_.tls;
     options.connect_timeout = std::chrono::seconds(3);
-    options.keepalive_interval = std::chrono::seconds(3);
+    options.keepalive_interval = std::chrono::seconds(10);
     options.keepalive_timeout = std::chrono::seconds(5);
     if (options_.slow) {
         options.stream_window = 64 << 10;
