@@ -62,9 +62,8 @@ std::size_t KeyValue::memory() const noexcept {
 void KeyValue::release() noexcept {
     // The last owner must see what the others did with the record before it frees it.
     if (record_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        const std::size_t size = allocation_size(record_->key_size, record_->value_size);
         record_->~KeyRecord();
-        ::operator delete(static_cast<void*>(record_), size);
+        ::operator delete(static_cast<void*>(record_));
     }
     record_ = nullptr;
 }

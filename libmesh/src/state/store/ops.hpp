@@ -84,8 +84,9 @@ struct Compare {
 struct TxnOp;
 struct TxnRequest {
     std::vector<Compare> compare{};
-    std::vector<TxnOp> success{};
-    std::vector<TxnOp> failure{};
+    // Without initializers, which would need the complete type here (clang 14).
+    std::vector<TxnOp> success;
+    std::vector<TxnOp> failure;
 };
 struct TxnOp {
     /// monostate: an operation that names no request; refused as etcd does.
@@ -95,7 +96,7 @@ struct TxnOpAnswer;
 struct TxnAnswer {
     Revision revision = 0;
     bool succeeded = false;
-    std::vector<TxnOpAnswer> answers{};
+    std::vector<TxnOpAnswer> answers;  // as above
 };
 struct TxnOpAnswer {
     std::variant<RangeAnswer, PutAnswer, DeleteRangeAnswer, TxnAnswer> answer;
